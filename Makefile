@@ -1,0 +1,30 @@
+# Each target does all of its own set-up: a fresh machine needs Python 3.11+ and make, nothing more.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := .dselect/demo-corpus
+
+.PHONY: demo test lint clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+# torch first and by its exact version: the pinned file may be a CPU build that a looser request would pass over.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The main job: the built-in corpus in three files and formats, through all assets, to three coresets.
+demo: $(VENV)/.installed
+	$(BIN)/python -m dselect_core.corpus.builtin $(DEMO)
+	$(BIN)/dselect refresh
+
+test: $(VENV)/.installed
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .dselect .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,263 @@
+"""dselect.yaml as typed settings: one file, unknown keys are errors that name the nearest key.
+
+Paths in the file are relative to the file. Nothing here touches data or models: reading the
+settings is cheap enough to do at code-location load and on every sensor tick.
+"""
+
+import difflib
+import os
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from dselect_core.errors import DselectError
+from dselect_core.select.budget import Budget
+
+CONFIG_ENV = "DSELECT_CONFIG"
+FORMATS = ("auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings")
+Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
+
+
+def _budget(value: Any) -> Any:
+    if isinstance(value, Budget):
+        return value
+    try:
+        return Budget.parse(value)
+    except DselectError as error:
+        raise ValueError(str(error)) from None
+
+
+BudgetField = Annotated[
+    Budget,
+    BeforeValidator(_budget, json_schema_input_type=str | int),
+    PlainSerializer(str, return_type=str),
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
+
+
+class SourceSpec(_Strict):
+    """Where one source's rows come from: files (`path`) or a Hugging Face dataset (`dataset`)."""
+
+    path: str | list[str] | None = Field(None, description="file, folder, glob or list of them; local, s3://, hf://")
+    dataset: str | None = Field(None, description="Hugging Face dataset: hub name, or folder of save_to_disk")
+    name: str | None = Field(None, description="configuration of the dataset")
+    revision: str | None = Field(None, description="revision of the dataset")
+    split: str = Field("train", description="split of the dataset")
+    format: Format = Field("auto", description="shape of a row; detected from the rows by default")
+    storage_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options, e.g. endpoint_url")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "SourceSpec":
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either `path` (files) or `dataset` (Hugging Face), not both and not neither")
+        return self
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else list(self.path or [])
+
+
+class ModelSpec(_Strict):
+    """The target model: a Hugging Face causal LM by hub name or local path, or the builtin one."""
+
+    path: str = Field("builtin", description="hub name, local folder, or `builtin`")
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field("auto", description="auto (cuda, then mps, then cpu), or a torch device")
+    max_length: int | None = Field(None, gt=8, description="window in tokens; by default the model's own")
+    template: Literal["auto", "alpaca", "plain"] = Field("auto", description="auto: the tokenizer's chat template")
+    batch_tokens: int = Field(8192, gt=0, description="tokens per forward pass, padding included")
+
+
+class WarmupSpec(_Strict):
+    """How the builtin model is made: a small Llama tuned on a small part of the pool."""
+
+    samples: int = Field(1024, gt=0, description="pool samples it is tuned on")
+    steps: int = Field(200, gt=0, description="optimizer steps")
+    batch_tokens: int = Field(1536, gt=0, description="tokens per optimizer step, padding included")
+    max_length: int = Field(512, gt=8, description="tuning length in tokens, longer samples are cut")
+    learning_rate: float = Field(3e-3, gt=0)
+    vocab_size: int = Field(4096, ge=300)
+    hidden_size: int = Field(192, gt=0)
+    layers: int = Field(4, gt=0)
+    heads: int = Field(6, gt=0)
+    window: int = Field(1024, gt=8, description="the built model's window in tokens")
+    seed: int = 0
+
+
+class EmbeddingSpec(_Strict):
+    """`{from: model}`, or an encoder `{path: …}` whose mean-pooled last layer is used instead."""
+
+    source: Literal["model"] | None = Field(None, alias="from")
+    path: str | None = Field(None, description="encoder by hub name or local folder")
+    revision: str | None = None
+    max_length: int = Field(512, gt=8, description="encoder window in tokens")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "EmbeddingSpec":
+        if self.source is not None and self.path is not None:
+            raise ValueError("give either `from: model` or `path` (an encoder), not both")
+        return self
+
+
+class DifficultySpec(_Strict):
+    beta: float = Field(1.0, gt=0, description="exponent β of UPD")
+
+
+class ActivationSpec(_Strict):
+    top_share: float = Field(0.01, gt=0, le=1, description="share of each layer's neurons called active")
+    tokens: Literal["prompt", "all"] = Field("prompt", description="tokens the neuron values are averaged over")
+    layers: list[int] | None = Field(None, description="layers used; all by default")
+
+
+class SecretFromEnv(_Strict):
+    env: str
+
+
+class GraderSpec(_Strict):
+    """The builtin heuristic by default; an OpenAI-compatible endpoint when `base_url` or `model` is given."""
+
+    base_url: str | None = None
+    model: str | None = None
+    api_key: SecretFromEnv | None = Field(None, description="{env: NAME}: the key is read from the environment")
+    rubric: str | None = Field(None, description="path of a rubric that replaces the shipped one")
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(256, gt=0)
+    concurrency: int = Field(8, gt=0)
+    timeout_seconds: float = Field(60.0, gt=0)
+    max_retries: int = Field(4, ge=0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> "GraderSpec":
+        if self.base_url is not None and self.model is None:
+            raise ValueError("a grader with `base_url` needs `model`")
+        return self
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.model is None
+
+
+class CoresetSpec(_Strict):
+    """A recipe: a strategy's order, cut at a budget."""
+
+    strategy: str = Field(description="d3, miwv, mads, kcenter, random, topk:<column>")
+    budget: BudgetField
+    seed: int = Field(0, description="used by random")
+
+    @model_validator(mode="after")
+    def _known(self) -> "CoresetSpec":
+        from dselect_core.select.strategies import strategy
+
+        try:
+            strategy(self.strategy)
+        except DselectError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class Settings(_Strict):
+    storage: str = Field(".dselect", description="folder or s3:// prefix that holds every table")
+    storage_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options for the storage")
+    sources: dict[str, SourceSpec]
+    model: ModelSpec = ModelSpec()
+    warmup: WarmupSpec = WarmupSpec()
+    embeddings: EmbeddingSpec = EmbeddingSpec()
+    difficulty: DifficultySpec = DifficultySpec()
+    activations: ActivationSpec = ActivationSpec()
+    grader: GraderSpec = GraderSpec()
+    coresets: dict[str, CoresetSpec]
+    owners: list[str] = Field(default_factory=lambda: ["team:data-curation"], description="owners shown in Dagster")
+
+    @model_validator(mode="after")
+    def _names(self) -> "Settings":
+        for kind, names in (("source", self.sources), ("coreset", self.coresets)):
+            for name in names:
+                if not name or any(c in name for c in "/\\:*?\"<>|\n\t ,[]") or "..." in name or name.startswith("."):
+                    raise ValueError(f"{kind} name {name!r}: use letters, digits, - _ and . (it names a partition and a folder)")
+        return self
+
+
+def config_path() -> Path:
+    """The settings file in force: $DSELECT_CONFIG, else dselect.yaml in the working directory."""
+    return Path(os.environ.get(CONFIG_ENV, "dselect.yaml")).resolve()
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read and check dselect.yaml; local paths come back absolute.
+
+    Raises DselectError naming the file, the key, and the nearest known key when one was misspelled.
+    """
+    path = path or config_path()
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise DselectError(f"{path}: no such file. Write one with `dselect init FOLDER`, or name it in ${CONFIG_ENV}.") from None
+    except yaml.YAMLError as error:
+        raise DselectError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise DselectError(f"{path}: expected a mapping with `sources` and `coresets`. `dselect init FOLDER` writes one.")
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise DselectError(f"{path}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
+    return _absolute(settings, path.parent)
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "(top level)"
+    if error["type"] == "extra_forbidden":
+        *parents, key = error["loc"]
+        known = _keys_at(parents)
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key `{key}`; {hint}"
+    if error["type"] == "missing":
+        return f"{where}: this key is required"
+    return f"{where}: {str(error['msg']).removeprefix('Value error, ')}"
+
+
+def _keys_at(parents: list[Any]) -> list[str]:
+    """The keys that settings know at a place, given as the path of keys that leads there."""
+    model: Any = Settings
+    for part in parents:
+        field = model.model_fields.get(part) or next((f for f in model.model_fields.values() if f.alias == part), None)
+        if field is None:
+            continue  # the name of a source or of a coreset
+        candidates = [field.annotation, *typing.get_args(field.annotation)]
+        model = next(a for a in candidates if isinstance(a, type) and issubclass(a, BaseModel))
+    return [f.alias or name for name, f in model.model_fields.items()]
+
+
+def _absolute(settings: Settings, folder: Path) -> Settings:
+    """Local paths are meant relative to the settings file, whatever the working directory."""
+
+    def local(path: str) -> str:
+        return path if "://" in path or path.startswith("~") else str((folder / path))
+
+    def model_path(path: str) -> str:
+        # A hub name ("org/model") looks like a relative path; it is one only when such a folder is there
+        # or when it is written as a path.
+        written_as_path = path.startswith((".", "/", "~"))
+        return str((folder / Path(path).expanduser())) if written_as_path or (folder / path).is_dir() else path
+
+    sources = {
+        name: spec.model_copy(update={"path": [local(p) for p in spec.paths]})
+        if spec.path is not None
+        else spec.model_copy(update={"dataset": model_path(spec.dataset or "")})
+        for name, spec in settings.sources.items()
+    }
+    update: dict[str, Any] = {"sources": sources, "storage": local(settings.storage)}
+    if settings.model.path != "builtin":
+        update["model"] = settings.model.model_copy(update={"path": model_path(settings.model.path)})
+    if settings.embeddings.path is not None:
+        update["embeddings"] = settings.embeddings.model_copy(update={"path": model_path(settings.embeddings.path)})
+    if settings.grader.rubric is not None:
+        update["grader"] = settings.grader.model_copy(update={"rubric": local(settings.grader.rubric)})
+    return settings.model_copy(update=update)

@@ -1,0 +1,1 @@
+"""Sources to samples: formats, readers, quarantine; and the built-in demo corpus."""

@@ -1,0 +1,1 @@
+"""The language-model side: load, render, batch, one forward pass, warm-up tuning."""

@@ -1,0 +1,151 @@
+"""Open a causal LM or an encoder, by hub name or local folder, and say exactly which one it is.
+
+Identity is by content for a local folder (hash of weights, config and tokenizer files) and by commit
+for the hub, so that overwriting a folder is noticed. Hashing gigabytes is paid once per change: the
+result is remembered by file size and modification time.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dselect_core.config import ModelSpec
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import digest, fingerprint
+
+if TYPE_CHECKING:
+    from dselect_core.lm.forward import Forward
+    from dselect_core.lm.render import Renderer
+
+_IDENTITY_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
+DEFAULT_WINDOW = 2048
+
+
+def folder_identity(folder: Path, cache: Path | None = None) -> str:
+    """128-bit hash of a model folder's weights, config and tokenizer. `cache` keeps it by size and time."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(_IDENTITY_FILES))
+    stamp = fingerprint([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+    known: dict[str, str] = {}
+    if cache is not None and cache.exists():
+        with contextlib.suppress(json.JSONDecodeError):
+            known = json.loads(cache.read_text())
+    if stamp not in known:
+        fields: list[str | bytes] = []
+        for path in files:
+            with path.open("rb") as file:
+                fields += [path.name, hashlib.file_digest(file, "blake2b").digest()]
+        known[stamp] = digest(fields)
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text(json.dumps(known))
+    return known[stamp]
+
+
+def identity(path: str, revision: str | None = None, cache: Path | None = None) -> str:
+    """What a model is, in a string: `local:<hash>` of a folder, `hub:<name>@<commit>` of a hub model.
+
+    Raises DselectError when the path is no model folder, or the hub does not know the name.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return f"local:{folder_identity(folder, cache)}"
+    if path.startswith((".", "/", "~")):
+        raise DselectError(f"model {path}: no such folder. Give a folder with config.json and weights, or a hub name.")
+    if revision is not None and len(revision) == 40:
+        return f"hub:{path}@{revision}"
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return f"hub:{path}@{HfApi().model_info(path, revision=revision).sha}"
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        cached = try_to_load_from_cache(path, "config.json", revision=revision)
+        if isinstance(cached, str):  # …/snapshots/<commit>/config.json
+            return f"hub:{path}@{Path(cached).parent.name}"
+        raise DselectError(
+            f"model {path}: neither a local folder, nor reachable on the hub, nor in the local hub cache "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise DselectError(
+            f"model {folder}: this folder is not a Hugging Face model (no config.json). "
+            "Point `path` at a folder written by save_pretrained."
+        )
+
+
+@dataclass
+class LanguageModel:
+    """A loaded model with all that a scorer needs. `identity` names weights; `recipe` all that moves a score."""
+
+    identity: str
+    renderer: "Renderer"
+    forward: "Forward"
+    spec: ModelSpec
+
+    @property
+    def window(self) -> int:
+        return self.renderer.window
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What of the model can change a score: weights, numeric type, window and template; not the device."""
+        return {
+            "model": self.identity,
+            "dtype": self.spec.dtype,
+            "window": self.window,
+            "template": fingerprint(self.renderer.template),
+        }
+
+
+def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
+    """Open the model at `path` (folder or hub name) in evaluation mode on the chosen device.
+
+    Raises DselectError naming the path when it is not a causal language model or has no tokenizer.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from dselect_core.lm.forward import Forward
+    from dselect_core.lm.render import Renderer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=spec.revision)
+        model = AutoModelForCausalLM.from_pretrained(path, revision=spec.revision, dtype=getattr(torch, spec.dtype))
+    except (OSError, ValueError, KeyError) as error:
+        raise DselectError(f"model {path}: cannot be opened as a causal language model: {first_line(error)}") from error
+    model.eval().to(device(spec.device))
+    own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_WINDOW
+    window = min(spec.max_length or own, own)
+    return LanguageModel(model_identity, Renderer(tokenizer, window, spec.template), Forward(model), spec)
+
+
+def device(name: str) -> str:
+    """`auto` is cuda, then mps, then cpu."""
+    import torch
+
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def quiet_transformers() -> None:
+    """No progress bars for weights of a few megabytes, no hints about training, in logs a person reads."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

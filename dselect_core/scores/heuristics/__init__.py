@@ -1,0 +1,37 @@
+"""The checks of the builtin grader, in the order they are reported.
+
+form.py        vacuous, refusal, cut_off, repetitive, broken_code
+relevance.py   echo, other_kind, unrelated
+arithmetic.py  false_equation, wrong_value, wrong_yes_no
+units.py       false_conversion, wrong_conversion
+dates.py       wrong_date
+tasks.py       wrong_task
+
+Each check reads a `Turn` and returns a `Finding` (a factor and a reason) or None. They know languages,
+sums and calendars, never a corpus. Precision comes before recall: a check that cannot be sure is silent.
+"""
+
+from collections.abc import Callable
+
+from dselect_core.scores.heuristics import arithmetic, dates, form, relevance, tasks, units
+from dselect_core.scores.heuristics.turn import Finding, Turn
+
+Check = Callable[[Turn], Finding | None]
+
+CHECKS: tuple[Check, ...] = (
+    form.vacuous,
+    form.refusal,
+    form.cut_off,
+    form.repetitive,
+    form.broken_code,
+    relevance.echo,
+    relevance.other_kind,
+    relevance.unrelated,
+    arithmetic.false_equation,
+    arithmetic.wrong_value,
+    arithmetic.wrong_yes_no,
+    units.false_conversion,
+    units.wrong_conversion,
+    dates.wrong_date,
+    tasks.wrong_task,
+)

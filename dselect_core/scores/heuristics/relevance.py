@@ -1,0 +1,168 @@
+"""Checks of the answer against the request: echoed, of another kind than asked, or about something else.
+
+Lexical relation is asked only of longer answers to requests that name a subject: short answers, stories,
+translations and code rightly share no word with the question. [ours]
+"""
+
+import re
+from functools import lru_cache
+from importlib import resources
+
+from dselect_core.scores.heuristics.numerals import WORDS, mentions_quantity
+from dselect_core.scores.heuristics.turn import Finding, Turn, clip
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def echo(turn: Turn) -> Finding | None:
+    """The answer is the request again, or the request with a few words added."""
+    if len(turn.words) < 5 or len(turn.response) > 3 * len(turn.prompt) + 40:
+        return None
+    prompt, response = _plain(turn.prompt), _plain(turn.response)
+    if not prompt or re.search(r"\brepeat|\bsay\b|\bcopy\b|\becho\b|after me", turn.prompt[:200], re.IGNORECASE):
+        return None
+    if response == prompt or (response.startswith(prompt) and len(response) < 1.15 * len(prompt)):
+        return Finding(0.1, "repeats the request instead of answering it")
+    return None
+
+
+_HOW_MANY = re.compile(r"\bhow (?:many|much (?:is|does|money)|old)\b", re.IGNORECASE)
+_CODE_ASKED = re.compile(
+    r"\b(?:write|create|implement|generate|develop|build|code|give me|provide|design)\b[^.?\n]{0,40}?\b(?:(?:python|java|javascript|c\+\+|c#|ruby|php|perl|swift|rust|go|bash|shell|"
+    r"sql|r|html|css)\s+(?:function|code|script|program|class|query|method|snippet|one-liner)|(?:function|program|script) (?:that|which|to)\b|regex|regular expression|sql query|html page)\b",
+    re.IGNORECASE,
+)
+_CODE_SIGNS = re.compile(
+    r"```|`[^`]+`|[(){}\[\]=;<>\\^$]|\bselect\b|\bdef\b|\breturn\b|^\s{2,}\S", re.IGNORECASE | re.MULTILINE
+)
+_LIST_ASKED = re.compile(
+    rf"^(?:please\s+)?(?:list|name|give(?: me)?|suggest|provide|generate|write|identify|come up with|brainstorm|create|describe|state|tell me|what are)\s+(?:at least\s+|up to\s+|the\s+|a list of\s+)?"
+    rf"(?P<n>\d{{1,2}}|{'|'.join(WORDS)})\s+(?!(?:to|or|-)\b)(?:(?!word|sentence|line|paragraph|page|syllable|letter|minute|step|character|digit|year|verse|stanza|bullet|item|hundred|thousand|percent)[\w'-]+\s+){{0,3}}?"
+    r"(?P<what>(?!words|sentences|lines|paragraphs|pages|syllables|letters|minutes|steps|characters|digits|years|verses|stanzas|bullet|items|percent)[a-z'-]{3,}s)\b",
+    re.IGNORECASE,
+)
+
+
+def other_kind(turn: Turn) -> Finding | None:
+    """A number, code or a list of n is asked, and the answer holds nothing of the kind."""
+    prompt = turn.question
+    if not prompt:
+        return None
+    if _HOW_MANY.search(prompt) and _is_only_question(prompt) and not mentions_quantity(turn.response):
+        return Finding(0.3, "asks how many, no quantity in the answer")
+    if _CODE_ASKED.search(prompt) and not _CODE_SIGNS.search(turn.response):
+        return Finding(0.3, "asks for code, none in the answer")
+    listed = _LIST_ASKED.match(prompt)
+    if listed is not None:
+        n = int(listed["n"]) if listed["n"].isdigit() else WORDS[listed["n"].lower()]
+        found = _item_count(turn.response)
+        if 2 <= n <= 30 and found < n:
+            return Finding(0.5, f"asks for {n} {listed['what']}, at most {found} in the answer")
+    return None
+
+
+def _is_only_question(prompt: str) -> bool:
+    """One question at the end: no options, no passage with a question of its own."""
+    return prompt.count("?") == 1 and prompt.rstrip().endswith("?") and "\n" not in prompt and len(prompt) < 200
+
+
+def _item_count(response: str) -> int:
+    """The most items any reading of the answer as a list gives: lines, commas, sentences, numbered marks."""
+    text = response.rstrip(" .,;\n")
+    lines = sum(1 for line in text.splitlines() if line.strip())
+    inline = len(re.findall(r"[,;/&]|\band\b|\bor\b|、|，", text)) + 1
+    sentences = len(re.findall(r"[.!?:]\s", text)) + 1
+    return max(lines, inline, sentences)
+
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_FREE_FORM = re.compile(
+    r"\b(?:poem|story|haiku|song|lyrics?|joke|limerick|translate|translation|riddle|metaphor|simile|rhyme|sonnet|dialogue|conversation|role|"
+    r"pretend|imagine|scene|character|continue|complete|random|sentence|paragraph|tweet|caption|slogan|headline|title|tagline|quote|pun|fiction|"
+    r"creative|script|essay|sample|example|fictional|narrative|tale|verse|rap|letter|email|speech|monologue|prompt|describe a time)s?\b",
+    re.IGNORECASE,
+)
+_POLITE = r"(?:\W*(?:please|can you|could you|hi|hello|tell me|briefly|in your own words|in one sentence|q:|question:)[,\s]+)*"
+_EXPLAINS = re.compile(
+    _POLITE
+    + r"(?:how|explain|what|why|compare|contrast|summarize|summarise|describe|outline|analyze|analyse|discuss|define|who|when|where|which|"
+    r"is|are|does|do|identify)\b",
+    re.IGNORECASE,
+)
+# Questions whose short answer, when it is a sentence, names the subject again.
+_NAMES_SUBJECT = re.compile(
+    _POLITE
+    + r"(?:(?:what|who|where|when|which)\b[^?]{0,40}?\b(?:is|are|was|were)\b|how (?:do|does|did|is|are)\b|define\b|explain\b)",
+    re.IGNORECASE,
+)
+_PERSONAL = re.compile(
+    r"\d|\b(?:you|your|i|my|me|we|our|may|might|will|would|probably|narrator|he|she|they|this|question)\b",
+    re.IGNORECASE,
+)
+_REWRITES = re.compile(
+    r"\b(?:rewrite|rephrase|paraphrase|reword|proofread|edit|correct|fix|shorten|simplify|summari[sz]e|turn|change|convert|make|improve|expand)\b"
+    r"[^:\n]{0,80}\b(?:sentence|text|paragraph|passage|phrase|formal|polite|passive|active|grammar|tense|voice|following|statement|concise)\b",
+    re.IGNORECASE,
+)
+# "It was founded in 1901." refers to the subject without naming it.
+_FULL_SENTENCE = re.compile(
+    r"(?!(?:It|He|She|They|This|That|These|Those|There|Because|Yes|No)\b)[A-Z].*[.!]$", re.DOTALL
+)
+_STEM = 5
+
+
+@lru_cache(maxsize=1)
+def _common() -> frozenset[str]:
+    """Stems so frequent in English that sharing one says nothing."""
+    text = resources.files("dselect_core.scores.heuristics").joinpath("common_words.txt").read_text("utf-8")
+    return frozenset(_stem(word) for line in text.splitlines() if not line.startswith("#") for word in line.split())
+
+
+def stems(text: str) -> set[str]:
+    """Content words of `text`, each by its first letters: a stemmer for a yes-or-no question."""
+    return {_stem(word) for word in _WORD.findall(text.lower())} - _common()
+
+
+def _stem(word: str) -> str:
+    singular = word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word
+    return singular[:_STEM]
+
+
+def unrelated(turn: Turn) -> Finding | None:
+    """Not one content word shared with anything said before, where an answer to such a request would share one.
+
+    Which requests those are was settled by exchanging the answers of real corpora: see `_relation_expected`.
+    """
+    response = turn.prose[:3000]
+    if len(turn.words) < 5 or "`" in turn.context or _foreign(response):
+        return None
+    if not (_EXPLAINS.match(turn.prompt) or _REWRITES.search(turn.prompt[:200])):
+        return None
+    said = stems(response)
+    factor = _relation_expected(turn, len(said))
+    if factor == 1:
+        return None
+    context = turn.context if len(turn.context) <= 8000 else turn.context[:4000] + "\n" + turn.context[-4000:]
+    asked = stems(context)
+    if len(asked) < (2 if len(said) >= 8 else 1) or asked & said:
+        return None
+    return Finding(factor, f"shares no content word with the request ({clip(turn.prompt, 40)!r})")
+
+
+def _foreign(text: str) -> bool:
+    """Another script than Latin, where words cannot be compared like this."""
+    return not text.isascii() and sum(c > "\u024f" for c in text) > len(text) // 10
+
+
+def _relation_expected(turn: Turn, said: int) -> float:
+    """Factor for an unrelated answer of `said` content words; 1 where being unrelated means nothing."""
+    if _REWRITES.search(turn.prompt[:200]) and turn.question and said >= 3 and "translat" not in turn.prompt.lower():
+        return 0.4
+    if _FREE_FORM.search(turn.prompt[:1000]):
+        return 1
+    if said >= 8:
+        return 0.3
+    subject = "\n" not in turn.question and _NAMES_SUBJECT.match(turn.question) and not _PERSONAL.search(turn.question)
+    return 0.4 if subject and said >= 2 and _FULL_SENTENCE.fullmatch(turn.response) else 1

@@ -1,0 +1,79 @@
+"""What every check looks at (one answer and what it answers) and what it may find.
+
+Text is normalised once here and cached per turn, because fifteen checks read it and most of them
+look at nothing but its first or last characters.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+# Corpora often carry their tokenizer's end mark in the text; it says nothing about the answer.
+_MARK = r"(?:<\|[a-z_0-9]{1,30}\|>|</?s>|<pad>|<eos>|<bos>|\[EOS\])"
+_MARKS_AT_ENDS = re.compile(rf"^(?:\s|{_MARK})+|(?:\s|{_MARK})+$", re.IGNORECASE)
+_FENCED = re.compile(r"```.*?(?:```|$)", re.DOTALL)
+
+
+class Finding(NamedTuple):
+    """`factor` in (0, 1) multiplies the grade; `reason` is one line for the reader of the record."""
+
+    factor: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One assistant message (`response`), the user message it answers (`prompt`), and all text before it (`context`)."""
+
+    prompt: str
+    response: str
+    context: str
+
+    @cached_property
+    def prose(self) -> str:
+        """The response without its fenced code."""
+        return _FENCED.sub("\n", self.response) if "```" in self.response else self.response
+
+    @cached_property
+    def words(self) -> list[str]:
+        return self.response.split()
+
+    @cached_property
+    def question(self) -> str:
+        """The prompt when it is one short request; empty when it carries a passage, examples or options.
+
+        Mechanical checks read operands from here: in a long prompt they could come from the passage.
+        """
+        return self.prompt if len(self.prompt) <= 400 else ""
+
+
+def turns(messages: Sequence[Mapping[str, str]]) -> Iterator[Turn]:
+    """The assistant messages of a sample, each with what it answers."""
+    before: list[str] = []
+    prompt = ""
+    for message in messages:
+        text = message["content"]
+        if message["role"] == "assistant":
+            yield Turn(prompt.strip(), _MARKS_AT_ENDS.sub("", text), "\n".join(before))
+        elif message["role"] == "user":
+            prompt = text
+        before.append(text)
+
+
+def clip(text: str, width: int = 60) -> str:
+    """`text` on one line, shortened in the middle of nothing: for reasons in a record."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+_YES = re.compile(r"\W*(?:yes|yeah|true|correct|indeed|that'?s right|it is\b(?! not|n't))", re.IGNORECASE)
+_NO = re.compile(r"\W*(?:no\b|nope|false|incorrect|it is not|it isn'?t)", re.IGNORECASE)
+
+
+def says_yes(response: str) -> bool | None:
+    """True for an answer that opens with yes, False for no, None when it opens with neither."""
+    if _NO.match(response):
+        return False
+    return True if _YES.match(response) else None

@@ -1,0 +1,1 @@
+"""Selection: strategies that order a pool, budgets that cut the order."""

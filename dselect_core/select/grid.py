@@ -1,0 +1,47 @@
+"""The stated grids that selection rounds to, so that one set of tables has one order on any machine [ours].
+
+Everything after the rounding is exact: scores are multiples of 2^-16, unit vectors are integers whose dot products
+float32 holds exactly. What the grid cannot do is hide noise between two scoring runs: a value near the middle of two
+steps still rounds either way. Such noise may swap near-ties in an order; the chosen set hardly changes.
+"""
+
+import math
+
+import numpy as np
+
+SCORE_STEP = 2.0**-16
+"""Scores are rounded to this step: about ten times the noise between batchings, far under any real difference."""
+
+NORM_LIMIT = 4096
+"""Longest rounded vector: products and partial sums of two such stay within 4096² = 2^24, exact in float32."""
+
+_BLOCK = 65_536  # rows widened to float64 at a time: bounds the memory, changes no value
+
+
+def round_scores(values: np.ndarray) -> np.ndarray:
+    """`values` [n] rounded to multiples of SCORE_STEP, float64; half-way cases go to the even step."""
+    return np.asarray(np.rint(values.astype(np.float64) / SCORE_STEP) * SCORE_STEP)
+
+
+def usable_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Boolean [n]: rows of `vectors` [n, d] that have a direction, i.e. all finite and not all zero."""
+    return np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+
+
+def round_unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, int]:
+    """Unit vectors times a scale, rounded to integers: (float32 [n, d] of integers, the scale).
+
+    `vectors` [n, d] must be usable (see `usable_vectors`). The scale, close to 2^12, depends on d alone: rounding adds
+    at most √d/2 to a length, so 4096 - √d/2 keeps every row within NORM_LIMIT. By Cauchy-Schwarz no partial sum of a
+    dot product exceeds 2^24, hence float32 gives the same integer for any BLAS, blocking and number of threads.
+    """
+    scale = math.floor(NORM_LIMIT - math.sqrt(vectors.shape[1]) / 2)
+    grid = np.empty(vectors.shape, dtype=np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        wide = vectors[start : start + _BLOCK].astype(np.float64)
+        squared_length = np.zeros(len(wide))
+        # Column by column: elementwise sums have one order, while the order inside a row reduction depends on the CPU.
+        for column in wide.T:
+            squared_length += column * column
+        grid[start : start + _BLOCK] = np.rint(wide * scale / np.sqrt(squared_length)[:, None])
+    return grid, scale

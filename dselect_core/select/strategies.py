@@ -1,0 +1,71 @@
+"""The strategies by name, and what each needs. Light on purpose: the settings check names against it at load."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dselect_core.errors import DselectError
+from dselect_core.select.baselines import kcenter_order, random_order
+from dselect_core.select.d3 import d3_order
+from dselect_core.select.mads import mads_order
+from dselect_core.select.pool import Order, Pool
+from dselect_core.select.ranked import ranked_order
+
+SCORE_COLUMNS: dict[str, str] = {
+    "upd": "difficulty",
+    "loss": "difficulty",
+    "entropy": "difficulty",
+    "prompt_tokens": "difficulty",
+    "response_tokens": "difficulty",
+    "grade": "grades",
+    "miwv": "miwv",
+    "one_shot_loss": "miwv",
+    "zero_shot_loss": "miwv",
+    "shot_similarity": "miwv",
+}
+"""Numeric score columns that can be ranked by, each with the kind of score that brings it."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """`order(pool, seed)` yields every row of a pool in which nothing the strategy needs is missing.
+
+    needs: kinds of score, among embeddings, difficulty, grades, activations, miwv.
+    columns: score columns that must not be null. Embeddings and neurons follow from `needs`.
+    """
+
+    name: str
+    needs: frozenset[str]
+    columns: tuple[str, ...]
+    order: Callable[[Pool, int], Order]
+
+
+def _ranked(name: str, column: str) -> Strategy:
+    # `seed` is what every order takes; a ranking has no use for it.
+    def order(pool: Pool, seed: int) -> Order:
+        return ranked_order(pool, column)
+
+    return Strategy(name, frozenset({SCORE_COLUMNS[column]}), (column,), order)
+
+
+_NAMED = (
+    Strategy("d3", frozenset({"embeddings", "difficulty", "grades"}), ("upd", "grade"), d3_order),
+    _ranked("miwv", "miwv"),
+    Strategy("mads", frozenset({"activations"}), (), mads_order),
+    Strategy("kcenter", frozenset({"embeddings"}), (), kcenter_order),
+    Strategy("random", frozenset(), (), random_order),
+)
+STRATEGIES: dict[str, Strategy] = {
+    known.name: known for known in (*_NAMED, *(_ranked(f"topk:{column}", column) for column in SCORE_COLUMNS))
+}
+
+
+def strategy(name: str) -> Strategy:
+    """The strategy of that name. Raises DselectError that names the nearest known one."""
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    ranked = name.startswith("topk")
+    known = [other for other in STRATEGIES if other.startswith("topk:") == ranked]
+    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+    listed = f"topk:<column> takes {', '.join(SCORE_COLUMNS)}" if ranked else ", ".join([*known, "topk:<column>"])
+    raise DselectError(f"unknown strategy `{name}`; did you mean `{nearest}`? Known: {listed}")

@@ -1,0 +1,66 @@
+"""Tables and texts in the storage, whole or not at all.
+
+On a local disk a file is written under a temporary name beside its place and renamed; an object store shows an object
+only once it is complete. Either way a killed process leaves the old file or none. A table passes through memory as
+compressed bytes: right for tables of scores and samples, not for vectors (those are memory-mapped files).
+"""
+
+import io
+import uuid
+from pathlib import Path
+
+import polars as pl
+from polars.exceptions import PolarsError
+from upath import UPath
+
+from dselect_core.errors import DselectError
+
+_ARROW_SCHEMA = "ARROW:schema"  # written by the Parquet writer for itself
+
+
+def write_parquet(frame: pl.DataFrame, upath: UPath, metadata: dict[str, str] | None = None) -> None:
+    """Write `frame` (zstd) with `metadata` as Parquet key-value pairs; makes the folder, replaces the file."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", metadata=metadata)
+    write_bytes(buffer.getvalue(), upath)
+
+
+def read_parquet(upath: UPath) -> pl.DataFrame:
+    """The table. Raises FileNotFoundError, or DselectError naming a file that is not Parquet."""
+    try:
+        return pl.read_parquet(io.BytesIO(upath.read_bytes()))
+    except PolarsError as error:
+        raise _unreadable(upath, error) from None
+
+
+def read_metadata(upath: UPath) -> dict[str, str]:
+    """The key-value pairs given to `write_parquet`. Raises as `read_parquet`."""
+    try:
+        pairs = pl.read_parquet_metadata(io.BytesIO(upath.read_bytes()))
+    except PolarsError as error:
+        raise _unreadable(upath, error) from None
+    return {key: value for key, value in pairs.items() if key != _ARROW_SCHEMA}
+
+
+def write_text(text: str, upath: UPath) -> None:
+    """Write `text` as UTF-8; makes the folder, replaces the file."""
+    write_bytes(text.encode("utf-8"), upath)
+
+
+def write_bytes(data: bytes, upath: UPath) -> None:
+    """Write `data`; makes the folder, replaces the file."""
+    if upath.protocol not in ("", "file", "local"):
+        upath.fs.pipe_file(upath.path, data)
+        return
+    target = Path(upath.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unreadable(upath: UPath, error: Exception) -> DselectError:
+    return DselectError(f"{upath}: not a readable Parquet file ({error}); delete it and make it again")

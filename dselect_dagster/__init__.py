@@ -1,0 +1,1 @@
+"""dselect_dagster: orchestration. It holds no arithmetic; that is dselect_core's."""

@@ -1,0 +1,91 @@
+"""Row-local scores, one partition a source: one forward pass for three of them; grades apart."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from dselect_core.config import Settings
+from dselect_dagster.automation import on_input_change
+from dselect_dagster.partitions import SOURCE
+from dselect_dagster.progress import Progress
+from dselect_dagster.report import table_metadata
+from dselect_dagster.resources import WorkspaceResource
+
+# Asset → kind of score, the name its table has in the storage.
+KINDS = {
+    "difficulty_scores": "difficulty",
+    "embeddings": "embeddings",
+    "activations": "activations",
+    "dependability_grades": "grades",
+    "miwv_values": "miwv",
+}
+_DESCRIPTIONS = {
+    "difficulty_scores": "UPD, loss and mean entropy of each response for the target model (D3, arXiv 2503.11441).",
+    "embeddings": "Mean-pooled vectors of the prompt and of the whole sample, from the model or a named encoder.",
+    "activations": "Active neurons of each layer on the prompt (MADS, arXiv 2605.30857; our reading of its abstract).",
+}
+
+
+def score_source(settings: Settings, needed: frozenset[str], code_versions: dict[str, str]) -> dg.AssetsDefinition:
+    """The three scores of the target model. Asked for together they cost one forward pass."""
+
+    def spec(name: str) -> dg.AssetSpec:
+        own_encoder = name == "embeddings" and settings.embeddings.path is not None
+        return dg.AssetSpec(
+            name,
+            deps=["raw_dataset"] if own_encoder else ["raw_dataset", "warmup_model"],
+            group_name="scores",
+            kinds={"torch", "parquet"},
+            owners=settings.owners,
+            description=_DESCRIPTIONS[name],
+            code_version=code_versions[name],
+            automation_condition=on_input_change() if KINDS[name] in needed else None,
+            partitions_def=SOURCE,
+            skippable=True,
+        )
+
+    @dg.multi_asset(specs=[spec(name) for name in _DESCRIPTIONS], can_subset=True, name="score_source")
+    def score_source(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource
+    ) -> Iterator[dg.MaterializeResult]:
+        from dselect_core.scores.update import update_model_scores
+
+        names = {KINDS[key.to_user_string()]: key for key in context.selected_asset_keys}
+        progress = Progress(context, f"{', '.join(sorted(names))} of {context.partition_key}")
+        reports = update_model_scores(workspace.open(), context.partition_key, frozenset(names), progress)
+        for kind, report in reports.items():
+            yield dg.MaterializeResult(
+                asset_key=names[kind],
+                data_version=dg.DataVersion(report.version),
+                metadata=table_metadata(report, progress.seconds, partition=True),
+            )
+
+    return score_source
+
+
+def dependability_grades(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["raw_dataset"],
+        partitions_def=SOURCE,
+        group_name="scores",
+        kinds={"polars" if settings.grader.is_builtin else "openai", "parquet"},
+        owners=settings.owners,
+        code_version=code_version,
+        automation_condition=on_input_change() if "grades" in needed else None,
+        description=(
+            "Correctness, helpfulness and reliability of each response (D3's dependability), by "
+            + ("the builtin heuristic grader, which is no LLM and says so in every record." if settings.grader.is_builtin
+               else f"{settings.grader.model} behind an OpenAI-compatible endpoint.")
+        ),
+    )
+    def dependability_grades(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from dselect_core.scores.update import update_grades
+
+        progress = Progress(context, f"grades of {context.partition_key}")
+        report = update_grades(workspace.open(), context.partition_key, progress)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(report.version),
+            metadata=table_metadata(report, progress.seconds, partition=True),
+        )
+
+    return dependability_grades

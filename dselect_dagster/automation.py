@@ -1,0 +1,55 @@
+"""The one condition that drives the graph: an input's data version changed, our code did, or we are newly missing.
+
+Why not `AutomationCondition.eager()`: it reacts to materialisation events, so re-landing identical data
+re-runs everything downstream, and it loses an update that lands while the target is running. Here the
+triggers are latched until the target is *requested*, which keeps such an update, and look at data versions.
+
+`execution_failed().newly_true()` buys one retry per failure; the bare operand would be a treadmill.
+"""
+
+import dagster as dg
+
+AC = dg.AutomationCondition
+
+# Assets that do not wait for every partition of their inputs.
+ALLOW_MISSING_DEPS = frozenset({dg.AssetKey("warmup_model"), dg.AssetKey("corpus_index")})
+
+
+def on_input_change(*, allow_missing_deps: bool = False) -> dg.AutomationCondition:
+    """Run when an input changed, and all inputs are there, unblocked and at rest.
+
+    allow_missing_deps: for the corpus index, which waits until each dependency has some partition, and
+    lists the sources that are incomplete instead of waiting for all.
+    """
+    dep_changed = (AC.data_version_changed() & ~AC.executed_with_root_target()) | AC.will_be_requested()
+    changed = (
+        AC.any_deps_match(dep_changed)
+        .with_label("any_dep_changed")
+        .since((AC.newly_requested() | AC.initial_evaluation()).with_label("requested"))
+    )
+    trigger = changed | _own_change() | AC.execution_failed().newly_true()
+    return (trigger & ready(allow_missing_deps=allow_missing_deps)).with_label("on_input_change")
+
+
+def once_there_is_data() -> dg.AutomationCondition:
+    """For the model: made once some source has landed, again when its settings change, never when rows do.
+
+    A model that followed every new row would make every score of every row stale.
+    """
+    trigger = _own_change() | AC.execution_failed().newly_true()
+    return (trigger & ready(allow_missing_deps=True)).with_label("once_there_is_data")
+
+
+def ready(*, allow_missing_deps: bool = False) -> dg.AutomationCondition:
+    """The inputs are there (or some partition of each), passed their blocking checks, and nothing is under way."""
+    present = (
+        AC.all_deps_match(~AC.missing())
+        if allow_missing_deps
+        else ~AC.any_deps_missing() & AC.all_deps_blocking_checks_passed()
+    )
+    return present & ~AC.any_deps_in_progress() & ~AC.in_progress()
+
+
+def _own_change() -> dg.AutomationCondition:
+    """Latched: a partition may be missing, or its code change, long before its inputs are there."""
+    return (AC.code_version_changed() | AC.newly_missing()).since(AC.newly_requested())

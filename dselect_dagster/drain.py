@@ -1,0 +1,159 @@
+"""Drain the graph in the foreground: land what changed, then run what the automation condition asks for, to quiet.
+
+Every tick evaluates the same condition as the daemon and runs, in this process and one run a partition,
+what it finds. The condition's triggers are edges, and a foreground command can lose one (it was killed, it
+was told to leave a recipe out, the daemon was quicker), so what runs is the level behind them: partitions
+that Dagster calls stale or missing and whose inputs are ready. Where Dagster is blind to staleness, the
+edges decide.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import dagster as dg
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+from dagster._serdes import deserialize_value, serialize_value
+
+from dselect_core.workspace import Workspace
+from dselect_dagster.automation import ALLOW_MISSING_DEPS, ready
+from dselect_dagster.scan import Scan, register, scan
+from dselect_dagster.stale import Key, Stale, Staleness
+
+_CURSOR = "dselect/refresh"
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run: its assets, its partition (None: unpartitioned), and the error of each step that failed."""
+
+    assets: tuple[dg.AssetKey, ...]
+    partition: str | None
+    errors: dict[str, str]
+    result: dg.ExecuteInProcessResult
+
+
+@dataclass
+class Drained:
+    scan: Scan
+    runs: list[Ran] = field(default_factory=list)
+    still_stale: list[Stale] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Ran]:
+        return [run for run in self.runs if run.errors]
+
+
+def drain(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    workspace: Workspace,
+    *,
+    select: dg.AssetSelection | None = None,
+    recipe: str | None = None,
+    on_run: Callable[[str], None] = lambda _: None,
+) -> Drained:
+    """Bring the graph up to date.
+
+    select: only these assets; recipe: only this recipe's coreset (what it rests on is made for all).
+    on_run: told of each run as it starts.
+    """
+    graph = defs.resolve_asset_graph()
+    chosen = graph.get_all_asset_keys() if select is None else select.resolve(graph)
+    found = scan(workspace, instance)
+    register(found, instance)
+    done = Drained(found)
+
+    def wanted(asset: dg.AssetKey, partition: str | None) -> bool:
+        of_recipe = asset in (dg.AssetKey("coreset"), dg.AssetKey("coreset_spec"))
+        return asset in chosen and (recipe is None or not of_recipe or partition == recipe)
+
+    landing = [(dg.AssetKey(c.asset), c.partition) for c in found.changes if wanted(dg.AssetKey(c.asset), c.partition)]
+    _run(defs, instance, landing, done, on_run)
+
+    while True:
+        requested = _tick(defs, instance)
+        staleness = Staleness(defs, instance)
+        stale = staleness.all()
+        behind = [(s.asset, s.partition) for s in stale]
+        failed = {(asset, run.partition) for run in done.failed for asset in run.assets}
+        # Nothing runs again in one refresh after it failed: its message has been given.
+        able = [key for key in _ready(defs, instance) if key in behind and key not in failed]
+        pending = [key for key in behind if key not in failed]
+        keys = [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
+        keys += [key for key in able if not staleness.waits(key, pending)]
+        keys = [key for key in keys if wanted(*key)]
+        if not keys:
+            done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
+            return done
+        _run(defs, instance, keys, done, on_run)
+
+
+def _tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> list[Key]:
+    """One evaluation of the condition, its cursor kept in the instance."""
+    held = instance.daemon_cursor_storage.get_cursor_values({_CURSOR}).get(_CURSOR)
+    cursor = deserialize_value(held, AssetDaemonCursor) if held else None
+    result = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
+    instance.daemon_cursor_storage.set_cursor_values({_CURSOR: serialize_value(result.cursor)})
+    return _requested(defs, result)
+
+
+def _requested(defs: dg.Definitions, result: dg.EvaluateAutomationConditionsResult) -> list[Key]:
+    """Upstream first, so that running them in order makes each once."""
+    order = defs.resolve_asset_graph().toposorted_asset_keys
+    return [
+        (key, partition)
+        for key in order
+        for partition in sorted(result.get_requested_partitions(key), key=lambda p: p or "")
+    ]
+
+
+def _ready(defs: dg.Definitions, instance: dg.DagsterInstance) -> list[Key]:
+    """Partitions whose inputs are there and passed their checks: the level behind the condition's edges."""
+
+    def level(spec: dg.AssetSpec) -> dg.AssetSpec:
+        condition = ready(allow_missing_deps=spec.key in ALLOW_MISSING_DEPS)
+        return spec.replace_attributes(automation_condition=condition if spec.automation_condition else None)
+
+    levels = defs.permissive_map_resolved_asset_specs(func=level, selection=None)
+    return _requested(levels, dg.evaluate_automation_conditions(defs=levels, instance=instance))
+
+
+def _run(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    keys: Iterable[Key],
+    done: Drained,
+    on_run: Callable[[str], None],
+) -> None:
+    """Run the keys, those of one partition set and partition together: a run over several records one version for all."""
+    graph = defs.resolve_asset_graph()
+    groups: dict[tuple[str | None, str | None], list[dg.AssetKey]] = defaultdict(list)
+    for asset, partition in keys:
+        definition = graph.get(asset).partitions_def
+        name = definition.name if isinstance(definition, dg.DynamicPartitionsDefinition) else None
+        groups[name, partition].append(asset)
+    job = defs.resolve_implicit_global_asset_job_def()
+    for (_, partition), assets in groups.items():
+        on_run(", ".join(a.to_user_string() for a in assets) + (f" [{partition}]" if partition else ""))
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=partition,
+            asset_selection=assets,
+            raise_on_error=False,
+            run_config=_QUIET,
+            tags={"dselect/command": "refresh"},
+        )
+        done.runs.append(Ran(tuple(assets), partition, _errors(result), result))
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    errors = {}
+    for event in result.filter_events(lambda e: e.is_step_failure):
+        error = event.step_failure_data.error
+        cause = error
+        while cause is not None and cause.cause is not None:
+            cause = cause.cause
+        errors[event.step_key or ""] = cause.message.strip() if cause is not None else "failed"
+    return errors

@@ -1,0 +1,35 @@
+"""The Dagster instance: $DAGSTER_HOME, or `.dselect/dagster` beside dselect.yaml, made on first use.
+
+Always local, also when the tables are on S3: a deployment sets $DAGSTER_HOME and its own dagster.yaml.
+"""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+DAGSTER_YAML = """\
+telemetry: {enabled: false}
+concurrency:
+  runs: {max_concurrent_runs: 1}
+  # A killed run would hold its slot for ever without the line below in run_monitoring.
+  pools: {default_limit: 1, granularity: op}
+run_monitoring: {enabled: true, start_timeout_seconds: 180, free_slots_after_run_end_seconds: 60}
+retention:
+  sensor: {purge_after_days: {skipped: 1, failure: 30, success: 30}}
+"""
+
+
+def home(config: Path) -> Path:
+    """The instance's folder, made if need be, and put into $DAGSTER_HOME for the processes started from here."""
+    folder = Path(os.environ.get("DAGSTER_HOME") or config.parent / ".dselect" / "dagster").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text(DAGSTER_YAML, "utf-8")
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return folder
+
+
+def open_instance(config: Path) -> dg.DagsterInstance:
+    return dg.DagsterInstance.from_config(str(home(config)))

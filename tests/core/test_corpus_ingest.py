@@ -1,0 +1,270 @@
+"""The account of every row, duplicates and origins, what a source's paths mean, and the signature."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dselect_core.config import SourceSpec
+from dselect_core.corpus import ingest as ingest_module
+from dselect_core.corpus.canonical import QUARANTINE, SAMPLES, sample_id
+from dselect_core.corpus.ingest import Ingested, ingest, signature
+from dselect_core.errors import DselectError
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def qa(prompt: str, completion: Any = "a") -> dict[str, Any]:
+    return {"prompt": prompt, "completion": completion}
+
+
+def take(*paths: Path | str, **spec: Any) -> Ingested:
+    return ingest("s", SourceSpec(path=[str(path) for path in paths], **spec))
+
+
+def files(got: Ingested, root: Path) -> list[str]:
+    return [os.path.relpath(file.file, root) for file in got.files]
+
+
+# --- the account -----------------------------------------------------------------------------------------------------
+
+texts: st.SearchStrategy[Any] = st.one_of(
+    st.text(max_size=4),
+    st.sampled_from(["", " ", "\n", "a", "b", "a\n", "\ud800", "\0"]),
+    st.none(),
+    st.integers(),
+    st.just([]),
+)
+turns = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "GPT"]), "content": texts}
+)
+good = st.sampled_from([qa("1"), qa("1", "b"), qa("1\n"), qa("2")])
+odd = st.one_of(
+    st.fixed_dictionaries({"prompt": texts, "completion": texts}),
+    st.fixed_dictionaries({"messages": st.lists(turns, max_size=4)}),
+    st.fixed_dictionaries({"conversations": st.lists(texts, max_size=4)}),
+    st.fixed_dictionaries({"instruction": texts, "output": texts}, optional={"input": texts, "history": texts}),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_rows_are_samples_duplicates_and_quarantined(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("account")
+    kinds = data.draw(st.lists(st.sampled_from(["jsonl", "json"]), min_size=1, max_size=3))
+    written: dict[tuple[str, int], Any] = {}
+    for i, kind in enumerate(kinds):
+        rows = [qa("first"), *data.draw(st.lists(st.one_of(good, odd), max_size=12))]
+        path = folder / f"{i}.{kind}"
+        if kind == "json":
+            path.write_text(json.dumps(rows))
+            written |= {(str(path), n): row for n, row in enumerate(rows, start=1)}
+            continue
+        lines = [
+            data.draw(st.sampled_from([json.dumps(row).encode()] * 4 + [b"{", b"", b"\xff", b" "])) for row in rows
+        ]
+        path.write_bytes(b"\n".join([json.dumps(rows[0]).encode(), *lines]))
+        written |= {(str(path), n): line for n, line in enumerate(lines, start=2) if line.strip()}
+        written[str(path), 1] = rows[0]
+    got = ingest("s", SourceSpec(path=str(folder)))
+    assert got.balances and got.rows == len(written)
+    assert got.samples.schema == SAMPLES and got.quarantine.schema == QUARANTINE
+    assert got.samples["n_rows"].sum() == got.rows - got.quarantined == got.samples.height + got.duplicates
+    origins = (
+        got.samples.explode("origins").unnest("origins") if got.samples.height else pl.DataFrame(schema=QUARANTINE)
+    )
+    seen = [*origins.select("file", "row").rows(), *got.quarantine.select("file", "row").rows()]
+    assert sorted(seen) == sorted(written)
+    assert got.samples["sample_id"].is_sorted() and got.samples["sample_id"].n_unique() == got.samples.height
+    for id, messages in got.samples.select("sample_id", "messages").rows():
+        assert sample_id(messages) == id
+        body = messages[1:] if messages[0]["role"] == "system" else messages
+        assert [m["role"] for m in body] == ["user", "assistant"] * (len(body) // 2) and all(
+            m["content"].strip() for m in body
+        )
+
+
+def test_duplicates_are_counted_within_the_source_and_keep_every_origin(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.jsonl", qa("1"), qa("2"), qa("1\n "))
+    b = write(
+        tmp_path / "b.jsonl", {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]}
+    )
+    got = take(b, a)
+    assert (got.rows, got.samples.height, got.duplicates, got.quarantined) == (4, 2, 2, 0)
+    one = got.samples.row(by_predicate=pl.col("n_rows") == 3, named=True)
+    assert one["messages"] == [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]
+    assert one["origins"] == [{"source": "s", "file": str(f), "row": r} for f, r in ((a, 1), (a, 3), (b, 1))]
+    assert got.formats == ["prompt_completion", "messages"]
+    assert [(f.layout, f.rows) for f in got.files] == [
+        ("prompt_completion (prompt, completion)", 3),
+        ("messages (messages)", 1),
+    ]
+
+
+def test_the_order_of_rows_and_files_moves_no_sample(tmp_path: Path) -> None:
+    rows = [qa(str(i)) for i in range(20)]
+    whole = take(write(tmp_path / "whole.jsonl", *rows))
+    parts = take(write(tmp_path / "2.jsonl", *rows[12::-1]), write(tmp_path / "1.jsonl", *rows[13:]))
+    assert whole.samples.drop("origins").equals(parts.samples.drop("origins"))
+
+
+def test_quarantine_is_sorted_and_tells_file_row_reason_and_excerpt(tmp_path: Path) -> None:
+    bad = qa("q" * 300, " ")
+    b = write(tmp_path / "b.jsonl", qa("1"), bad)
+    a = tmp_path / "a.json"
+    a.write_text(json.dumps([qa("1"), qa("2"), bad, 7]))
+    got = take(b, a)
+    assert got.quarantine.rows() == [
+        ("s", str(a), 3, "`completion`: the response is blank", json.dumps(bad)[:200]),
+        ("s", str(a), 4, "not a JSON object but a number", "7"),
+        ("s", str(b), 2, "`completion`: the response is blank", json.dumps(bad)[:200]),
+    ]
+    assert [file.quarantined for file in got.files] == [2, 1]
+
+
+def test_rows_before_the_first_that_fits_are_quarantined_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "WINDOW", 3)
+    got = take(write(tmp_path / "x.jsonl", *[{"note": i} for i in range(7)], qa("1"), {"note": 8}, qa("2")))
+    assert (got.rows, got.samples.height, got.quarantined) == (10, 2, 8)
+    assert got.quarantine["reason"][0] == "no known format; keys found: note"
+
+
+def test_a_source_of_bad_rows_only_is_a_full_quarantine(tmp_path: Path) -> None:
+    got = take(write(tmp_path / "x.jsonl", qa("1", ""), qa("2", 3)))
+    assert (got.samples.height, got.quarantined) == (0, 2) and got.balances and got.samples.schema == SAMPLES
+
+
+def test_an_empty_shard_beside_others_is_listed_with_no_rows(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", qa("1"))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b""))
+    got = take(tmp_path)
+    assert [(file.format, file.rows) for file in got.files] == [("prompt_completion", 1), (None, 0)]
+    assert got.formats == ["prompt_completion"]
+
+
+# --- what a path means -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_its_data_files_at_any_depth(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "sub/a.json", "sub/deep/c.ndjson", ".hidden.jsonl", "_delta_log/0.json", ".git/x.json"):
+        write(tmp_path / name, qa(name))
+    for name in ("README.md", "sub/dataset_info.json"):
+        write(tmp_path / name, {})
+    got = take(tmp_path)
+    assert files(got, tmp_path) == ["b.jsonl", "sub/a.json", "sub/deep/c.ndjson"]
+    assert got.skipped == [str(tmp_path / "README.md"), str(tmp_path / "sub/dataset_info.json")]
+
+
+def test_globs_match_files_and_the_folders_they_name(tmp_path: Path) -> None:
+    for name in ("a1.jsonl", "a2.jsonl", "b.jsonl", "sub/c.jsonl"):
+        write(tmp_path / name, qa(name))
+    assert files(take(tmp_path / "a*.jsonl"), tmp_path) == ["a1.jsonl", "a2.jsonl"]
+    assert files(take(tmp_path / "*"), tmp_path) == ["a1.jsonl", "a2.jsonl", "b.jsonl", "sub/c.jsonl"]
+    assert files(take(tmp_path / "**/*.jsonl"), tmp_path) == ["a1.jsonl", "a2.jsonl", "b.jsonl", "sub/c.jsonl"]
+
+
+def test_a_file_that_two_patterns_match_is_read_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", qa("1"))
+    got = take(path, tmp_path, tmp_path / "*.jsonl")
+    assert (got.rows, got.duplicates, len(got.files)) == (1, 0, 1)
+
+
+def test_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
+    assert take(write(tmp_path / "a[1].jsonl", qa("1"))).rows == 1
+
+
+def test_names_are_as_the_user_wrote_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "data/a.jsonl", qa("1"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert take("data/*.jsonl").files[0].file == "data/a.jsonl"
+    assert take("./data").files[0].file == "data/a.jsonl"
+    for path in ("~/data", f"file://{tmp_path}/data/a.jsonl"):
+        assert take(path).files[0].file == str(tmp_path / "data/a.jsonl")
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/a\xff.jsonl"
+    try:
+        with open(path, "w") as file:
+            file.write(json.dumps(qa("1")))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    assert take(tmp_path).samples["origins"][0][0]["file"].endswith("a\ufffd.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gone.jsonl", "no such file or folder. Mend `path` in the source, or put the file there."),
+        ("gone/*.jsonl", "the glob matches no file. Mend `path` in the source, or put the file there."),
+        (
+            "bare",
+            "no data files there. Readable are JSON arrays, JSON Lines, Parquet and Arrow, plain or .gz, .zst, "
+            ".bz2; name other files one by one.",
+        ),
+        ("bare*", "no data files there. Readable are JSON arrays"),
+    ],
+)
+def test_a_place_without_data_is_an_error_naming_it(tmp_path: Path, path: str, message: str) -> None:
+    write(tmp_path / "bare/README.md", "…")
+    for attempt in (take, lambda p: signature(SourceSpec(path=p))):
+        with pytest.raises(DselectError) as failed:
+            attempt(str(tmp_path / path))
+        assert str(failed.value).startswith(f"{tmp_path / path}: {message}")
+
+
+def test_an_empty_list_of_paths() -> None:
+    with pytest.raises(DselectError, match="`path` is an empty list: name a file, a folder, a glob or a URL in it"):
+        take()
+
+
+def test_an_unknown_protocol() -> None:
+    with pytest.raises(
+        DselectError, match=r"floppy://a/b.jsonl: cannot be listed \(ValueError: Protocol not known: floppy\). Check"
+    ):
+        take("floppy://a/b.jsonl")
+
+
+# --- the signature ---------------------------------------------------------------------------------------------------
+
+
+def test_the_signature_notices_a_changed_a_new_and_a_gone_file_and_the_spec(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", qa("1"))
+    spec = SourceSpec(path=str(tmp_path))
+    first = signature(spec)
+    assert signature(spec) == first == ingest("s", spec).signature
+    assert signature(SourceSpec(path=str(tmp_path), format="alpaca")) != first
+
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000_000))
+    touched = signature(spec)
+    write(path, qa("1"), qa("2"))
+    grown = signature(spec)
+    other = write(tmp_path / "b.jsonl", qa("3"))
+    both = signature(spec)
+    assert len({first, touched, grown, both}) == 4
+    other.unlink()
+    assert signature(spec) == grown
+
+
+def test_the_signature_reads_no_data(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\0 no JSON at all")
+    assert len(signature(SourceSpec(path=str(tmp_path)))) == 32

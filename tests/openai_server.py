@@ -1,0 +1,134 @@
+"""A real HTTP server on loopback that speaks chat completions, scripted by a function of the request.
+
+    with OpenAIServer(lambda request: rating(4)) as server:
+        ...  # server.base_url, server.requests, server.busiest
+
+Requests are handled in threads, so concurrency, order of arrival and retries are the real ones.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server answers: `body` as JSON (or as it is, for a str), after `delay` seconds."""
+
+    body: dict[str, Any] | str
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call as it arrived. `attempt` counts calls with this very body, from 1."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    attempt: int
+
+    @property
+    def text(self) -> str:
+        """Everything the judge was sent, roles aside."""
+        return "\n".join(m["content"] for m in self.body["messages"])
+
+
+def completion(
+    content: str | None,
+    finish: str = "stop",
+    usage: tuple[int, int] | None = (100, 10),
+    delay: float = 0.0,
+    **message: Any,
+) -> Reply:
+    """A chat completion whose only choice says `content`."""
+    body: dict[str, Any] = {
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": "test",
+        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}],
+    }  # fmt: skip
+    if usage is not None:
+        body["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+    return Reply(body, delay=delay)
+
+
+def rating(value: Any, reason: str = "because", **options: Any) -> Reply:
+    return completion(json.dumps({"rating": value, "reason": reason}), **options)
+
+
+def error(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
+    """An error as OpenAI words it; a retry of it is asked for at once."""
+    soon = {"retry-after-ms": "5", **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return Reply({"error": {"message": message, "type": "test", "param": None, "code": code}}, status, soon)
+
+
+class OpenAIServer:
+    """Serves `answer(request)` on a free port of 127.0.0.1 while the context lasts."""
+
+    def __init__(self, answer: Callable[[Request], Reply]) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+        self.busiest = 0
+        self._busy = 0
+        self._seen: dict[str, int] = {}
+        self._lock = threading.Lock()
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                owner._handle(self)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.base_url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        raw = handler.rfile.read(int(handler.headers["Content-Length"])).decode()
+        with self._lock:
+            self._seen[raw] = self._seen.get(raw, 0) + 1
+            request = Request(
+                handler.path, {k.lower(): v for k, v in handler.headers.items()}, json.loads(raw), self._seen[raw]
+            )
+            self.requests.append(request)
+            self._busy += 1
+            self.busiest = max(self.busiest, self._busy)
+        try:
+            reply = self.answer(request)
+            time.sleep(reply.delay)
+        finally:
+            with self._lock:
+                self._busy -= 1
+        data = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
+        try:
+            handler.send_response(reply.status)
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(data)),
+                **reply.headers,
+            }.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the client has given up waiting
+
+    def __enter__(self) -> "OpenAIServer":
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
