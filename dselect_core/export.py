@@ -55,16 +55,12 @@ def write_coreset(
             f"{folder}: {len(absent)} chosen samples are not in the corpus, {absent['sample_id'][0]} the first: "
             f"the scores are of another state of it; refresh both and select again"
         )
-    texts = samples.select("sample_id", "messages", "origins", "n_rows")
-    chosen = selection.order.join(texts, on="sample_id", how="left", maintain_order="left")
-    chosen = chosen.select(
-        "sample_id",
-        "rank",
-        "messages",
-        "origins",
-        "n_rows",
-        pl.all().exclude("sample_id", "rank", "messages", "origins", "n_rows"),
-    )
+    of_sample = ["messages", "origins", "n_rows"]
+    texts = samples.select("sample_id", *of_sample)
+    # The pool may carry n_rows beside the scores; the corpus says it once for all.
+    steps = selection.order.drop(of_sample, strict=False)
+    chosen = steps.join(texts, on="sample_id", how="left", maintain_order="left")
+    chosen = chosen.select("sample_id", "rank", *of_sample, pl.exclude("sample_id", "rank", *of_sample))
     single_turn = _alpaca(chosen["messages"].to_list())
     counts = {
         "rows": selection.rows,

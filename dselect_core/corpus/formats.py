@@ -121,7 +121,7 @@ def read(row: Any, layout: Layout) -> list[Message]:
         if row.get(key) is None:
             raise BadRow(f"no `{key}`, which {layout} needs; keys found: {', '.join([*row][:12]) or 'none'}")
     for key in NOT_TEXT:
-        if row.get(key) not in (None, "", "[]", "{}", "null", [], {}):
+        if row.get(key) and row[key] not in ("[]", "{}", "null"):
             raise BadRow(f"has `{key}`: only plain text samples can be used")
     turns = [*_system(row)]
     if layout.format in ("alpaca", "prompt_completion"):

@@ -36,7 +36,7 @@ class SavedDataset:
 
         with _named(self.name, "Save it again with `save_to_disk`."):
             data = datasets.Dataset.load_from_disk(self.path, storage_options=self.storage_options or None)
-        return _rows(data, columns)
+            yield from _rows(data, columns)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LoadedDataset:
 
         with _named(self.name, "Check `dataset`, `name` and `split`."):
             data = datasets.load_dataset(self.path, self.config, split=self.split, revision=self.revision)
-        return _rows(data, columns)
+            yield from _rows(data, columns)
 
 
 def hub_dataset(dataset: str, config: str | None, split: str, revision: str | None) -> LoadedDataset:

@@ -178,7 +178,7 @@ def _no_format(name: str, spec: SourceSpec, rows: list[RawRow]) -> DselectError:
         return DselectError(
             f"{name}: not JSON in any row (row {broken[0].number}: {broken[0].error}). Readable are {READABLE}."
         )
-    found = f"{_keys(rows)}, in the first {len(rows)} rows"
+    found = f"{_keys(rows)} (rows looked at: {len(rows)})"
     if spec.format == "auto":
         return DselectError(f"{name}: no row has a known format; {found}. Known are {KNOWN}: rename the keys.")
     seen = choose(raw.value for raw in rows)

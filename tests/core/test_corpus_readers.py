@@ -217,18 +217,18 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     (
         "text.jsonl",
         b'{"text": "a", "id": 1}\n{"text": "b"}',
-        "no row has a known format; keys found: text, id, in "
-        "the first 2 rows. Known are messages ({role, content}), sharegpt (conversations of {from, value}), strings "
+        "no row has a known format; keys found: text, id "
+        "(rows looked at: 2). Known are messages ({role, content}), sharegpt (conversations of {from, value}), strings "
         "(conversations of text), alpaca (instruction, output), prompt_completion (prompt/question/query/… with "
         "completion/response/answer/…): rename the keys.",
     ),
     (
         "wrapped.json",
         b'{"data": [{"prompt": "q", "completion": "a"}]}',
-        "no row has a known format; keys found: data, in",
+        "no row has a known format; keys found: data (rows looked at: 1). Known",
     ),
-    ("numbers.json", b"[1, 2]", "no row has a known format; no JSON objects found, in the first 2 rows."),
-    ("text.parquet", parquet([{"text": "a"}]), "no row has a known format; keys found: text, in the first 1 rows."),
+    ("numbers.json", b"[1, 2]", "no row has a known format; no JSON objects found (rows looked at: 2)."),
+    ("text.parquet", parquet([{"text": "a"}]), "no row has a known format; keys found: text (rows looked at: 1)."),
 ]
 
 
@@ -245,7 +245,7 @@ def test_a_named_format_that_fits_no_row_says_what_the_rows_look_like(tmp_path: 
     with pytest.raises(DselectError) as failed:
         take(path, format="alpaca")
     assert str(failed.value) == (
-        f"{path}: no row fits `format: alpaca`; keys found: prompt, completion, meta, in the first 2 rows. They look "
+        f"{path}: no row fits `format: alpaca`; keys found: prompt, completion, meta (rows looked at: 2). They look "
         "like prompt_completion (prompt, completion): set `format: prompt_completion`, or remove `format`."
     )
 

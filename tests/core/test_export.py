@@ -122,6 +122,13 @@ def test_tables_are_in_rank_order_with_scores(folder: UPath) -> None:
     assert table["rank"].to_list() == list(range(1, 9))
 
 
+def test_columns_the_pool_shares_with_the_corpus_come_once(folder: UPath) -> None:
+    pool = Pool.of(SAMPLES.select("sample_id", "n_rows", sources=pl.lit("a, b")))
+    write_coreset(folder, select(pool, CoresetSpec(strategy="random", budget=3)), SAMPLES, {})
+    columns = ["sample_id", "rank", "messages", "origins", "n_rows", "gain", "sources"]
+    assert read_parquet(folder / "coreset.parquet").columns == columns
+
+
 def test_alpaca_holds_the_single_turn_samples(folder: UPath) -> None:
     write_coreset(folder, selection(3), SAMPLES, {})
     assert json.loads((folder / "alpaca.json").read_text("utf-8")) == [

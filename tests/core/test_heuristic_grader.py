@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dselect_core.scores.heuristic_grader import FLOOR, NOTHING_FOUND, grade_messages
-from dselect_core.scores.heuristics.arithmetic import asked_value
+from dselect_core.scores.heuristics.computed import asked_value
 from dselect_core.scores.heuristics.expression import ExpressionError, evaluate, normalise
 
 

@@ -1,7 +1,7 @@
 """The corpus put together: tasks drawn per source, defects planted, copies made, rows shuffled and labelled."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal
 
@@ -28,12 +28,11 @@ LabelName = Literal["clean", "exact_duplicate", "near_duplicate", "wrong_answer"
 PLAN: dict[str, list[tuple[Sequence[Maker], int]]] = {
     "arithmetic_and_units": [
         (tasks_arithmetic.MAKERS, 180), (tasks_numbers.MAKERS, 80), (tasks_word_problems.MAKERS, 140),
-         (tasks_units.MAKERS, 200),
-        (tasks_dates.MAKERS, 160),
+        (tasks_units.MAKERS, 200), (tasks_dates.MAKERS, 160),
     ],
     "text_and_code": [
         (tasks_strings.MAKERS, 150), (tasks_lists.MAKERS, 140), (tasks_code.MAKERS, 150), (tasks_facts.MAKERS, 120),
-         (tasks_rewriting.MAKERS, 100),
+        (tasks_rewriting.MAKERS, 100),
     ],
     "conversations": [(tasks_conversations.MAKERS, 190), (tasks_dialogues.MAKERS, 190)],
 }  # fmt: skip
@@ -41,7 +40,7 @@ PLAN: dict[str, list[tuple[Sequence[Maker], int]]] = {
 WRONG, TRUNCATED, EMPTY, OFF_TOPIC, EXACT, NEAR = 100, 60, 40, 60, 80, 120
 """Rows planted per label: of 2,000 rows 5%, 3%, 2%, 3%, 4% and 6%."""
 WRONG_WITH_EQUATION = 60
-"""Wrong answers that show a false equation, which a reader can recompute without knowing the task."""
+"""Wrong answers that show a false equation or conversion, which can be recomputed without knowing the task."""
 EXACT_ACROSS_SOURCES, NEAR_ACROSS_SOURCES = 30, 25
 SYSTEM_SHARE = 0.15
 
@@ -51,8 +50,7 @@ _NUMERIC = {
     "conversation/portions", "conversation/memory",
 }  # fmt: skip
 _SYSTEMS = {
-    "code": ["You are a patient programming tutor.", "You write correct, readable Python.",
-    "You are a helpful coding assistant."],
+    "code": ["You are a patient tutor.", "You write correct, readable Python.", "You are a coding assistant."],
     "facts": ["You are a quiz master who knows the answers.", "You are a helpful assistant."],
     "rewriting": ["You are a careful editor.", "You help people to write good English."],
     "strings": ["You are a helpful assistant.", "You follow instructions about text to the letter."],
@@ -93,7 +91,7 @@ class _Item:
     label: LabelName = "clean"
     copy_of: "_Item | None" = None
     clean_response: str | None = None
-    row: int = field(default=0)
+    row: int = 0
 
     def spoil(self, label: LabelName, answer: str) -> None:
         self.clean_response = self.task.answer
@@ -227,14 +225,19 @@ def _rows(rng: Random, items: list[_Item]) -> BuiltinCorpus:
         rows={source: [shapes[source](item.task) for item in members] for source, members in shuffled.items()},
         labels=[
             Label(
-                item.source, item.row, item.label, item.task.category, item.task.template,
-                item.copy_of.source if item.copy_of else None, item.copy_of.row if item.copy_of else None,
-                    item.clean_response,
+                source=item.source,
+                row=item.row,
+                label=item.label,
+                category=item.task.category,
+                template=item.task.template,
+                copy_of_source=item.copy_of.source if item.copy_of else None,
+                copy_of_row=item.copy_of.row if item.copy_of else None,
+                clean_response=item.clean_response,
             )
             for members in shuffled.values()
             for item in members
         ],
-    )  # fmt: skip
+    )
 
 
 def _alpaca(task: Task) -> dict[str, Any]:

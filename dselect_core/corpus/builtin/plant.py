@@ -16,13 +16,14 @@ VACUOUS = (
 )  # fmt: skip
 """Answers that say nothing, and still pass a check for blank ones."""
 
-_IMPERATIVES = (
-    "Add Apply Arrange Build Calculate Change Combine Compare Compute Convert Correct Count Decide Describe Divide "
-    "Encode Evaluate Explain Express Find Fix Format Give Implement Join Keep List Make Multiply Name Negate Predict "
-    "Put Raise Reduce Remove Replace Return Reverse Rewrite Round Run Scale Shift Show Simplify Solve Sort Spell Split "
-    "Subtract Sum Summarise Take Tell Trace Turn Write"
-).split()
-_QUESTIONS = "What Which How Is Are Does Who On Of If For In Can".split()
+_IMPERATIVES = [
+    "Add", "Apply", "Arrange", "Build", "Calculate", "Change", "Combine", "Compare", "Compute", "Convert", "Correct",
+    "Count", "Decide", "Describe", "Divide", "Encode", "Evaluate", "Explain", "Express", "Find", "Fix", "Format",
+    "Give", "Implement", "Join", "Keep", "List", "Make", "Multiply", "Name", "Negate", "Predict", "Put", "Raise",
+    "Reduce", "Remove", "Replace", "Return", "Reverse", "Rewrite", "Round", "Run", "Scale", "Shift", "Show", "Simplify",
+    "Solve", "Sort", "Spell", "Split", "Subtract", "Sum", "Summarise", "Take", "Tell", "Trace", "Turn", "Write",
+]  # fmt: skip
+_QUESTIONS = ["What", "Which", "How", "Is", "Are", "Does", "Who", "On", "Of", "If", "For", "In", "Can"]
 _SYNONYMS = {
     "What is ": "What's ", "Which is ": "What is ", "How many ": "Exactly how many ", "Compute ": "Calculate ",
     "Calculate ": "Compute ", "Find ": "Determine ", "Evaluate ": "Work out ", "Solve ": "Please solve ",

@@ -150,7 +150,7 @@ def _sets(rng: Random) -> Task:
          "A is {a} and B is {b}. List what is {name}."],
         ["{r}", "These are {name}: {r}", "[{r}]", "Comparing the two lists, {r} are {name}."],
         {"a": listing(left), "b": listing(right), "name": name, "r": listing(answer)},
-        {"r": listing([answer[0], next((x for x in right if x not in answer))])}, problem=(left, right, name),
+        {"r": listing([answer[0], next(x for x in right if x not in answer)])}, problem=(left, right, name),
     )  # fmt: skip
 
 

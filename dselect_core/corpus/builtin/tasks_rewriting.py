@@ -183,7 +183,7 @@ def _summary(rng: Random) -> Task:
 
 def _errors(rng: Random) -> Task:
     who, when = rng.choice(NAMES), rng.choice(TIMES)
-    base, third, past, participle, _, things = rng.choice([action for action in ACTIONS if action[0] != action[2]])
+    base, third, _, participle, _, things = rng.choice([action for action in ACTIONS if action[0] != action[2]])
     what = rng.choice(things)
     bad, good, why = rng.choice([
         (f"{who} {base} {what} {when}.", f"{who} {third} {what} {when}.", "the verb needs the third-person ending"),

@@ -172,7 +172,7 @@ def _words(rng: Random) -> Task:
         rng, "strings/longest_word",
         ["Which is the longest word in '{t}'? If several tie, give the first.",
          ("Find the first longest word.", "{t}")], ["{w}", "The longest word is '{w}' with {n} letters.", "'{w}'"],
-        {"t": text, "w": longest, "n": len(longest)}, {"w": next((w for w in words if w != longest))}, problem=text,
+        {"t": text, "w": longest, "n": len(longest)}, {"w": next(w for w in words if w != longest)}, problem=text,
     )  # fmt: skip
 
 

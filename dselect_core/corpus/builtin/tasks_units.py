@@ -130,7 +130,7 @@ def _compound(rng: Random) -> Task:
 
 
 def _compare(rng: Random) -> Task:
-    big, b, small, s, factor = rng.choice([row for rows in SCALES.values() for row in rows if row[4].denominator == 1])
+    _, b, _, s, factor = rng.choice([row for rows in SCALES.values() for row in rows if row[4].denominator == 1])
     n = rng.randint(2, 40)
     base = n * factor
     other = base + rng.choice([-1, 1]) * (

@@ -2,10 +2,14 @@
 
 form.py        vacuous, refusal, cut_off, repetitive, broken_code
 relevance.py   echo, other_kind, unrelated
-arithmetic.py  false_equation, wrong_value, wrong_yes_no
+equations.py   false_equation
+computed.py    wrong_value, wrong_yes_no
 units.py       false_conversion, wrong_conversion
 dates.py       wrong_date
-tasks.py       wrong_task
+lists.py       wrong_list
+strings.py     wrong_string
+
+turn.py, request.py, numerals.py and expression.py read the text for them.
 
 Each check reads a `Turn` and returns a `Finding` (a factor and a reason) or None. They know languages,
 sums and calendars, never a corpus. Precision comes before recall: a check that cannot be sure is silent.
@@ -13,7 +17,7 @@ sums and calendars, never a corpus. Precision comes before recall: a check that 
 
 from collections.abc import Callable
 
-from dselect_core.scores.heuristics import arithmetic, dates, form, relevance, tasks, units
+from dselect_core.scores.heuristics import computed, dates, equations, form, lists, relevance, strings, units
 from dselect_core.scores.heuristics.turn import Finding, Turn
 
 Check = Callable[[Turn], Finding | None]
@@ -27,11 +31,12 @@ CHECKS: tuple[Check, ...] = (
     relevance.echo,
     relevance.other_kind,
     relevance.unrelated,
-    arithmetic.false_equation,
-    arithmetic.wrong_value,
-    arithmetic.wrong_yes_no,
+    equations.false_equation,
+    computed.wrong_value,
+    computed.wrong_yes_no,
     units.false_conversion,
     units.wrong_conversion,
     dates.wrong_date,
-    tasks.wrong_task,
+    lists.wrong_list,
+    strings.wrong_string,
 )

@@ -1,0 +1,94 @@
+"""Tiny models and samples that tests make for themselves: no hub, a second at most."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dselect_core.config import ModelSpec
+from dselect_core.corpus.canonical import SAMPLES, sample_id
+from dselect_core.lm.load import LanguageModel, load
+from dselect_core.lm.tune import CHAT_TEMPLATE
+
+Message = dict[str, str]
+
+TEXTS = [
+    "What is 17 times 23? It is 391, because 17 times 20 is 340 and 17 times 3 is 51.",
+    "Name three rivers of Europe: the Rhine, the Danube and the Loire.",
+    "Write a line of Python that sorts a list: sorted(words)",
+    "Grüße aus Köln, 東京から – emoji 🙂 and\nnew lines\n\nwith   spaces",
+]
+
+
+def conversation(*turns: str, system: str | None = None) -> list[Message]:
+    """Turns from the user on, in turn; a system prompt in front if given."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def samples_frame(conversations: list[list[Message]]) -> pl.DataFrame:
+    """A SAMPLES frame of distinct conversations, ascending by id."""
+    rows = {sample_id(messages): messages for messages in conversations}
+    return pl.DataFrame(
+        [
+            {"sample_id": key, "messages": rows[key], "n_rows": 1, "origins": [{"source": "s", "file": "f", "row": i}]}
+            for i, key in enumerate(sorted(rows), 1)
+        ],
+        schema=SAMPLES,
+    )
+
+
+@lru_cache(maxsize=1)
+def tokenizer() -> Any:
+    """A byte-level BPE of 400 tokens with the builtin chat template. Do not change it: copy it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    raw.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    raw.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<|bos|>", eos_token="<|im_end|>", pad_token="<|pad|>", chat_template=CHAT_TEMPLATE
+    )
+
+
+def save_llama(folder: Path, *, seed: int = 0, window: int = 256, template: str | None = CHAT_TEMPLATE) -> Path:
+    """A random Llama with peaked outputs (so that scores spread), saved as a user's model folder would be."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer()),
+            hidden_size=32,
+            intermediate_size=100,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=window,
+            initializer_range=0.3,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    # The template lies in a file of its own; without it the tokenizer has none.
+    (folder / "chat_template.jinja").unlink()
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def open_llama(folder: Path, **spec: Any) -> LanguageModel:
+    return load(str(folder), ModelSpec(path=str(folder), **spec), "test")
