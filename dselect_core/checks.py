@@ -42,7 +42,9 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
     facts["quarantined"] = quarantined
     passed = account["rows"] == found and origins == held
     told = f"{account['rows']} rows = {samples.height} samples + {held - samples.height} duplicates + {quarantined} quarantined"
-    return Verdict(passed, told if passed else f"rows are missing: {account['rows']} read, {found} found in the tables", facts)
+    return Verdict(
+        passed, told if passed else f"rows are missing: {account['rows']} read, {found} found in the tables", facts
+    )
 
 
 def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:

@@ -79,8 +79,8 @@ class WarmupSpec(_Strict):
     """How the builtin model is made: a small Llama tuned on a small part of the pool."""
 
     samples: int = Field(1024, gt=0, description="pool samples it is tuned on")
-    steps: int = Field(200, gt=0, description="optimizer steps")
-    batch_tokens: int = Field(1536, gt=0, description="tokens per optimizer step, padding included")
+    steps: int = Field(300, gt=0, description="optimizer steps")
+    batch_tokens: int = Field(1024, gt=0, description="tokens per optimizer step, padding included")
     max_length: int = Field(512, gt=8, description="tuning length in tokens, longer samples are cut")
     learning_rate: float = Field(3e-3, gt=0)
     vocab_size: int = Field(4096, ge=300)
@@ -179,8 +179,10 @@ class Settings(_Strict):
     def _names(self) -> "Settings":
         for kind, names in (("source", self.sources), ("coreset", self.coresets)):
             for name in names:
-                if not name or any(c in name for c in "/\\:*?\"<>|\n\t ,[]") or "..." in name or name.startswith("."):
-                    raise ValueError(f"{kind} name {name!r}: use letters, digits, - _ and . (it names a partition and a folder)")
+                if not name or any(c in name for c in '/\\:*?"<>|\n\t ,[]') or "..." in name or name.startswith("."):
+                    raise ValueError(
+                        f"{kind} name {name!r}: use letters, digits, - _ and . (it names a partition and a folder)"
+                    )
         return self
 
 
@@ -198,11 +200,15 @@ def load_settings(path: Path | None = None) -> Settings:
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise DselectError(f"{path}: no such file. Write one with `dselect init FOLDER`, or name it in ${CONFIG_ENV}.") from None
+        raise DselectError(
+            f"{path}: no such file. Write one with `dselect init FOLDER`, or name it in ${CONFIG_ENV}."
+        ) from None
     except yaml.YAMLError as error:
         raise DselectError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
-        raise DselectError(f"{path}: expected a mapping with `sources` and `coresets`. `dselect init FOLDER` writes one.")
+        raise DselectError(
+            f"{path}: expected a mapping with `sources` and `coresets`. `dselect init FOLDER` writes one."
+        )
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
@@ -239,13 +245,13 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     """Local paths are meant relative to the settings file, whatever the working directory."""
 
     def local(path: str) -> str:
-        return path if "://" in path or path.startswith("~") else str((folder / path))
+        return path if "://" in path or path.startswith("~") else str(folder / path)
 
     def model_path(path: str) -> str:
         # A hub name ("org/model") looks like a relative path; it is one only when such a folder is there
         # or when it is written as a path.
         written_as_path = path.startswith((".", "/", "~"))
-        return str((folder / Path(path).expanduser())) if written_as_path or (folder / path).is_dir() else path
+        return str(folder / Path(path).expanduser()) if written_as_path or (folder / path).is_dir() else path
 
     sources = {
         name: spec.model_copy(update={"path": [local(p) for p in spec.paths]})

@@ -42,7 +42,9 @@ def write_spec(workspace: Workspace, recipe: str) -> tuple[CoresetSpec, str]:
     """
     spec = workspace.settings.coresets.get(recipe)
     if spec is None:
-        raise DselectError(f"no recipe {recipe!r} under `coresets`; there are: {', '.join(workspace.settings.coresets)}")
+        raise DselectError(
+            f"no recipe {recipe!r} under `coresets`; there are: {', '.join(workspace.settings.coresets)}"
+        )
     write_text(json.dumps(spec.model_dump(mode="json"), indent=2), workspace.spec(recipe))
     return spec, spec_version(spec)
 
@@ -67,7 +69,9 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Callable[[int, int
         raise DselectError(f"coreset {recipe}: {error}") from None
     before = _previous(workspace, recipe)
     samples = pool_samples(workspace, index)
-    counts = write_coreset(workspace.coreset(recipe), selection, samples, _manifest(workspace, recipe, spec, index, kinds))
+    counts = write_coreset(
+        workspace.coreset(recipe), selection, samples, _manifest(workspace, recipe, spec, index, kinds)
+    )
     chosen = set(selection.order["sample_id"])
     return Coreset(
         selection,

@@ -115,7 +115,11 @@ def pool_samples(workspace: Workspace, index: Index) -> pl.DataFrame:
     return (
         pl.concat([read_parquet(workspace.samples(name)) for name in index.sources])
         .group_by("sample_id")
-        .agg(pl.col("messages").first(), pl.col("n_rows").sum(), pl.col("origins").list.explode(keep_nulls=False, empty_as_null=False))
+        .agg(
+            pl.col("messages").first(),
+            pl.col("n_rows").sum(),
+            pl.col("origins").list.explode(keep_nulls=False, empty_as_null=False),
+        )
         .sort("sample_id")
     )
 

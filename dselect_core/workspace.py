@@ -1,11 +1,11 @@
 """Where everything lies under the storage: one place that knows the layout.
 
-    raw/<source>/samples.parquet, quarantine.parquet
-    models/<name>/ and models/current.json          the model in force
-    scores/<kind>/<source>.parquet                  row-local scores, one table a source
-    corpus/index.parquet, index.json, neighbors.parquet, miwv.parquet
-    specs/<recipe>.json
-    coresets/<recipe>/…
+raw/<source>/samples.parquet, quarantine.parquet
+models/<name>/ and models/current.json          the model in force
+scores/<kind>/<source>.parquet                  row-local scores, one table a source
+corpus/index.parquet, index.json, neighbors.parquet, miwv.parquet
+specs/<recipe>.json
+coresets/<recipe>/…
 """
 
 import tempfile

@@ -14,8 +14,12 @@ def _result(verdict: checks.Verdict, severity: dg.AssetCheckSeverity) -> dg.Asse
 
 
 def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
-    @dg.asset_check(asset="raw_dataset", blocking=True, partitions_def=SOURCE,
-                    description="rows in = samples + duplicates + quarantined")
+    @dg.asset_check(
+        asset="raw_dataset",
+        blocking=True,
+        partitions_def=SOURCE,
+        description="rows in = samples + duplicates + quarantined",
+    )
     def every_row_accounted_for(
         context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
     ) -> dg.AssetCheckResult:
@@ -27,8 +31,9 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     ) -> dg.AssetCheckResult:
         return _result(checks.quarantine_is_small(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
 
-    @dg.asset_check(asset="corpus_index", blocking=True,
-                    description="no score column mostly null, constant, or out of its range")
+    @dg.asset_check(
+        asset="corpus_index", blocking=True, description="no score column mostly null, constant, or out of its range"
+    )
     def scores_are_sound(workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.scores_are_sound(workspace.open(), needed), dg.AssetCheckSeverity.ERROR)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dselect_core.config import CONFIG_ENV, Settings, config_path, load_settings
 from dselect_core.errors import DselectError
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from dselect_dagster.drain import Drained
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Choose the best small part of a corpus, and keep it fresh.")
-out = Console()
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Choose the best small part of a corpus, and keep it fresh."
+)
+# Where there is no terminal to fit, lines are as wide as the tables.
+out = Console(width=None if sys.stdout.isatty() else 140)
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", envvar=CONFIG_ENV, help="dselect.yaml [default: ./dselect.yaml]")
 ]
@@ -45,7 +48,9 @@ def refresh(
     """See what changed in sources and recipes, and make what that touches. Exits with 1 if anything failed."""
     settings, path = _settings(config)
     if recipe is not None and recipe not in settings.coresets:
-        raise DselectError(f"no recipe {recipe!r} under `coresets` in {path}; there are: {', '.join(settings.coresets)}")
+        raise DselectError(
+            f"no recipe {recipe!r} under `coresets` in {path}; there are: {', '.join(settings.coresets)}"
+        )
     import dagster as dg
 
     from dselect_dagster.bars import Bars
@@ -74,7 +79,11 @@ def _report(done: "Drained", seconds: float) -> None:
     if not done.runs:
         out.print(f"Nothing to do ({seconds:.1f} s).")
     else:
-        made = Table("asset", "partition", "rows", "computed", "reused", "nulls", "seconds")
+        made = Table(
+            "asset",
+            "partition",
+            *(Column(n, justify="right") for n in ("rows", "computed", "reused", "nulls", "seconds")),
+        )
         for run in done.runs:
             for event in run.result.get_asset_materialization_events():
                 m = event.step_materialization_data.materialization
@@ -100,18 +109,33 @@ def _figure(value: object) -> str:
 def _coresets(workspace: Workspace, recipes: list[str]) -> None:
     import json
 
-    table = Table("coreset", "strategy", "budget", "rows", "of pool", "response tokens", "path", title="coresets")
+    table = Table(
+        "coreset",
+        "strategy",
+        *(Column(n, justify="right") for n in ("budget", "rows", "of pool", "response tokens")),
+        Column("path", overflow="fold"),
+    )
     for name in recipes:
         folder = workspace.coreset(name)
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
         except FileNotFoundError:
-            table.add_row(name, workspace.settings.coresets[name].strategy, str(workspace.settings.coresets[name].budget), "not made")
+            table.add_row(
+                name,
+                workspace.settings.coresets[name].strategy,
+                str(workspace.settings.coresets[name].budget),
+                "not made",
+            )
             continue
         counts = manifest["counts"]
         tokens = f"{counts['response_tokens']:,}" if "response_tokens" in counts else ""
         table.add_row(
-            name, manifest["strategy"], manifest["budget"], f"{counts['rows']:,}", f"{counts['pool']:,}", tokens,
+            name,
+            manifest["strategy"],
+            manifest["budget"],
+            f"{counts['rows']:,}",
+            f"{counts['pool']:,}",
+            tokens,
             _short(str(folder)),
         )
     out.print(table)
@@ -141,7 +165,10 @@ def status(config: ConfigOption = None) -> None:
             out.print(f"recipe {name} is gone from {path.name}")
         for item in stale:
             at = f"[{item.partition}]" if item.partition else ""
-            out.print(f"{item.asset.to_user_string()}{at} is {'missing' if item.missing else 'stale'}: {item.why}", markup=False)
+            out.print(
+                f"{item.asset.to_user_string()}{at} is {'missing' if item.missing else 'stale'}: {item.why}",
+                markup=False,
+            )
         for key in staleness.idle():
             out.print(f"{key.to_user_string()} is not computed: no recipe reads it")
         if not (found.changes or found.gone_recipes or stale):

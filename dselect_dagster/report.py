@@ -48,8 +48,15 @@ def png(figure: Any, title: str) -> dg.MetadataValue:
 
 
 def markdown_table(frame: pl.DataFrame) -> dg.MetadataValue:
-    with pl.Config(tbl_formatting="MARKDOWN", tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True,
-                   tbl_rows=50, tbl_cols=20, fmt_str_lengths=160, tbl_width_chars=10_000):
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_rows=50,
+        tbl_cols=20,
+        fmt_str_lengths=160,
+        tbl_width_chars=10_000,
+    ):
         return dg.MetadataValue.md(str(frame.with_columns(pl.col(pl.String).str.replace_all(r"[\n|]", " "))))
 
 

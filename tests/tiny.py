@@ -59,7 +59,11 @@ def tokenizer() -> Any:
         ),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<|bos|>", eos_token="<|im_end|>", pad_token="<|pad|>", chat_template=CHAT_TEMPLATE
+        tokenizer_object=raw,
+        bos_token="<|bos|>",
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        chat_template=CHAT_TEMPLATE,
     )
 
 

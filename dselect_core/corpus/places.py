@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import fsspec
@@ -96,7 +97,7 @@ def _path(path: str, spec: SourceSpec) -> Iterator[Part | str]:
     for info in matches:
         if info["type"] == "directory":
             parts += _folder(fs, info["name"], path, spec)
-        elif os.path.basename(info["name"]) in DATASETS_OWN:
+        elif PurePosixPath(info["name"]).name in DATASETS_OWN:
             parts.append(_name(fs, info["name"], path))
         else:
             parts.append(_file(fs, info, path))
@@ -124,7 +125,7 @@ def _saved(fs: fsspec.AbstractFileSystem, root: str, given: str, spec: SourceSpe
     """The dataset that `save_to_disk` wrote to a folder, if it did; of several splits the spec's."""
     with _asking(given):
         if fs.exists(f"{root}/{SAVED_SPLITS}"):
-            splits = sorted(os.path.dirname(path).rsplit("/", 1)[-1] for path in fs.glob(f"{root}/*/{SAVED}"))
+            splits = sorted(PurePosixPath(path).parent.name for path in fs.glob(f"{root}/*/{SAVED}"))
             if spec.split not in splits:
                 raise DselectError(f"{given}: no split {spec.split!r}. Set `split` to one of: {', '.join(splits)}.")
             root = f"{root}/{spec.split}"
@@ -137,8 +138,8 @@ def _saved(fs: fsspec.AbstractFileSystem, root: str, given: str, spec: SourceSpe
 
 
 def _dataset(spec: SourceSpec) -> Part:
-    given = os.path.expanduser(str(spec.dataset))
-    if "://" not in given and not given.startswith((".", "/")) and not os.path.isdir(given):
+    given = str(spec.dataset)
+    if "://" not in given and not given.startswith((".", "/", "~")) and not Path(given).is_dir():
         return hub_dataset(given, spec.name, spec.split, spec.revision)
     fs, root = _file_system(given, spec)
     with _asking(given):
@@ -150,12 +151,12 @@ def _dataset(spec: SourceSpec) -> Part:
     if not isinstance(fs, LocalFileSystem):
         raise DselectError(f"{given}: not written by `save_to_disk`. For a folder of data files use `path`.")
     version = digest([str(spec.name), *(f"{info['name']} {_version(info)}" for info in _files(fs, root, given))])
-    return LoadedDataset(f"{given}:{spec.split}", version, root, spec.name, spec.split, None)
+    return LoadedDataset(f"{_name(fs, root, given)}:{spec.split}", version, root, spec.name, spec.split, None)
 
 
 def _file_system(path: str, spec: SourceSpec) -> tuple[fsspec.AbstractFileSystem, str]:
     with _asking(path):
-        fs, root = fsspec.url_to_fs(os.path.expanduser(path), **spec.storage_options)
+        fs, root = fsspec.url_to_fs(path, **spec.storage_options)
         fs.invalidate_cache()
     return fs, root
 
@@ -179,8 +180,8 @@ def _name(fs: fsspec.AbstractFileSystem, path: str, given: str) -> str:
     """A path as the user would write it: the URL of a remote file; a local path absolute only if given so."""
     if not isinstance(fs, LocalFileSystem):
         return str(fs.unstrip_protocol(path))
-    relative = "://" not in given and not os.path.isabs(os.path.expanduser(given))
-    path = os.path.relpath(path) if relative else path
+    if "://" not in given and not given.startswith(("/", "~")):
+        path = os.path.relpath(path)
     return os.fsencode(path).decode("utf-8", "replace")  # a name may hold bytes that a table cannot
 
 

@@ -59,7 +59,9 @@ def current(workspace: Workspace) -> load.LanguageModel:
     try:
         record = json.loads(place.read_text())
     except FileNotFoundError:
-        raise DselectError(f"{place}: no model yet; materialise `warmup_model` first (`dselect refresh` does)") from None
+        raise DselectError(
+            f"{place}: no model yet; materialise `warmup_model` first (`dselect refresh` does)"
+        ) from None
     return _open(record["path"], workspace, record["identity"])
 
 

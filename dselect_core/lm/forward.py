@@ -116,7 +116,13 @@ class Forward:
         return signals
 
     def _token_scores(
-        self, signals: Signals, tokens: Tensor, response: list[np.ndarray], states: Tensor | None, logits: Tensor | None, beta: float
+        self,
+        signals: Signals,
+        tokens: Tensor,
+        response: list[np.ndarray],
+        states: Tensor | None,
+        logits: Tensor | None,
+        beta: float,
     ) -> None:
         rows = torch.from_numpy(np.concatenate([np.full(int(m.sum()), r) for r, m in enumerate(response)])).long()
         at = torch.from_numpy(np.concatenate([np.flatnonzero(m) for m in response])).long()
@@ -166,7 +172,9 @@ def down_projections(body: nn.Module) -> list[nn.Module]:
         found = [module for name, module in body.named_modules() if name.endswith("." + suffix)]
         if found:
             return found
-    raise DselectError(f"no MLP down projection found in {type(body).__name__}; activations need one of {', '.join(_DOWN)}")
+    raise DselectError(
+        f"no MLP down projection found in {type(body).__name__}; activations need one of {', '.join(_DOWN)}"
+    )
 
 
 def _pooled(states: Tensor, mask: Tensor) -> np.ndarray:

@@ -114,7 +114,7 @@ class Renderer:
             return messages
         try:
             self.text(messages[:2], True)
-        except Exception:  # noqa: BLE001  (jinja raises what the template's author chose)
+        except Exception:
             return _without_system(messages)
         return messages
 
@@ -139,7 +139,9 @@ class Renderer:
             content = message["content"] if message["content"] in whole[start:] else message["content"].strip()
             at = whole.find(content, start)
             if at < 0:
-                raise DselectError("the chat template rewrites assistant turns; choose `template: alpaca` under `model`")
+                raise DselectError(
+                    "the chat template rewrites assistant turns; choose `template: alpaca` under `model`"
+                )
             pieces += [(whole[done:at], False), (content, True)]
             done = at + len(content)
         return pieces

@@ -54,7 +54,11 @@ def frame(ids: list[str], rendered: list["Rendered"], signals: "Signals") -> pl.
             "cut_response_tokens": [r.cut_response for r in rendered],
             "truncated": [r.truncated for r in rendered],
             "reason": [
-                None if np.isfinite(u) else "no response token to score" if not r.response_tokens else "loss is not finite"
+                None
+                if np.isfinite(u)
+                else "no response token to score"
+                if not r.response_tokens
+                else "loss is not finite"
                 for u, r in zip(signals.upd, rendered, strict=True)
             ],
         },

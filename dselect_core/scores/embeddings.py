@@ -52,7 +52,9 @@ def frame(ids: list[str], signals: "Signals") -> pl.DataFrame:
 def _frame(ids: list[str], whole: np.ndarray, prompt: np.ndarray) -> pl.DataFrame:
     finite = np.isfinite(whole).all(1) & np.isfinite(prompt).all(1)
     columns = {"sample_id": ids, "embedding": whole, "prompt_embedding": prompt}
-    built = pl.DataFrame(columns | {"reason": pl.Series([None] * len(ids), dtype=pl.String)}, schema=schema(whole.shape[1]))
+    built = pl.DataFrame(
+        columns | {"reason": pl.Series([None] * len(ids), dtype=pl.String)}, schema=schema(whole.shape[1])
+    )
     if finite.all():
         return built
     keep = pl.Series(finite)

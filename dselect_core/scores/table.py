@@ -55,7 +55,9 @@ def write_table(
 ) -> TableReport:
     """Write kept and computed rows as one table, ascending by sample id, with its recipe and version."""
     parts = [part for part in (held, fresh) if part is not None]
-    frame = pl.concat(parts).sort("sample_id") if parts else pl.DataFrame(schema={"sample_id": pl.String, "value": pl.Null})
+    frame = (
+        pl.concat(parts).sort("sample_id") if parts else pl.DataFrame(schema={"sample_id": pl.String, "value": pl.Null})
+    )
     null = frame[_value_column(frame)].is_null()
     ids = frame.select(pl.concat_str(pl.selectors.ends_with("_id").fill_null(""), separator="/")).to_series()
     version = digest([fingerprint(recipe), *ids, *null.cast(pl.String)])

@@ -37,7 +37,9 @@ def update_model_scores(
         return reports
     lm = current(workspace)
     recipes = _recipes(lm.recipe, settings)
-    held = {kind: kept_rows(workspace.scores(kind, source), recipes[kind], samples.select("sample_id")) for kind in kinds}
+    held = {
+        kind: kept_rows(workspace.scores(kind, source), recipes[kind], samples.select("sample_id")) for kind in kinds
+    }
     todo = {kind: _without(samples, rows) for kind, rows in held.items()}
     lacking = pl.concat([rows.select("sample_id") for rows in todo.values()]).unique()
     union = samples.join(lacking, on="sample_id", how="semi", maintain_order="left")

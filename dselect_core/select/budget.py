@@ -37,7 +37,9 @@ class Budget:
                 raise DselectError(f"budget {text!r} is over 100%: the pool has no more than all of its rows")
             return cls("percent", value)
         if value != int(value):
-            raise DselectError(f"budget {text!r} must be a whole number of {unit}; for a share of the pool write {value}%")
+            raise DselectError(
+                f"budget {text!r} must be a whole number of {unit}; for a share of the pool write {value}%"
+            )
         return cls("tokens" if unit.startswith("token") else "rows", value)
 
     def __str__(self) -> str:

@@ -41,7 +41,9 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
             metadata["files skipped"] = len(landed.ingested.skipped)
         if landed.quarantine.height:
             metadata["quarantine path"] = dg.MetadataValue.path(str(place.quarantine(context.partition_key)))
-            metadata["quarantine by reason"] = markdown_table(landed.quarantine["reason"].value_counts(sort=True).head(20))
+            metadata["quarantine by reason"] = markdown_table(
+                landed.quarantine["reason"].value_counts(sort=True).head(20)
+            )
             metadata["quarantine, first rows"] = markdown_table(
                 landed.quarantine.select("file", "row", "reason", "excerpt").head(10)
             )

@@ -45,9 +45,7 @@ def score_source(settings: Settings, needed: frozenset[str], code_versions: dict
         )
 
     @dg.multi_asset(specs=[spec(name) for name in _DESCRIPTIONS], can_subset=True, name="score_source")
-    def score_source(
-        context: dg.AssetExecutionContext, workspace: WorkspaceResource
-    ) -> Iterator[dg.MaterializeResult]:
+    def score_source(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> Iterator[dg.MaterializeResult]:
         from dselect_core.scores.update import update_model_scores
 
         names = {KINDS[key.to_user_string()]: key for key in context.selected_asset_keys}
@@ -74,8 +72,11 @@ def dependability_grades(settings: Settings, needed: frozenset[str], code_versio
         automation_condition=on_input_change() if "grades" in needed else None,
         description=(
             "Correctness, helpfulness and reliability of each response (D3's dependability), by "
-            + ("the builtin heuristic grader, which is no LLM and says so in every record." if settings.grader.is_builtin
-               else f"{settings.grader.model} behind an OpenAI-compatible endpoint.")
+            + (
+                "the builtin heuristic grader, which is no LLM and says so in every record."
+                if settings.grader.is_builtin
+                else f"{settings.grader.model} behind an OpenAI-compatible endpoint."
+            )
         ),
     )
     def dependability_grades(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:

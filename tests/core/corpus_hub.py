@@ -52,7 +52,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         match unquote(url.path).strip("/").split("/"):
             case ["api", "datasets", org, name, *rest] if (repo := self.root / org / name).is_dir():
                 self._send(200, json.dumps(self._api(repo, rest, url.query, form)).encode(), JSON)
-            case ["datasets", org, name, "resolve", _, *path] if (file := self.root.joinpath(org, name, *path)).is_file():
+            case ["datasets", org, name, "resolve", _, *path] if (
+                file := self.root.joinpath(org, name, *path)
+            ).is_file():
                 self._file(self.root / org / name, file)
             case ["datasets", org, name, "resolve", *_] if (repo := self.root / org / name).is_dir():
                 self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit_of(repo)})

@@ -245,7 +245,14 @@ REMEDY = (
 
 
 def on_hub(address: str, home: Path, *specs: dict[str, Any]) -> list[Any]:
-    env = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    online = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "0")
+    env = {
+        **os.environ,
+        **online,
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     run = [sys.executable, "-c", SCRIPT, json.dumps(specs)]
     done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

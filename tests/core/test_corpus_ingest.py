@@ -202,10 +202,9 @@ def test_names_are_as_the_user_wrote_them(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
-    path = os.fsencode(tmp_path) + b"/a\xff.jsonl"
+    path = tmp_path / os.fsdecode(b"a\xff.jsonl")
     try:
-        with open(path, "w") as file:
-            file.write(json.dumps(qa("1")))
+        write(path, qa("1"))
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
     assert take(tmp_path).samples["origins"][0][0]["file"].endswith("a\ufffd.jsonl")

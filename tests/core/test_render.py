@@ -58,7 +58,9 @@ def test_an_answer_that_stands_in_the_prompt_too_is_found_where_it_is_answered()
 
 def test_response_ids_do_not_depend_on_what_stands_before_them() -> None:
     renderer = Renderer(tokenizer(), 512)
-    answers = {tuple(r.ids[r.response]) for p in ("a", "b ", "c\n") if (r := renderer.render(conversation(p, "the answer")))}
+    answers = {
+        tuple(r.ids[r.response]) for p in ("a", "b ", "c\n") if (r := renderer.render(conversation(p, "the answer")))
+    }
     assert len(answers) == 1
 
 
@@ -86,7 +88,10 @@ def test_the_prompt_is_cut_from_the_left_and_the_response_only_when_it_must_be()
 
 def test_a_shot_is_trimmed_from_the_left_and_left_out_when_there_is_no_room() -> None:
     renderer = Renderer(tokenizer(), 10_000)
-    target, shot = renderer.render(conversation("What?", "That.")), renderer.render(conversation("Who? " * 9, "Me. " * 9))
+    target, shot = (
+        renderer.render(conversation("What?", "That.")),
+        renderer.render(conversation("Who? " * 9, "Me. " * 9)),
+    )
     whole = one_shot(target, shot, 10_000)
     assert whole is not None
     assert whole[2] == 0

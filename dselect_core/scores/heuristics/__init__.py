@@ -1,15 +1,18 @@
 """The checks of the builtin grader, in the order they are reported.
 
-form.py        vacuous, refusal, cut_off, repetitive, broken_code
-relevance.py   echo, other_kind, unrelated
-equations.py   false_equation
-computed.py    wrong_value, wrong_yes_no
-units.py       false_conversion, wrong_conversion
-dates.py       wrong_date
-lists.py       wrong_list
-strings.py     wrong_string
+said.py         vacuous, refusal
+endings.py      cut_off
+repetition.py   repetitive
+python_code.py  broken_code
+relevance.py    echo, other_kind, unrelated
+equations.py    false_equation
+computed.py     wrong_value, wrong_yes_no
+units.py        false_conversion, wrong_conversion
+dates.py        wrong_date
+lists.py        wrong_list
+strings.py      wrong_string
 
-turn.py, request.py, numerals.py and expression.py read the text for them.
+turn.py, request.py, numerals.py, expression.py and common_words.py read the text for them.
 
 Each check reads a `Turn` and returns a `Finding` (a factor and a reason) or None. They know languages,
 sums and calendars, never a corpus. Precision comes before recall: a check that cannot be sure is silent.
@@ -17,17 +20,29 @@ sums and calendars, never a corpus. Precision comes before recall: a check that 
 
 from collections.abc import Callable
 
-from dselect_core.scores.heuristics import computed, dates, equations, form, lists, relevance, strings, units
+from dselect_core.scores.heuristics import (
+    computed,
+    dates,
+    endings,
+    equations,
+    lists,
+    python_code,
+    relevance,
+    repetition,
+    said,
+    strings,
+    units,
+)
 from dselect_core.scores.heuristics.turn import Finding, Turn
 
 Check = Callable[[Turn], Finding | None]
 
 CHECKS: tuple[Check, ...] = (
-    form.vacuous,
-    form.refusal,
-    form.cut_off,
-    form.repetitive,
-    form.broken_code,
+    said.vacuous,
+    said.refusal,
+    endings.cut_off,
+    repetition.repetitive,
+    python_code.broken_code,
     relevance.echo,
     relevance.other_kind,
     relevance.unrelated,

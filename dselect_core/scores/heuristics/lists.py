@@ -34,7 +34,8 @@ _OTHER_ORDER = re.compile(
 )
 _LIST_WORD = re.compile(r"\b(?:list|items|elements|numbers|words|array|sequence)\b", re.IGNORECASE)
 _DEDUPLICATE = re.compile(
-    r"\b(?:remove|delete|drop|eliminate)\b.{0,20}\bduplicate|\bunique (?:elements|items|values|numbers|words)\b", re.IGNORECASE
+    r"\b(?:remove|delete|drop|eliminate)\b.{0,20}\bduplicate|\bunique (?:elements|items|values|numbers|words)\b",
+    re.IGNORECASE,
 )
 
 
@@ -126,7 +127,11 @@ def _filtered(question: str, given: list[str], response: str) -> Finding | None:
     match = _KEEP.search(question)
     if match is None or not all(re.fullmatch(r"\d+", g) for g in given):
         return None
-    if re.search(r"\b(?:count|how many|sum|remove|not|or|and (?:odd|even|less|greater)|largest|smallest)\b", question, re.IGNORECASE):
+    if re.search(
+        r"\b(?:count|how many|sum|remove|not|or|and (?:odd|even|less|greater)|largest|smallest)\b",
+        question,
+        re.IGNORECASE,
+    ):
         return None
     expected = [g for g in given if _kept(match)(int(g))]
     if not expected:

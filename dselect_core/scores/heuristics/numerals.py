@@ -8,7 +8,28 @@ from fractions import Fraction
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
 _NUMERAL = re.compile(rf"(?<![\d.])(?P<sign>(?<![\w)])[-−])?(?P<number>{NUMBER})(?:\s*/\s*(?P<denominator>[1-9]\d*))?")
-_UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_UNITS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"thousand": 1000, "million": 10**6, "billion": 10**9}
 WORDS: dict[str, int] = {
@@ -68,8 +89,8 @@ def matches(expected: Fraction, value: Fraction, places: int) -> bool:
     unit = Fraction(1, 10**places)
     return (
         stated == wanted
-        or abs(stated - wanted) <= unit / 2
-        and (wanted / unit).denominator != 1
+        or (abs(stated - wanted) <= unit / 2
+        and (wanted / unit).denominator != 1)
         or stated == wanted // unit * unit
     )
 

@@ -6,10 +6,9 @@ the true answer and how often another row's answer shares nothing. [ours]
 """
 
 import re
-from functools import lru_cache
-from importlib import resources
 
-from dselect_core.scores.heuristics.numerals import WORDS, mentions_quantity
+from dselect_core.scores.heuristics.common_words import common_words, singular
+from dselect_core.scores.heuristics.numerals import WORDS, mentions_quantity, numbers_in
 from dselect_core.scores.heuristics.request import QUOTED
 from dselect_core.scores.heuristics.turn import Finding, Turn, clip
 
@@ -90,6 +89,8 @@ def _item_count(response: str) -> int:
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _NUMERAL = re.compile(r"\d+")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
+_SHOWS_WORK = re.compile(r"\d\s*[-+*×/÷]\s*\d[^\n]{0,40}=\s*\d|=\s*\d[^\n]{0,40}=\s*\d")
 _STEM = 5
 _FREE_FORM = re.compile(
     r"\b(?:poem|story|haiku|song|lyrics?|joke|limerick|translate|translation|riddle|metaphor|simile|rhyme|sonnet|dialogue|"
@@ -98,17 +99,17 @@ _FREE_FORM = re.compile(
     r"email|speech|monologue|prompt|describe a time)s?\b",
     re.IGNORECASE,
 )
-_POLITE = (
-    r"(?:\W*(?:please|can you|could you|hi|hello|tell me|briefly|in your own words|in one sentence|q:|question:)[,\s]+)*"
-)
+_POLITE = r"(?:\W*(?:please|can you|could you|hi|hello|tell me|briefly|in your own words|in one sentence|q:|question:)[,\s]+)*"
 _EXPLAINS = re.compile(
-    _POLITE + r"(?:how|explain|what|why|compare|contrast|summari[sz]e|describe|outline|analy[sz]e|discuss|define|who|when|where|"
+    _POLITE
+    + r"(?:how|explain|what|why|compare|contrast|summari[sz]e|describe|outline|analy[sz]e|discuss|define|who|when|where|"
     r"which|is|are|does|do|identify)\b",
     re.IGNORECASE,
 )
 # Questions whose short answer, when it is a sentence, names the subject again …
 _NAMES_SUBJECT = re.compile(
-    _POLITE + r"(?:(?:what|who|where|when|which)\b[^?]{0,40}?\b(?:is|are|was|were)\b|how (?:do|does|did|is|are)\b|define\b|explain\b)",
+    _POLITE
+    + r"(?:(?:what|who|where|when|which)\b[^?]{0,40}?\b(?:is|are|was|were)\b|how (?:do|does|did|is|are)\b|define\b|explain\b)",
     re.IGNORECASE,
 )
 _PERSONAL = re.compile(
@@ -130,26 +131,20 @@ _OPEN_ENDED = re.compile(
     r"\b(?:generate|create|write|compose|design|build|suggest|list|name|give|come up|make up|invent|develop|plan|plot|review|"
     r"puzzle|mnemonic|brainstorm|recommend|provide|propose|produce|construct|describe|think of|predict|rhym\w*|synonym\w*|"
     r"antonym\w*|opposite|similar|related|idiom|alternative\w*|words? (?:for|that|which|with)|how do you say|translat\w*|"
-    r"phrase that|initials|acronym|may|might|narrator)\b",
+    r"phrase that|initials|acronym|encode|encrypt|decode|cipher|code|may|might|narrator)\b",
     re.IGNORECASE,
 )
-
-
-@lru_cache(maxsize=1)
-def _common() -> frozenset[str]:
-    """Stems so frequent in English that sharing one says nothing."""
-    text = resources.files("dselect_core.scores.heuristics").joinpath("common_words.txt").read_text("utf-8")
-    return frozenset(_stem(word) for line in text.splitlines() if not line.startswith("#") for word in line.split())
+_ASKS_ABOUT_SELF = re.compile(r"\byou(?:r|rself)?\b", re.IGNORECASE)
+_DAY = re.compile(r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b|\b(?:am|pm|noon|midnight)\b", re.IGNORECASE)
+# Results spelled out letter by letter, or set off from the words around them, share no word with anything.
+_SPELLS = re.compile(
+    r"[:\"'`“]|\b(?:letters?|vowels?|consonants?|alphabet\w*|spell\w*|characters?|revers\w*|sorted)\b", re.IGNORECASE
+)
 
 
 def stems(text: str) -> set[str]:
     """Content words of `text`, each by its first letters: a stemmer for a yes-or-no question."""
-    return {_stem(word) for word in _WORD.findall(text.lower())} - _common()
-
-
-def _stem(word: str) -> str:
-    singular = word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word
-    return singular[:_STEM]
+    return {word[:_STEM] for word in {singular(w) for w in _WORD.findall(text.lower())} - common_words()}
 
 
 def unrelated(turn: Turn) -> Finding | None:
@@ -157,38 +152,48 @@ def unrelated(turn: Turn) -> Finding | None:
     if len(turn.words) < 4:
         return None
     explains, rewrites = _EXPLAINS.match(turn.prompt), turn.question and _REWRITES.search(turn.prompt[:200])
-    works_on = _works_on(turn.question)
-    if not (explains or rewrites or works_on) or _foreign(turn.response):
+    given = _given(turn.question)
+    if not (explains or rewrites or given or turn.number) or _foreign(turn.response):
         return None
     response = turn.response[:3000]
-    words, numbers = stems(response), set(_NUMERAL.findall(response))
+    words, numbers = stems(response), _numerals(response)
     if rewrites and len(words) >= 3 and "translat" not in turn.prompt.lower():
         factor = 0.4
     elif _FREE_FORM.search(turn.prompt[:1000]):
         return None
-    elif explains and len(words) >= 8 and "`" not in turn.context:
+    elif explains and len(words) >= 8 and "`" not in turn.context and not _ASKS_ABOUT_SELF.search(turn.prompt[:300]):
         factor = 0.3
-    elif works_on and (len(words) >= 2 or len(numbers) >= 2):
+    elif given == "numbers" and len(words) >= 2 and not numbers_in(response) and not _DAY.search(response):
         factor = 0.4
-    elif explains and len(words) >= 2 and _names_subject(turn):
+    elif given and len(numbers) >= 4 and _SHOWS_WORK.search(response):
+        factor = 0.4  # a calculation, with none of the numbers of the request
+    elif (given == "text" and (len(words) >= 3 or len(numbers) >= 3) and not _SPELLS.search(response)) or (explains and len(words) >= 2 and _names_subject(turn)):
         factor = 0.4
+    elif turn.number and len(words) >= 2 and len(turn.prompt.split()) >= 3 and not _ASKS_ABOUT_SELF.search(turn.prompt):
+        if _SPELLS.search(response):
+            return None
+        factor = 0.4  # a conversation that has found its subject
     else:
         return None
     context = turn.context if len(turn.context) <= 8000 else turn.context[:4000] + "\n" + turn.context[-4000:]
     asked = stems(context)
-    if not asked or asked & words or numbers & set(_NUMERAL.findall(context)):
+    if len(asked) < (2 if factor == 0.3 else 1) or asked & words or numbers & _numerals(context):
         return None
     return Finding(factor, f"shares no content word with the request ({clip(turn.prompt, 40)!r})")
 
 
-def _works_on(question: str) -> bool:
-    """Whether the request holds what it is to be done with: numbers, a quotation, or an input under the instruction."""
+def _numerals(text: str) -> set[str]:
+    return set(_NUMERAL.findall(_THOUSANDS.sub("", text)))
+
+
+def _given(question: str) -> str | None:
+    """What the request holds to be worked on: `numbers`, `text` (quoted, or an input under the instruction), or None."""
     if not question or _OPEN_ENDED.search(question):
-        return False
-    if len(set(_NUMERAL.findall(question))) >= 2 or QUOTED.search(question):
-        return True
+        return None
+    if len(set(_NUMERAL.findall(question))) >= 2:
+        return "numbers"
     _, gap, given = question.partition("\n\n")
-    return bool(gap) and len(stems(given)) >= 3
+    return "text" if (QUOTED.search(question) and len(question) < 200) or (gap and len(stems(given)) >= 3) else None
 
 
 def _names_subject(turn: Turn) -> bool:

@@ -54,7 +54,8 @@ def _letters(text: str) -> str:
 
 _REVERSE = re.compile(r"\brevers(?:e|ed|ing)\b|\bbackwards?\b", re.IGNORECASE)
 _NOT_SPELLING = re.compile(
-    r"\b(?:same|meaning|sense|roles|pyramid|outline|argument|statement|engineer|list|numbers|items|elements)\b", re.IGNORECASE
+    r"\b(?:same|meaning|sense|roles|pyramid|outline|argument|statement|engineer|list|numbers|items|elements)\b",
+    re.IGNORECASE,
 )
 
 
@@ -120,7 +121,12 @@ def _counted(question: str, response: str) -> Finding | None:
 def _palindrome(question: str, response: str) -> Finding | None:
     asked = re.search(r"\bpalindrome\b|\bsame\b.{0,20}\bbackwards?\b|\bsame in reverse\b", question, re.IGNORECASE)
     text, said = quoted(question), says_yes(response)
-    if asked is None or text is None or said is None or not re.match(r"\W*(?:\w+ ){0,6}?(?:is|does|whether|if)\b", question, re.IGNORECASE):
+    if (
+        asked is None
+        or text is None
+        or said is None
+        or not re.match(r"\W*(?:\w+ ){0,6}?(?:is|does|whether|if)\b", question, re.IGNORECASE)
+    ):
         return None
     truth = _letters(text) == _letters(text)[::-1]
     return None if said == truth else Finding(0.1, f"{clip(text, 30)!r} is {'' if truth else 'not '}a palindrome")

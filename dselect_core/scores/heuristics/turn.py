@@ -25,11 +25,13 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Turn:
-    """One assistant message (`response`), the user message it answers (`prompt`), and all text before it (`context`)."""
+    """One assistant message (`response`), the user message it answers (`prompt`), all text before it (`context`), and
+    how many answers came before (`number`)."""
 
     prompt: str
     response: str
     context: str
+    number: int = 0
 
     @cached_property
     def prose(self) -> str:
@@ -53,10 +55,12 @@ def turns(messages: Sequence[Mapping[str, str]]) -> Iterator[Turn]:
     """The assistant messages of a sample, each with what it answers."""
     before: list[str] = []
     prompt = ""
+    number = 0
     for message in messages:
         text = message["content"]
         if message["role"] == "assistant":
-            yield Turn(prompt.strip(), _MARKS_AT_ENDS.sub("", text), "\n".join(before))
+            yield Turn(prompt.strip(), _MARKS_AT_ENDS.sub("", text), "\n".join(before), number)
+            number += 1
         elif message["role"] == "user":
             prompt = text
         before.append(text)
