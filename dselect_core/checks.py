@@ -41,10 +41,10 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
     facts = {"rows": account["rows"], "samples": samples.height, "duplicates": held - samples.height}
     facts["quarantined"] = quarantined
     passed = account["rows"] == found and origins == held
-    told = f"{account['rows']} rows = {samples.height} samples + {held - samples.height} duplicates + {quarantined} quarantined"
-    return Verdict(
-        passed, told if passed else f"rows are missing: {account['rows']} read, {found} found in the tables", facts
-    )
+    duplicates = held - samples.height
+    told = f"{account['rows']} rows = {samples.height} samples + {duplicates} duplicates + {quarantined} quarantined"
+    missing = f"rows are missing: {account['rows']} read, {found} found in the tables"
+    return Verdict(passed, told if passed else missing, facts)
 
 
 def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
@@ -54,19 +54,24 @@ def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
 
 
 def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
-    """No column mostly null, constant, or out of its range, over the pool."""
+    """No column mostly null, constant, or out of its range, over the pool.
+
+    The builtin heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.
+    """
     index = read_index(workspace)
     faults, facts = [], {}
     for column, (kind, low, high) in RANGES.items():
         if kind not in kinds or not index.sources:
             continue
-        values = pool_scores(workspace, index, kind)[column].cast(pl.Float64)
+        table = pool_scores(workspace, index, kind)
+        values = table[column].cast(pl.Float64)
         nulls = values.null_count() / len(values)
         present = values.drop_nulls()
         facts[f"{column} null share"] = nulls
         if nulls > NULL_SHARE:
             faults.append(f"{column}: {nulls:.0%} null")
-        if len(present) >= CONSTANT_ROWS and present.n_unique() == 1:
+        may_be_constant = column == "grade" and set(table["scale"]) == {"heuristic"}
+        if len(present) >= CONSTANT_ROWS and present.n_unique() == 1 and not may_be_constant:
             faults.append(f"{column}: the same value, {present[0]}, in all {len(present)} rows")
         if not (present.is_finite() & present.is_between(low, high)).all():
             faults.append(f"{column}: values outside [{low:g}, {high:g}]")

@@ -72,7 +72,7 @@ class ModelSpec(_Strict):
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or a torch device")
     max_length: int | None = Field(None, gt=8, description="window in tokens; by default the model's own")
     template: Literal["auto", "alpaca", "plain"] = Field("auto", description="auto: the tokenizer's chat template")
-    batch_tokens: int = Field(8192, gt=0, description="tokens per forward pass, padding included")
+    batch_tokens: int = Field(4096, gt=0, description="tokens per forward pass, padding included")
 
 
 class WarmupSpec(_Strict):

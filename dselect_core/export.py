@@ -173,7 +173,7 @@ _EXPORTS = {
 
 
 def export_coreset(folder: UPath, target: str, form: str) -> list[UPath]:
-    """Copy a made coreset, whole (`all`) or one form of it, to a folder or object-store prefix; returns what was written.
+    """Copy a made coreset, whole (`all`) or in one form, to a folder or object-store prefix; returns what was written.
 
     Raises DselectError for an unknown form, and when the coreset is not made.
     """

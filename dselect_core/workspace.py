@@ -25,7 +25,8 @@ class Workspace:
 
     @property
     def root(self) -> UPath:
-        return UPath(self.settings.storage, **self.settings.storage_options)
+        root: UPath = UPath(self.settings.storage, **self.settings.storage_options)
+        return root
 
     def samples(self, source: str) -> UPath:
         return self.root / "raw" / source / "samples.parquet"

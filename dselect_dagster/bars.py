@@ -1,7 +1,5 @@
 """Progress bars of `dselect refresh`: one a unit of work, on the terminal; plain lines where there is none."""
 
-import os
-import sys
 import time
 from types import TracebackType
 
@@ -23,9 +21,7 @@ class Bars:
     """Use as a context: `run` names a run as it starts, and the assets' progress moves the bars."""
 
     def __init__(self) -> None:
-        # A copy of the terminal: while a step runs, Dagster points stderr at the run's log.
-        self._terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
-        self.console = Console(file=self._terminal, force_terminal=sys.stderr.isatty())
+        self.console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -51,7 +47,6 @@ class Bars:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._listening.__exit__(None, None, None)
         self._progress.stop()
-        self._terminal.close()
 
     def run(self, what: str) -> None:
         self._tasks.clear()

@@ -80,9 +80,8 @@ def drain(
         failed = {(asset, run.partition) for run in done.failed for asset in run.assets}
         # Nothing runs again in one refresh after it failed: its message has been given.
         able = [key for key in _ready(defs, instance) if key in behind and key not in failed]
-        pending = [key for key in behind if key not in failed]
         keys = [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
-        keys += [key for key in able if not staleness.waits(key, pending)]
+        keys += [key for key in able if not staleness.waits(key, able)]
         keys = [key for key in keys if wanted(*key)]
         if not keys:
             done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
@@ -127,7 +126,7 @@ def _run(
     done: Drained,
     on_run: Callable[[str], None],
 ) -> None:
-    """Run the keys, those of one partition set and partition together: a run over several records one version for all."""
+    """Run the keys, one run a partition: a run over several partitions records one data version for all of them."""
     graph = defs.resolve_asset_graph()
     groups: dict[tuple[str | None, str | None], list[dg.AssetKey]] = defaultdict(list)
     for asset, partition in keys:
@@ -149,11 +148,14 @@ def _run(
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """Message of each failed step: of its root cause, or what the blocking check found."""
+    found = {c.check_name: c.description or "" for c in result.get_asset_check_evaluations() if not c.passed}
     errors = {}
     for event in result.filter_events(lambda e: e.is_step_failure):
         error = event.step_failure_data.error
-        cause = error
-        while cause is not None and cause.cause is not None:
-            cause = cause.cause
-        errors[event.step_key or ""] = cause.message.strip() if cause is not None else "failed"
+        while error is not None and error.cause is not None:
+            error = error.cause
+        step = event.step_key or ""
+        told = [f"{name}: {description}" for name, description in found.items() if step.endswith(name)]
+        errors[step] = "; ".join(told) or (error.message.strip() if error is not None else "failed")
     return errors

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 
 DAGSTER_YAML = """\
 telemetry: {enabled: false}
@@ -32,4 +33,10 @@ def home(config: Path) -> Path:
 
 
 def open_instance(config: Path) -> dg.DagsterInstance:
-    return dg.DagsterInstance.from_config(str(home(config)))
+    """The instance for a command in the foreground: what steps print goes to its terminal, not to files.
+
+    Capturing it costs two processes a step, more than most steps take. Events and log lines are kept as ever.
+    """
+    noop = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager", "config": {}}
+    ref = InstanceRef.from_dir(str(home(config)), overrides={"compute_logs": noop})
+    return dg.DagsterInstance.from_ref(ref)

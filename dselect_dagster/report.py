@@ -22,7 +22,9 @@ def histogram(values: pl.Series, title: str, chosen: pl.Series | None = None) ->
         axes.hist(present, bins=40)
     else:
         _, edges, _ = axes.hist(present, bins=40, density=True, alpha=0.5, label="pool")
-        axes.hist(chosen.drop_nulls().cast(pl.Float64).to_numpy(), bins=edges, density=True, alpha=0.5, label="chosen")
+        axes.hist(
+            chosen.drop_nulls().cast(pl.Float64).to_numpy(), bins=list(edges), density=True, alpha=0.5, label="chosen"
+        )
         axes.legend(fontsize=7)
     axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=7)

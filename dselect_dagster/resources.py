@@ -8,7 +8,7 @@ from dselect_core.config import config_path, load_settings
 from dselect_core.workspace import Workspace
 
 
-class WorkspaceResource(dg.ConfigurableResource):
+class WorkspaceResource(dg.ConfigurableResource[Workspace]):
     """Reads dselect.yaml at each use, so that a run sees the file as it is when it starts."""
 
     config: str = ""

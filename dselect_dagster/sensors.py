@@ -30,7 +30,10 @@ def sources_and_recipes(context: dg.SensorEvaluationContext, workspace: Workspac
     names = {
         asset: [c.partition for c in found.changes if c.asset == asset] for asset in ("raw_dataset", "coreset_spec")
     }
-    partitions = [SOURCE.build_add_request(names["raw_dataset"]), RECIPE.build_add_request(names["coreset_spec"])]
+    partitions: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = [
+        SOURCE.build_add_request(names["raw_dataset"]),
+        RECIPE.build_add_request(names["coreset_spec"]),
+    ]
     if found.gone_recipes:
         partitions.append(RECIPE.build_delete_request(found.gone_recipes))
     return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=partitions)

@@ -36,7 +36,7 @@ class _Loading(LoadingContext):
         return self._instance
 
     @property
-    def loaders(self) -> dict:  # type: ignore[type-arg]
+    def loaders(self) -> dict:
         return self._loaders
 
 
@@ -93,11 +93,14 @@ class Staleness:
         keys = self.graph.toposorted_asset_keys
         return [k for k in keys if k not in landed and self.graph.get(k).automation_condition is None]
 
-    def waits(self, key: Key, pending: list[Key]) -> bool:
-        """Whether an input of `key` is among the pending, so that it would only be made twice."""
+    def waits(self, key: Key, able: list[Key]) -> bool:
+        """Whether something upstream of `key`, at any distance, is about to run, so that `key` would be made twice."""
         asset, partition = key
-        parents = self.graph.get(asset).parent_keys
-        return any(other in parents and (at is None or partition in (None, at)) for other, at in pending)
+        upstream = self.graph.get_ancestor_asset_keys(asset)
+        own = self.graph.get(asset).partitions_def
+        return any(
+            other in upstream and (self.graph.get(other).partitions_def != own or at == partition) for other, at in able
+        )
 
     def is_blind_to(self, asset: dg.AssetKey) -> bool:
         """Whether the asset hangs on so many partitions that Dagster does not look at them."""
@@ -112,6 +115,6 @@ class Staleness:
 def _words(cause: StaleCause) -> str:
     if cause.dependency is None or cause.category == StaleCauseCategory.CODE:
         return "its settings or code changed"
-    partition = f"[{cause.dependency_partition_key}]" if cause.dependency_partition_key else ""
+    asset, partition = cause.dependency.asset_key.to_user_string(), cause.dependency.partition_key
     changes = {"has a new data version": "changed", "has a new dependency data version": "changed"}
-    return f"{cause.dependency.to_user_string()}{partition} {changes.get(cause.reason, cause.reason)}"
+    return f"{asset}{f'[{partition}]' if partition else ''} {changes.get(cause.reason, cause.reason)}"

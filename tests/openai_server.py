@@ -51,7 +51,9 @@ def completion(
     """A chat completion whose only choice says `content`."""
     body: dict[str, Any] = {
         "id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": "test",
-        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}],
+        "choices": [
+            {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}},
+        ],
     }  # fmt: skip
     if usage is not None:
         body["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}

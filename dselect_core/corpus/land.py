@@ -72,6 +72,7 @@ def account_of(workspace: Workspace, source: str) -> dict[str, Any]:
     """The account of rows that was written with a source's samples."""
     path = workspace.samples(source)
     try:
-        return json.loads(read_metadata(path)["account"])
+        account: dict[str, Any] = json.loads(read_metadata(path)["account"])
     except (FileNotFoundError, KeyError):
         raise DselectError(f"{path}: source {source} has not landed; materialise raw_dataset[{source}]") from None
+    return account

@@ -27,16 +27,16 @@ def prepare(workspace: Workspace, pool: Callable[[], pl.DataFrame], progress: Pr
     """Make (builtin) or resolve and open (any other) the target model, and record it as the one in force.
 
     pool: gives the SAMPLES frame the builtin model is tuned on; not called for another model.
-    Returns the record: path, identity, template, window, and how it was tuned. Raises DselectError when
+    Returns the record: path (the builtin model's is relative to the models' folder), identity, template, window,
+    and how it was tuned. Raises DselectError when
     the path is not a causal language model.
     """
     spec = workspace.settings.model
     record: dict[str, Any] = {}
     if spec.path == "builtin":
-        folder = workspace.models / f"builtin-{fingerprint(workspace.settings.warmup.model_dump())[:12]}"
-        record["warmup"] = _make(folder, workspace, pool(), progress)
-        path = str(folder)
-        model_identity = f"local:{load.folder_identity(local_folder(folder, record['warmup']['identity']))}"
+        path = f"builtin-{fingerprint(workspace.settings.warmup.model_dump())[:12]}"
+        record["warmup"] = _make(workspace.models / path, workspace, pool(), progress)
+        model_identity = f"local:{record['warmup'].pop('identity')}"
     else:
         path, model_identity = spec.path, load.identity(spec.path, spec.revision)
     record |= {"path": path, "identity": model_identity}
@@ -83,7 +83,7 @@ def _make(folder: UPath, workspace: Workspace, pool: pl.DataFrame, progress: Pro
 def _open(path: str, workspace: Workspace, model_identity: str) -> load.LanguageModel:
     load.quiet_transformers()
     if workspace.settings.model.path == "builtin":
-        path = str(local_folder(UPath(path, **workspace.settings.storage_options), model_identity))
+        path = str(local_folder(workspace.models / path, model_identity))
     return _opened(path, workspace.settings.model, model_identity)
 
 

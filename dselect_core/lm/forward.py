@@ -6,6 +6,7 @@ The output layer runs only at response positions, in blocks, with float32 softma
 [batch, length, vocabulary] tensor. Packing and prefix sharing are left out on purpose.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +39,9 @@ class Signals:
 
 def upd_per_token(loss: Tensor, entropy: Tensor, vocabulary: int, beta: float) -> Tensor:
     """UPD_t = sigmoid(L_t) · max(0, 1 - H_t / (ln V)^β)   (D3, arXiv 2503.11441; [second] source)."""
-    return torch.sigmoid(loss) * (1 - entropy / np.log(vocabulary) ** beta).clamp_min(0)
+    certainty = (1 - entropy / math.log(vocabulary) ** beta).clamp_min(0)
+    upd: Tensor = torch.sigmoid(loss) * certainty
+    return upd
 
 
 class Forward:
@@ -62,7 +65,8 @@ class Forward:
         return torch.allclose(self.head(self._states(ids)), whole, atol=1e-4, rtol=1e-3)
 
     def _states(self, ids: Tensor) -> Tensor:
-        return self.body(input_ids=ids, use_cache=False).last_hidden_state
+        states: Tensor = self.body(input_ids=ids, use_cache=False).last_hidden_state
+        return states
 
     @torch.inference_mode()
     def run(
@@ -97,10 +101,12 @@ class Forward:
             over = prompt if neuron_tokens == "prompt" else whole
             hooks = self._hook_neurons(signals, over, neuron_layers)
         try:
+            states: Tensor | None
             if self.plain_head or "difficulty" not in want:
                 states, logits = self._states(tokens), None
             else:
-                states = self._states(tokens) if "embeddings" in want else None
+                # Twice through the body where states or neurons are wanted too: the price of an unusual head.
+                states = self._states(tokens) if want & {"embeddings", "activations"} else None
                 for hook in hooks:
                     hook.remove()
                 logits = self.model(input_ids=tokens, use_cache=False).logits

@@ -1,8 +1,9 @@
 """Conversation → token ids and a mask of the response tokens.
 
-Each conversation is rendered once with the model's own chat template, cut into pieces at the
-borders of the assistant turns, and the pieces are tokenised separately and joined as ids. So a
-response has the same ids in every pass and no token straddles the border [ours]. The price: a tokenizer that would merge across the border sees two tokens there.
+Each conversation is rendered once with the model's own chat template, cut into pieces at the borders of the
+assistant turns, and the pieces are tokenised separately and joined as ids. So a response has the same ids in
+every pass and no token straddles the border [ours]. The price: a tokenizer that would merge across the border
+sees two tokens there.
 
 One-shot sequences are `shot + continuation`: the shot's zero-shot ids, literally, then the target
 rendered as the template renders a later turn. The border is found with a probe conversation, so
@@ -91,8 +92,10 @@ class Renderer:
         return self.template_name != "chat"
 
     def text(self, messages: list[Message], generation_prompt: bool) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages, chat_template=self.template, tokenize=False, add_generation_prompt=generation_prompt
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, chat_template=self.template, tokenize=False, add_generation_prompt=generation_prompt
+            )
         )
 
     def render(self, messages: list[Message]) -> Rendered:
@@ -135,7 +138,7 @@ class Renderer:
             whole = self.text(before + messages[: i + 1], False)
             # Templates may print more in front of a finished answer than they ask with (empty think blocks):
             # look for the answer from where the two part.
-            start = max(done, len(os.path.commonprefix([prompt, whole])))
+            start = max(done, len(os.path.commonprefix([prompt, whole])))  # noqa: RUF071  (of text, as meant)
             content = message["content"] if message["content"] in whole[start:] else message["content"].strip()
             at = whole.find(content, start)
             if at < 0:

@@ -45,8 +45,8 @@ def train_tokenizer(pool: pl.DataFrame, spec: WarmupSpec) -> Any:
         .str.slice(0, TOKENIZER_CHARACTERS)
     )
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=spec.vocab_size,
         special_tokens=["<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"],
@@ -76,12 +76,13 @@ def tune(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dselect_core.lm.batches import batches
-    from dselect_core.lm.load import quiet_transformers
+    from dselect_core.lm.load import keep_freed_memory, quiet_transformers
     from dselect_core.lm.render import Renderer
 
     if pool.is_empty():
         raise DselectError("the warm-up needs at least one sample: every source is empty or quarantined")
     quiet_transformers()
+    keep_freed_memory()
     tokenizer = train_tokenizer(pool, spec)
     renderer = Renderer(tokenizer, min(spec.max_length, spec.window))
     rendered = [renderer.render(messages) for messages in warmup_sample(pool, spec)["messages"].to_list()]

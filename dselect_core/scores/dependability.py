@@ -69,8 +69,13 @@ def _heuristic(pairs: list[Any], progress: Progress | None) -> list[tuple[Any, .
     now = datetime.now(UTC)
     rows: list[tuple[Any, ...]] = []
     for done, (sample_id, messages) in enumerate(pairs, start=1):
-        value, line = heuristic_grader.grade_messages(messages)
-        rows.append((sample_id, value, "heuristic", heuristic_grader.NAME, None, line, None, None, None, now))
+        value: float | None = None
+        line = failure = None
+        try:
+            value, line = heuristic_grader.grade_messages(messages)
+        except Exception as error:  # one strange text must not cost the others their grades
+            failure = f"the checks failed: {type(error).__name__}: {error}"
+        rows.append((sample_id, value, "heuristic", heuristic_grader.NAME, None, line, failure, None, None, now))
         if progress is not None and (done % _REPORT_EVERY == 0 or done == len(pairs)):
             progress(done, len(pairs))
     return rows

@@ -51,7 +51,7 @@ REMINDER = "Rate the assistant's answers above by the rubric. Reply with the JSO
 
 @dataclass(frozen=True)
 class Judgement:
-    """One sample's outcome. `grade` in [0.05, 1] or None with the reason in `error`; tokens as the endpoint billed them."""
+    """One sample's outcome: `grade` in [0.05, 1], or None with the reason in `error`; tokens as they were billed."""
 
     grade: float | None = None
     rating: float | None = None
@@ -63,7 +63,7 @@ class Judgement:
 
 
 def rubric_text(spec: GraderSpec) -> str:
-    """The rubric in force: `spec.rubric` (any fsspec path) or the shipped one. Raises DselectError when it cannot be read."""
+    """The rubric in force: `spec.rubric` (any fsspec path) or the shipped one. DselectError when it cannot be read."""
     if spec.rubric is None:
         return resources.files("dselect_core.scores").joinpath("rubric.md").read_text("utf-8")
     import fsspec
@@ -98,7 +98,7 @@ def render(sample_id: str, messages: Messages, rubric: str) -> list[dict[str, st
 
 
 def parse_rating(text: str) -> tuple[float, str | None]:
-    """Rating in [1, 5] and reason from the judge's reply; fences, prose or a thinking section around the JSON are allowed.
+    """Rating in [1, 5] and reason from the judge's reply; prose, fences or a thinking section around it are allowed.
 
     Raises ValueError where there is no rating, it is out of range, or two objects give different ones.
     """
@@ -297,17 +297,17 @@ def _remedy(error: Exception, base_url: str, spec: GraderSpec) -> str | None:
     said = _describe(error)
     key = spec.api_key.env if spec.api_key else DEFAULT_KEY if spec.base_url is None else None
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        where = f"the key in {key}" if key else "grader.api_key (none is given: name its variable, {env: NAME})"
+        where = f"the key in {key}" if key else "grader.api_key (none is given; name its variable as {env: NAME})"
         return f"grader: {base_url} refuses access ({said}). Check {where}, and that it may use {spec.model}."
     if isinstance(error, openai.NotFoundError):
-        return f"grader: {base_url} has no {spec.model} ({said}). Check grader.model and grader.base_url (it mostly ends in /v1)."
+        return f"grader: {base_url} has no {spec.model} ({said}). Check grader.model and grader.base_url (mostly …/v1)."
     if isinstance(error, openai.BadRequestError) and error.code in ("unsupported_value", "unsupported_parameter"):
         return f"grader: {base_url} does not accept these settings for {spec.model} ({said}). Change them under grader."
     if isinstance(error, openai.RateLimitError) and error.code == "insufficient_quota":
-        return f"grader: {base_url} has no credit left for {f'the key in {key}' if key else spec.model} ({said}). Add credit and run again."
+        return f"grader: {base_url} has no credit left ({said}). Add credit for the key in {key} and run again."
     read_timeout = isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ != "ConnectTimeout"
     if isinstance(error, openai.APIConnectionError) and not read_timeout:
-        return f"grader: no connection to {base_url} ({said}). Check grader.base_url, and that the server runs and can be reached."
+        return f"grader: no connection to {base_url} ({said}). Check grader.base_url, and that its server runs."
     return None
 
 

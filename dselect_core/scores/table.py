@@ -77,7 +77,7 @@ def _tokens(fresh: pl.DataFrame | None) -> int | None:
     """Tokens of the computed rows, where the table counts them."""
     if fresh is None or not {"prompt_tokens", "response_tokens"} <= set(fresh.columns):
         return None
-    return int(fresh["prompt_tokens"].sum() + fresh["response_tokens"].sum())
+    return int(fresh.select(pl.col("prompt_tokens").sum() + pl.col("response_tokens").sum()).item())
 
 
 def _value_column(frame: pl.DataFrame) -> str:

@@ -1,5 +1,7 @@
 """What comes in: `raw_dataset`, one partition a source."""
 
+from typing import Any
+
 import dagster as dg
 
 from dselect_core.corpus.canonical import SAMPLES
@@ -29,7 +31,7 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
         progress = Progress(context, f"raw_dataset {context.partition_key}")
         landed = land(place, context.partition_key)
         progress(landed.account["rows"], landed.account["rows"])
-        metadata: dict[str, object] = {
+        metadata: dict[str, Any] = {
             "dagster/partition_row_count": landed.account["samples"],
             **landed.account,
             "seconds": round(progress.seconds, 2),

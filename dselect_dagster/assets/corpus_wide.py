@@ -4,6 +4,8 @@ Dagster stops tracking staleness across an edge of 100 partitions, so everything
 index, which is one asset however many sources there are.
 """
 
+from typing import Any
+
 import dagster as dg
 
 from dselect_core.config import Settings
@@ -38,7 +40,7 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
         index = build_index(workspace.open(), names, needed)
         progress(index.frame.height, index.frame.height)
-        metadata: dict[str, object] = {
+        metadata: dict[str, Any] = {
             "dagster/row_count": index.frame.height,
             "sources": len(index.sources),
             "sources excluded": len(index.excluded),

@@ -23,9 +23,9 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         code_version=code_version,
         automation_condition=once_there_is_data(),
         description=(
-            "The model whose losses, states and neurons are the scores. The builtin one is tuned here on a small seeded "
-            "part of the pool; any other is resolved, opened and identified by its weights. Pinned on purpose: new rows "
-            "do not make another model. Materialise it by hand to tune on the pool of today."
+            "The model whose losses, states and neurons are the scores. The builtin one is tuned here on a small "
+            "seeded part of the pool; any other is resolved, opened and identified by its weights. Pinned on purpose: "
+            "new rows do not make another model. Materialise it by hand to tune on the pool of today."
         ),
     )
     def warmup_model(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
@@ -36,7 +36,8 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         record = prepare(place, lambda: _landed(place, context), progress)
         if record["template_is_fallback"]:
             context.log.warning(
-                f"the tokenizer has no chat template: prompts are rendered with the named template {record['template']!r}"
+                "the tokenizer has no chat template: "
+                f"prompts are rendered with the named template {record['template']!r}"
             )
         shown: dict[str, Any] = {k: v for k, v in record.items() if k not in ("warmup", "recipe")}
         shown |= {f"warm-up {k}": v for k, v in record.get("warmup", {}).items()}

@@ -210,21 +210,27 @@ def test_a_403_of_one_sample_is_that_sample_alone():
 
 
 def test_an_unknown_model_is_an_error():
-    with OpenAIServer(lambda r: error(404, "no such model", "model_not_found")) as server:
-        with pytest.raises(DselectError, match="has no judge-1.*grader.model"):
-            grade(samples(3), spec(server))
+    with (
+        OpenAIServer(lambda r: error(404, "no such model", "model_not_found")) as server,
+        pytest.raises(DselectError, match=r"has no judge-1.*grader.model"),
+    ):
+        grade(samples(3), spec(server))
 
 
 def test_settings_the_model_does_not_take_are_an_error():
-    with OpenAIServer(lambda r: error(400, "'temperature' does not support 0", "unsupported_value")) as server:
-        with pytest.raises(DselectError, match="does not accept these settings.*temperature"):
-            grade(samples(2), spec(server))
+    with (
+        OpenAIServer(lambda r: error(400, "'temperature' does not support 0", "unsupported_value")) as server,
+        pytest.raises(DselectError, match=r"does not accept these settings.*temperature"),
+    ):
+        grade(samples(2), spec(server))
 
 
 def test_no_credit_left_is_an_error():
-    with OpenAIServer(lambda r: error(429, "quota", "insufficient_quota")) as server:
-        with pytest.raises(DselectError, match="no credit left"):
-            grade(samples(2), spec(server, max_retries=0))
+    with (
+        OpenAIServer(lambda r: error(429, "quota", "insufficient_quota")) as server,
+        pytest.raises(DselectError, match="no credit left"),
+    ):
+        grade(samples(2), spec(server, max_retries=0))
 
 
 def test_nobody_listening_is_an_error():

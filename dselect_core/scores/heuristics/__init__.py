@@ -4,7 +4,8 @@ said.py         vacuous, refusal
 endings.py      cut_off
 repetition.py   repetitive
 python_code.py  broken_code
-relevance.py    echo, other_kind, unrelated
+kind.py         echo, other_kind
+relation.py     unrelated
 equations.py    false_equation
 computed.py     wrong_value, wrong_yes_no
 units.py        false_conversion, wrong_conversion
@@ -25,9 +26,10 @@ from dselect_core.scores.heuristics import (
     dates,
     endings,
     equations,
+    kind,
     lists,
     python_code,
-    relevance,
+    relation,
     repetition,
     said,
     strings,
@@ -43,9 +45,9 @@ CHECKS: tuple[Check, ...] = (
     endings.cut_off,
     repetition.repetitive,
     python_code.broken_code,
-    relevance.echo,
-    relevance.other_kind,
-    relevance.unrelated,
+    kind.echo,
+    kind.other_kind,
+    relation.unrelated,
     equations.false_equation,
     computed.wrong_value,
     computed.wrong_yes_no,

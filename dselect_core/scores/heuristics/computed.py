@@ -7,6 +7,7 @@ form of the result) is not judged. [ours]
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 
 from dselect_core.scores.heuristics import expression
@@ -18,10 +19,9 @@ from dselect_core.scores.heuristics.turn import Finding, Turn, clip, says_yes
 # Each pattern is matched against the whole request, operators already normalised.
 _N = rf"(-?[$€£]?{NUMBER})"
 _ASK = (
-    r"(?:(?:please|hi|hello|hey|and|now|so|can you|could you|tell me|help me)[,!.]?\s+)*"
-    r"(?:what(?:'s|’s| is| are| does| would be| do you get (?:when|if) you)?|calculate|compute|evaluate|how much (?:is|are)|"
-    r"solve|find|work out|determine|give me|give|simplify)?\s*(?:the\s+)?"
-    r"(?:(?:value|result|answer|solution)\s+(?:of|to|when)\s+)?:?\s*"
+    r"(?:(?:please|hi|hello|hey|and|now|so|can you|could you|tell me|help me)[,!.]?\s+)*(?:what(?:'s|’s| is| are| does|"
+    r" would be| do you get (?:when|if) you)?|calculate|compute|evaluate|how much (?:is|are)|solve|find|work out|"
+    r"determine|give me|give|simplify)?\s*(?:the\s+)?(?:(?:value|result|answer|solution)\s+(?:of|to|when)\s+)?:?\s*"
 )
 _END = r"\s*(?:=|equals?|equal to|make|give)?\s*(?:\?|\.|!|$)(?P<rest>.*)$"
 
@@ -56,22 +56,23 @@ _FORMS: list[tuple[str, Callable[[list[Fraction]], Fraction | None]]] = [
 _QUESTIONS = [(re.compile(_ASK + form + _END, re.IGNORECASE | re.DOTALL), value) for form, value in _FORMS]
 _OPEN_EXPRESSION = re.compile(_ASK + rf"(?P<side>{SIDE})" + _END, re.IGNORECASE | re.DOTALL)
 _OF_LIST = re.compile(
-    r"\b(?P<what>sum|total|average|mean|median|maximum|largest|biggest|greatest|highest|minimum|smallest|lowest|product)\s+"
-    r"(?:number |value |element |item )?(?:of|in|among|from)\s+"
-    r"(?:the |these |this |following |numbers?|values?|list|integers?|set|:|\s)*"
+    r"\b(?P<what>sum|total|average|mean|median|maximum|largest|biggest|greatest|highest|minimum|smallest|lowest|"
+    r"product)\s+(?:number |value |element |item )?(?:of|in|among|from)\s+(?:the |these |this |following |numbers?|"
+    r"values?|list|integers?|set|:|\s)*"
     rf"[\[{{(]?\s*(?P<list>{NUMBER}(?:\s*(?:,\s+|,(?!\d{{3}})|;\s*)(?:and )?{NUMBER}|\s+and\s+{NUMBER})+)\s*"
     rf"[\])}}]?{_END}",
     re.IGNORECASE | re.DOTALL,
 )
 _ORDINAL = re.compile(r"(?:second|third|fourth|fifth|next|\dth|2nd|3rd)[\s-]+$", re.IGNORECASE)
 _LINEAR = re.compile(
-    r"\b(?:solve|find|determine|what is)\b[^=\d]*?(?<![\w.])(?P<a>-?\d*)\s?\*?\s?(?P<x>[a-z])\s*(?P<sign>[-+])\s*(?P<b>\d+)\s*"
+    r"\b(?:solve|find|determine|"
+    r"what is)\b[^=\d]*?(?<![\w.])(?P<a>-?\d*)\s?\*?\s?(?P<x>[a-z])\s*(?P<sign>[-+])\s*(?P<b>\d+)\s*"
     r"=\s*(?P<c>-?\d+)\s*(?:[.?,]|\bfor (?P=x)\b|$)(?P<rest>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 _OTHER_FORM = re.compile(
-    r"round|nearest|estimat|decimal|approximat|express|binary|hex|octal|base|mod\b|remainder|fraction|function|code|program|"
-    r"python|script|word|roman|explain why",
+    r"round|nearest|estimat|decimal|approximat|express|binary|hex|octal|base|mod\b|remainder|fraction|function|code|"
+    r"program|python|script|word|roman|explain why",
     re.IGNORECASE,
 )
 _YES_NO = re.compile(
@@ -133,7 +134,8 @@ def _over_list(what: str, values: list[Fraction]) -> Fraction | None:
 
 
 _ANSWER_IS = re.compile(
-    rf"\b(?:answer|result|total|sum|product|value)\s*(?:is|:|=|equals)\s*\**\s*-?[$€£]?({NUMBER}(?:\s*/\s*{NUMBER})?)",
+    rf"\b(?:answer|result|total|sum|product|value)\s*(?:is|:|=|equals)\s*\**\s*-?[$€£]?({NUMBER}(?:\s*/\s*{NUMBER})?)"
+    r"(?![\d.,]*\d|\s*[-+*/×÷=])",
     re.IGNORECASE,
 )
 
@@ -143,19 +145,19 @@ def wrong_value(turn: Turn) -> Finding | None:
     expected = asked_value(turn.question)
     if expected is None:
         return None
-    found = numbers_in(turn.response)
+    found = numbers_in(turn.body)
     if not found:
         return Finding(0.2, "asks for a number, none in the answer")
     if not any(matches(expected, value, places) for value, places in found):
         return Finding(0.1, f"asked value is {_plain(expected)}, not in the answer")
-    stated = _ANSWER_IS.findall(turn.response)
+    stated = _ANSWER_IS.findall(turn.body)
     if not stated or any(matches(expected, value, places) for value, places in numbers_in(stated[-1])):
         return None
     return Finding(0.1, f"asked value is {_plain(expected)}, the answer concludes {stated[-1]}")
 
 
 def _plain(value: Fraction) -> str:
-    return str(value.numerator) if value.denominator == 1 else f"{float(value):.6g}"
+    return str(value.numerator) if value.denominator == 1 else f"{Decimal(value.numerator) / value.denominator:.6g}"
 
 
 def wrong_yes_no(turn: Turn) -> Finding | None:
@@ -165,7 +167,7 @@ def wrong_yes_no(turn: Turn) -> Finding | None:
     if match is None or said is None:
         return None
     value, kind = number(match[1]), (match[2] or "").lower()
-    if value.denominator != 1 or value > 10**12:
+    if value.denominator != 1 or value > 10**9:
         return None
     n = int(value)
     if kind in ("prime", "composite"):

@@ -12,32 +12,26 @@ from dselect_core.scores.heuristics.numerals import WORDS, numbers_in
 from dselect_core.scores.heuristics.turn import Finding, Turn, says_yes
 
 _MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
+    "january", "february", "march", "april", "may", "june",
+    "july", "august", "september", "october", "november", "december",
+]  # fmt: skip
 _DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-_MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?|oct(?:ober)?|"
+    r"nov(?:ember)?|dec(?:ember)?)\.?"
+)
 _DATE = re.compile(
-    rf"\b(?:(?P<y>\d{{4}})-(?P<m>\d\d)-(?P<d>\d\d)"
-    rf"|(?P<mon>{_MONTH})\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?"
-    rf"|(?P<day2>\d{{1,2}})(?:st|nd|rd|th)?(?:\s+of)?\s+(?P<mon2>{_MONTH})(?:,?\s+(?P<year2>\d{{4}}))?)\b",
+    rf"\b(?:(?P<y>\d{{4}})-(?P<m>\d\d)-(?P<d>\d\d)|(?P<mon>{_MONTH})\s+(?P<day>\d{{1,2}})(?:st|nd|rd|"
+    rf"th)?(?:,?\s+(?P<year>\d{{4}}))?|(?P<day2>\d{{1,2}})(?:st|nd|rd|"
+    rf"th)?(?:\s+of)?\s+(?P<mon2>{_MONTH})(?:,?\s+(?P<year2>\d{{4}}))?)\b",
     re.IGNORECASE,
 )
 _WEEKDAY_ASKED = re.compile(
     r"\b(?:what|which) (?:day of the week|weekday|day)\b(?! of the (?:month|year))", re.IGNORECASE
 )
 _SHIFT = re.compile(
-    rf"\b(?P<n>\d{{1,5}}|an?|{'|'.join(WORDS)}) (?P<unit>day|week|year)s? (?P<way>after|before|from|later than|earlier than|prior to|following)\b"
+    rf"\b(?P<n>\d{{1,5}}|an?|{'|'.join(WORDS)}) (?P<unit>day|week|year)s? (?P<way>after|before|from|later than|"
+    rf"earlier than|prior to|following)\b"
     r"|\b(?P<add>add|subtract) (?P<n2>\d{1,5}) (?P<unit2>day|week|year)s? (?:to|from)\b",
     re.IGNORECASE,
 )
@@ -47,7 +41,8 @@ _SPAN = re.compile(
 )
 _LEAP = re.compile(r"\b(?:is|was|whether|if)(?: the year)? (?P<year>\d{4})(?: is| was)? a leap year", re.IGNORECASE)
 _MONTH_LENGTH = re.compile(
-    rf"\bhow many days (?:are |were |does |did )?(?:there )?(?:in )?(?P<mon>{_MONTH})(?:,? (?:of )?(?P<year>\d{{4}}))?(?: have)?\s*\?",
+    rf"\bhow many days (?:are |were |does |"
+    rf"did )?(?:there )?(?:in )?(?P<mon>{_MONTH})(?:,? (?:of )?(?P<year>\d{{4}}))?(?: have)?\s*\?",
     re.IGNORECASE,
 )
 
@@ -82,7 +77,7 @@ def wrong_date(turn: Turn) -> Finding | None:
     if not any(c.isdigit() for c in question):
         return _month_length(turn) if "how many days" in question.lower() else None
     if (leap := _LEAP.search(question)) is not None:
-        said = says_yes(turn.response)
+        said = says_yes(turn.body)
         truth = isleap(int(leap["year"]))
         return (
             None
@@ -105,7 +100,7 @@ def wrong_date(turn: Turn) -> Finding | None:
 
 
 def _wrong_span(turn: Turn, days: int, unit: str) -> Finding | None:
-    found = [int(v) for v, _ in numbers_in(_DATE.sub(" ", turn.response)) if v.denominator == 1]
+    found = [int(v) for v, _ in numbers_in(_DATE.sub(" ", turn.body)) if v.denominator == 1]
     wanted = range(days - 1, days + 2) if unit == "days" else range(days // 7, days // 7 + 2)  # either end may count
     return (
         None
@@ -131,13 +126,13 @@ def _wrong_shift(turn: Turn, start: date, shift: re.Match[str], weekday: bool) -
         return None
     if weekday:
         return _wrong_weekday(turn, expected)
-    found = [d for d in _dates(turn.response) if d[1:] != (start.month, start.day) or d[0] not in (None, start.year)]
+    found = [d for d in _dates(turn.body) if d[1:] != (start.month, start.day) or d[0] not in (None, start.year)]
     right = any(d[1:] == (expected.month, expected.day) and d[0] in (None, expected.year) for d in found)
     return None if not found or right else Finding(0.1, f"the date asked is {expected.isoformat()}, not in the answer")
 
 
 def _wrong_weekday(turn: Turn, day: date) -> Finding | None:
-    named = [d for d in _DAYS if d.lower() in turn.response.lower()]
+    named = [d for d in _DAYS if d.lower() in turn.body.lower()]
     expected = _DAYS[day.weekday()]
     if not named:
         return Finding(0.3, f"{day.isoformat()} is a {expected}; the answer names no weekday")
@@ -146,7 +141,7 @@ def _wrong_weekday(turn: Turn, day: date) -> Finding | None:
 
 def _month_length(turn: Turn) -> Finding | None:
     match = _MONTH_LENGTH.search(turn.question)
-    found = [v for v, _ in numbers_in(turn.response)]
+    found = [v for v, _ in numbers_in(turn.body)]
     if match is None or not found:
         return None
     month = _month(match["mon"])

@@ -10,10 +10,15 @@ from dselect_core.scores.heuristics.common_words import begins_common_word
 from dselect_core.scores.heuristics.turn import Finding, Turn, clip
 
 # Words after which English always goes on. Prepositions are not here: "the people he was with" is an end.
-_GOES_ON = set(["the", "a", "an", "and", "or", "because", "than", "its", "their", "my", "your", "our", "whose", "nor", "if", "although", "unless"])
-_MOSTLY_GOES_ON = set(
-    ["of", "to", "with", "for", "from", "by", "at", "as", "into", "is", "are", "was", "were", "be", "been", "has", "will", "would", "could", "should", "which", "that", "who", "where", "when", "while", "but", "so", "every", "such", "between", "can", "may", "must", "very", "in", "on", "equals", "his", "also", "until"]
-)
+_GOES_ON = {
+    "the", "a", "an", "and", "or", "because", "than", "its", "their", "my", "your", "our", "whose", "nor", "if",
+    "although", "unless",
+}  # fmt: skip
+_MOSTLY_GOES_ON = {
+    "of", "to", "with", "for", "from", "by", "at", "as", "into", "is", "are", "was", "were", "be", "been", "has",
+    "will", "would", "could", "should", "which", "that", "who", "where", "when", "while", "but", "so", "every",
+    "such", "between", "can", "may", "must", "very", "in", "on", "equals", "his", "also", "until",
+}  # fmt: skip
 _ENDS = re.compile(r"[.!?…。！？」』”’\"'»)\]}>*_|`~:;%°$€£/\\^=+✓。।؟]$|[^\x00-\u024f]$")
 _SENTENCE_END = re.compile(r"[a-z0-9)\"”’'][.!?][\"”’')]?(?=\s+[A-Z\"“(])")
 _LIST_OR_TABLE = re.compile(r"^\s*(?:[-*•+|>#]|\d{1,3}[.):]|[A-Za-z][.)]\s|[A-Z][\w /&'-]{0,40}:|https?://|\[\d)")
@@ -52,9 +57,16 @@ def _copies_an_end(turn: Turn) -> bool:
 
 
 _INFLECTION = re.compile(
-    r"(?:s|es|d|ed|ing|ings|er|ers|or|ors|est|ly|y|n|en|al|ally|r|rs|ies|ment|ments|ion|ions|ic|able|ful|less|e|ee|ish|ness|"
-    r"ation|ations|ative|ive|ity|t|ty|th|an|ian|ans|ists?|isms?|man|men|i)"
+    r"(?:s|es|d|ed|ing|ings|er|ers|or|ors|est|ly|y|n|en|al|ally|r|rs|ies|ment|ments|ion|ions|ic|able|ful|less|e|ee|ish|"
+    r"ness|ation|ations|ative|ive|ity|t|ty|th|an|ian|ans|ists?|isms?|man|men|i)"
 )
+
+
+def _inflects(word: str, longer: str) -> bool:
+    """`win` and `wins`, `winner`: the shorter one is whole."""
+    rest = longer[len(word) :]
+    doubled = rest[:1] == word[-1] and _INFLECTION.fullmatch(rest[1:])
+    return bool(doubled or _INFLECTION.fullmatch(rest))
 
 
 def _mid_word(turn: Turn, last: str) -> Finding | None:
@@ -72,16 +84,24 @@ def _mid_word(turn: Turn, last: str) -> Finding | None:
     before = set(re.findall(r"[a-z]+", (turn.context[-4000:] + " " + turn.response[-2000 : -len(end)]).lower()))
     if end in before:
         return None
-    longer = [w for w in before if w.startswith(end) and not _INFLECTION.fullmatch(w[len(end) :])]
+    longer = [w for w in before if w.startswith(end) and not _inflects(end, w)]
     if (len(end) == 1 and words[-2].isalpha()) or longer or (len(end) >= 2 and begins_common_word(end)):
         return Finding(0.2, f"breaks off within a word: …{last[-40:]}")
     return None
 
 
 # Whole words that begin common ones and are none themselves; letters that name things.
-_COMPLETE = frozenset(
-    ["a", "i", "o", "u", "x", "y", "z", "n", "k", "m", "ad", "ah", "am", "an", "as", "at", "be", "by", "do", "ex", "go", "ha", "he", "hi", "id", "if", "in", "is", "it", "la", "ma", "me", "my", "no", "of", "oh", "ok", "on", "or", "pa", "pi", "re", "so", "to", "up", "us", "we", "act", "actual", "app", "bar", "base", "bee", "beg", "bet", "car", "care", "com", "differ", "eve", "exact", "exam", "fee", "fin", "fur", "gene", "hear", "hell", "import", "inform", "info", "instruct", "kin", "late", "lean", "lit", "mad", "man", "mat", "men", "met", "mom", "non", "numb", "par", "pass", "past", "per", "plan", "plea", "port", "pot", "potent", "pro", "quest", "quit", "ran", "rang", "rat", "relate", "rest", "sent", "ship", "sin", "sing", "sit", "slight", "sob", "son", "spec", "star", "step", "sub", "sum", "suppose", "tab", "tall", "tea", "tell", "ten", "thin", "tho", "top", "tow", "wan", "war", "wit", "won", "wonder"]
-)
+_COMPLETE = {
+    "a", "i", "o", "u", "x", "y", "z", "n", "k", "m", "ad", "ah", "am", "an", "as", "at", "be", "by", "do", "ex",
+    "go", "ha", "he", "hi", "id", "if", "in", "is", "it", "la", "ma", "me", "my", "no", "of", "oh", "ok", "on",
+    "or", "pa", "pi", "re", "so", "to", "up", "us", "we", "act", "actual", "app", "bar", "base", "bee", "beg",
+    "bet", "car", "care", "com", "differ", "eve", "exact", "exam", "fee", "fin", "fur", "gene", "hear", "hell",
+    "import", "inform", "info", "instruct", "kin", "late", "lean", "lit", "mad", "man", "mat", "men", "met", "mom",
+    "non", "numb", "par", "pass", "past", "per", "plan", "plea", "port", "pot", "potent", "pro", "quest", "quit",
+    "ran", "rang", "rat", "relate", "rest", "sent", "ship", "sin", "sing", "sit", "slight", "sob", "son", "spec",
+    "star", "step", "sub", "sum", "suppose", "tab", "tall", "tea", "tell", "ten", "thin", "tho", "top", "tow",
+    "wan", "war", "wit", "won", "wonder",
+}  # fmt: skip
 
 
 def _mid_sentence(turn: Turn, lines: list[str], last: str) -> Finding | None:

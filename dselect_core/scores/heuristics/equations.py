@@ -6,6 +6,7 @@ it is modular, binary, a puzzle or quoted as wrong. Rounding as people do it is 
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 from dselect_core.scores.heuristics import expression
 from dselect_core.scores.heuristics.expression import SIDE, ExpressionError, evaluate, has_operator
@@ -34,8 +35,8 @@ _TRAILS = re.compile(
 )
 _NOT_CLAIMED = re.compile(
     r"\b(?:not|wrong|incorrect|false|mistake|error|fallacy|paradox|joke|if|suppose|imagine|pretend|assume|claim\w*|"
-    r"instead|puzzle|riddle|binary|octal|hexadecimal|hex|base|modulo|mod|clock|estimate\w*|approximat\w*|round\w*|about|"
-    r"roughly)\b|n't\b",
+    r"instead|puzzle|riddle|binary|octal|hexadecimal|hex|base|modulo|mod|clock|estimate\w*|approximat\w*|round\w*|"
+    r"about|roughly)\b|n't\b",
     re.IGNORECASE,
 )
 # An answer may change unit on the way: 45 + 15 = 1 hour.
@@ -74,7 +75,7 @@ def _claims_falsehood(match: re.Match[str], text: str) -> bool:
     if not any(has_operator(side) for side in sides):
         return False
     try:
-        wrong = any(not _equal(a, b, after) for a, b in zip(sides, sides[1:], strict=False))
+        wrong = any(not _equal(a, b, after) for a, b in pairwise(sides))
     except ExpressionError:
         return False
     return wrong and not _NOT_CLAIMED.search(_sentence(before, after))

@@ -11,8 +11,8 @@ from dselect_core.scores.heuristics.numerals import NUMBER, number
 
 _OPERATORS = str.maketrans({"×": "*", "✕": "*", "⋅": "*", "·": "*", "÷": "/", "∕": "/", "−": "-", "–": "-"})
 _SPELLED = re.compile(
-    r"(?<=[\d)%])(?P<x>\s*[xX]\s*(?=[\d($]))|(?<=[\d)%])\s+(?P<word>plus|minus|times|multiplied by|divided by)\s+(?=[\d($-])"
-    r"|(?<=\d)\s?(?:%|percent)\s+(?P<share>of)\s+(?=[\d$])"
+    r"(?<=[\d)%])(?P<x>\s*[xX]\s*(?=[\d($]))|(?<=[\d)%])\s+(?P<word>plus|minus|times|multiplied by|"
+    r"divided by)\s+(?=[\d($-])|(?<=\d)\s?(?:%|percent)\s+(?P<share>of)\s+(?=[\d$])"
 )
 _LATEX = re.compile(r"\\(times|cdot|div)(?![a-z])\s?")
 _SYMBOL = {"plus": "+", "minus": "-", "times": "*", "multiplied by": "*", "divided by": "/", "cdot": "*", "div": "/"}
@@ -65,6 +65,12 @@ def evaluate(text: str, percent: bool = True) -> Fraction:
     return value
 
 
+def _bounded(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > 4096:
+        raise ExpressionError("too large a number")
+    return value
+
+
 class _Parser:
     """Recursive descent over + - * / ^ and parentheses, with the usual precedence."""
 
@@ -80,7 +86,7 @@ class _Parser:
         value = self._product()
         while op := self._take("+", "-"):
             right = self._product()
-            value = value + right if op == "+" else value - right
+            value = _bounded(value + right if op == "+" else value - right)
         return value
 
     def _product(self) -> Fraction:
@@ -89,7 +95,7 @@ class _Parser:
             right = self._power()
             if op == "/" and right == 0:
                 raise ExpressionError("division by zero")
-            value = value * right if op == "*" else value / right
+            value = _bounded(value * right if op == "*" else value / right)
         return value
 
     def _power(self) -> Fraction:

@@ -19,17 +19,18 @@ _WORTH = re.compile(
 )
 _SORT = re.compile(r"\b(?:sort|sorted|order|arrange|rank|put|alphabeti[sz]e|reorder)\b", re.IGNORECASE)
 _DESCENDING = re.compile(
-    r"descending|decreasing|(?:largest|greatest|biggest) to (?:smallest|least)|highest to lowest|reverse alphabetical|z to a|"
-    r"(?:largest|longest) first",
+    r"descending|decreasing|(?:largest|greatest|biggest) to (?:smallest|least)|highest to lowest|reverse alphabetical|"
+    r"z to a|(?:largest|longest) first",
     re.IGNORECASE,
 )
 _ASCENDING = re.compile(
-    r"ascending|increasing|smallest to (?:largest|biggest)|lowest to highest|least to greatest|alphabetical|alphabeti[sz]e|"
-    r"a to z|(?:smallest|shortest) first|numerical order|by length",
+    r"ascending|increasing|smallest to (?:largest|biggest)|lowest to highest|least to greatest|alphabetical|"
+    r"alphabeti[sz]e|a to z|(?:smallest|shortest) first|numerical order|by length",
     re.IGNORECASE,
 )
 _OTHER_ORDER = re.compile(
-    r"number of|frequency|date|importance|position|chronolog|population|distance|\bage\b|absolute|last letter|vowels|digits?\b",
+    r"number of|frequency|date|importance|position|chronolog|population|distance|\bage\b|absolute|last letter|vowels|"
+    r"digits?\b",
     re.IGNORECASE,
 )
 _LIST_WORD = re.compile(r"\b(?:list|items|elements|numbers|words|array|sequence)\b", re.IGNORECASE)
@@ -48,7 +49,7 @@ def wrong_list(turn: Turn) -> Finding | None:
     if len(given) < 3:
         return None
     for check in (_sorted, _reversed, _filtered, _deduplicated):
-        if (finding := check(question, given, turn.response)) is not None:
+        if (finding := check(question, given, turn.body)) is not None:
             return finding
     return None
 
@@ -84,10 +85,10 @@ def _none_of_them(given: list[str]) -> Finding:
     return Finding(0.1, f"none of the items asked about ({clip(', '.join(given), 40)}) is in the answer")
 
 
-def _in_order(expected: list[str], response: str) -> Finding | None:
-    """Whether some stretch of the answer holds exactly the expected items in the expected order."""
+def _in_order(expected: list[str], response: str, given: list[str] | None = None) -> Finding | None:
+    """Whether some stretch of the answer holds exactly the expected items, of those given, in the expected order."""
     wanted = [e.lower() for e in expected]
-    seen = _seen(wanted, response)
+    seen = _seen(given or expected, response)
     if not seen:
         return _none_of_them(expected)
     if wanted in _windows(seen, len(wanted)):
@@ -116,8 +117,9 @@ def _reversed(question: str, given: list[str], response: str) -> Finding | None:
 
 
 _KEEP = re.compile(
-    r"\b(?:which|keep|filter|select|pick|list|find|give|extract)\b[^.\n]*?\b(?:(?P<kind>even|odd|prime)\b|divisible by (?P<by>\d+)|"
-    r"(?P<way>greater|larger|bigger|more|higher|less|smaller|lower|fewer) than (?P<than>\d+)|(?P<side>above|over|below|under) (?P<at>\d+))",
+    r"\b(?:which|keep|filter|select|pick|list|find|give|extract)\b[^.\n]*?\b(?:(?P<kind>even|odd|prime)\b|"
+    r"divisible by (?P<by>\d+)|(?P<way>greater|larger|bigger|more|higher|less|smaller|lower|fewer) than (?P<than>\d+)|"
+    r"(?P<side>above|over|below|under) (?P<at>\d+))",
     re.IGNORECASE,
 )
 _MORE = {"greater", "larger", "bigger", "more", "higher", "above", "over"}
@@ -125,7 +127,7 @@ _MORE = {"greater", "larger", "bigger", "more", "higher", "above", "over"}
 
 def _filtered(question: str, given: list[str], response: str) -> Finding | None:
     match = _KEEP.search(question)
-    if match is None or not all(re.fullmatch(r"\d+", g) for g in given):
+    if match is None or not all(re.fullmatch(r"\d{1,9}", g) for g in given):
         return None
     if re.search(
         r"\b(?:count|how many|sum|remove|not|or|and (?:odd|even|less|greater)|largest|smallest)\b",
@@ -136,7 +138,7 @@ def _filtered(question: str, given: list[str], response: str) -> Finding | None:
     expected = [g for g in given if _kept(match)(int(g))]
     if not expected:
         return None
-    return _in_order(sorted(expected, key=int) if "sort" in question.lower() else expected, response)
+    return _in_order(sorted(expected, key=int) if "sort" in question.lower() else expected, response, given)
 
 
 def _kept(match: re.Match[str]) -> Callable[[int], bool]:

@@ -6,30 +6,14 @@ Exact (`Fraction`), so that a comparison never depends on binary rounding.
 import re
 from fractions import Fraction
 
-NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
-_NUMERAL = re.compile(rf"(?<![\d.])(?P<sign>(?<![\w)])[-−])?(?P<number>{NUMBER})(?:\s*/\s*(?P<denominator>[1-9]\d*))?")
+NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,12}(?!\d)|\d{1,40})(?:\.\d{1,40})?"
+_NUMERAL = re.compile(
+    rf"(?<![\d.])(?P<sign>(?<![\w)])[-−])?(?P<number>{NUMBER})(?:\s*/\s*(?P<denominator>[1-9]\d{{0,39}}))?"
+)
 _UNITS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"thousand": 1000, "million": 10**6, "billion": 10**9}
 WORDS: dict[str, int] = {
@@ -40,7 +24,8 @@ WORDS: dict[str, int] = {
 }
 _WORD_NUMBER = re.compile(rf"\b(?:{'|'.join(WORDS)})(?:[\s-]+(?:and\s+)?(?:{'|'.join(WORDS)}))*\b", re.IGNORECASE)
 _QUANTITY_WORD = re.compile(
-    rf"\b(?:{'|'.join(WORDS)}|none|no|nil|nobody|nothing|once|twice|thrice|single|pair|couple|few|several|many|most|all|"
+    rf"\b(?:{'|'.join(WORDS)}|none|no|nil|nobody|nothing|once|twice|thrice|single|pair|couple|few|several|many|most|"
+    rf"all|"
     r"both|half|third|quarter|dozens?|hundreds|thousands|millions|billions|first|second|infinite(?:ly)?|unlimited|"
     r"countless|every|any|unknown|neither|each|an?)\b",
     re.IGNORECASE,
@@ -89,8 +74,7 @@ def matches(expected: Fraction, value: Fraction, places: int) -> bool:
     unit = Fraction(1, 10**places)
     return (
         stated == wanted
-        or (abs(stated - wanted) <= unit / 2
-        and (wanted / unit).denominator != 1)
+        or (abs(stated - wanted) <= unit / 2 and (wanted / unit).denominator != 1)
         or stated == wanted // unit * unit
     )
 

@@ -16,7 +16,7 @@ def repetitive(turn: Turn) -> Finding | None:
     words = turn.words
     if len(words) < 8 or _REPEAT_WANTED.search(turn.prompt[:500]):
         return None
-    run = _SAME_WORD_RUN.search(turn.prose[:20000])
+    run = _SAME_WORD_RUN.search(turn.prose)
     if run is not None and not run[1].isdigit():
         return Finding(0.2, f"repeats {clip(run[0], 40)!r}")
     prose = turn.prose.split()

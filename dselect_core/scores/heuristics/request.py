@@ -45,7 +45,9 @@ def items(question: str) -> list[str]:
     if bracketed:
         return _split(bracketed[0])
     match = _LISTED.search(question) or _INLINE_NUMBERS.search(question)
-    return _split(match[1]) if match else []
+    found = _split(match[1]) if match else []
+    # An item of many words is a clause of the request, not an item.
+    return found if all(len(item.split()) <= 3 for item in found) else []
 
 
 def _split(text: str) -> list[str]:

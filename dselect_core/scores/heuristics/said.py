@@ -9,9 +9,9 @@ from dselect_core.scores.heuristics.turn import Finding, Turn, clip
 
 _PLACEHOLDERS = {
     "n/a", "na", "nan", "null", "undefined", "tbd", "todo", "lorem ipsum", "placeholder", "no output", "nooutput",
-    "noinput", "no answer", "no response", "empty", "blank", "answer", "your answer here", "insert answer here", "output",
-    "response", "sure", "okay", "ok", "of course", "certainly", "here you go", "here it is", "as requested", "done", "error",
-    "test", "asdf", "blah", "idk", "xxx", "please see above", "see above",
+    "noinput", "no answer", "no response", "empty", "blank", "answer", "your answer here", "insert answer here",
+    "output", "response", "sure", "okay", "ok", "of course", "certainly", "here you go", "here it is", "as requested",
+    "done", "error", "test", "asdf", "blah", "idk", "xxx", "please see above", "see above",
 }  # fmt: skip
 _FILLER_ONLY = re.compile(r"[\s.…\-–—_*#`\"'“”,:;|~/\\()\[\]{}<>?!=]*")
 # "Which sign ends a question?" can be answered "?".
@@ -48,8 +48,9 @@ _NOT = r"(?:cannot|can(?:'|’)?t|can not|am unable to|'m unable to|unable to|am
 _LACKS = r"(?:do not|don(?:'|’)t) have (?:the )?(?:ability|access|enough)"
 _KNOWS_NOT = r"(?:do not|don(?:'|’)t) know\b|have no idea|won(?:'|’)t be able to"
 _REFUSAL = re.compile(
-    r"(?:i(?:'|’)?m (?:very |really |so |truly )?sorry|i am (?:very )?sorry|sorry|i apologi[sz]e|unfortunately)?[,.;:]?\s*"
-    r"(?:but\s+)?(?:as an? (?:ai|artificial intelligence|(?:large )?language model)\b[^.]{0,60}?,?\s*)?"
+    r"(?:i(?:'|’)?m (?:very |really |so |truly )?sorry|i am (?:very )?sorry|sorry|i apologi[sz]e|"
+    r"unfortunately)?[,.;:]?\s*(?:but\s+)?(?:as an? (?:ai|artificial intelligence|"
+    r"(?:large )?language model)\b[^.]{0,60}?,?\s*)?"
     rf"(?:i|we)(?:'|’)?\s?(?:a?m)?\s*(?:{_NOT}|{_LACKS}|{_KNOWS_NOT})",
     re.IGNORECASE,
 )
@@ -64,7 +65,8 @@ _WITH_GOOD_REASON = re.compile(
     re.IGNORECASE,
 )
 _STORY = re.compile(
-    r"\b(?:poem|story|song|lyrics|dialogue|letter|email|act as|pretend|role|write|sentence|translate|rewrite|complete)\b",
+    r"\b(?:poem|story|song|lyrics|dialogue|letter|email|act as|pretend|role|write|sentence|translate|rewrite|"
+    r"complete)\b",
     re.IGNORECASE,
 )
 

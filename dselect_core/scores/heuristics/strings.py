@@ -15,8 +15,8 @@ _WORTH = re.compile(
     r"reverse|backward|upper|lower|capital|how many|how often|count|number of|palindrome|how long", re.IGNORECASE
 )
 _CASE = re.compile(
-    r"\b(?:in|to|into|all)[\s-]+(?:all\s+)?(upper|lower)[\s-]?case|\bin all (capital)s?\b|\b(?:in|to|into) (capital) letters|"
-    r"\b(uppercase|lowercase) (?:all|every|the (?:word|string|text|sentence|phrase|following))",
+    r"\b(?:in|to|into|all)[\s-]+(?:all\s+)?(upper|lower)[\s-]?case|\bin all (capital)s?\b|\b(?:in|to|"
+    r"into) (capital) letters|\b(uppercase|lowercase) (?:all|every|the (?:word|string|text|sentence|phrase|following))",
     re.IGNORECASE,
 )
 
@@ -27,7 +27,7 @@ def wrong_string(turn: Turn) -> Finding | None:
     if not question or not _WORTH.search(question) or wants_code(question):
         return None
     for check in (_palindrome, _case, _reversed, _counted):
-        if (finding := check(question, turn.response)) is not None:
+        if (finding := check(question, turn.body)) is not None:
             return finding
     return None
 
@@ -86,13 +86,14 @@ _COUNT_ASKED = re.compile(
 )
 # "How many words start with b in …" counts something narrower.
 _COUNTS_ALL = re.compile(
-    r"[\s,]*(?:\([a-z, ]+\)[\s,:]*|(?:are|is|does|do|there|in|of|the|this|following|word|string|sentence|phrase|text|contain|have)\b[\s,:]*)*"
-    r"[a-z]*\W*",
+    r"[\s,]*(?:\([a-z, ]+\)[\s,:]*|(?:are|is|does|do|there|in|of|the|this|following|word|string|sentence|phrase|text|"
+    r"contain|have)\b[\s,:]*)*[a-z]*\W*",
     re.IGNORECASE,
 )
 _QUOTE, _UNQUOTE = "['\"“`‘]?", "['\"”`’]?"
 _OCCURRENCES = re.compile(
-    rf"\b(?:how many times|how often|count)\b.{{0,40}}?\b(?:letter|character)\s+{_QUOTE}(?P<c>[a-z]){_UNQUOTE}(?!\w).{{0,40}}?"
+    rf"\b(?:how many times|how often|count)\b.{{0,40}}?\b(?:letter|"
+    rf"character)\s+{_QUOTE}(?P<c>[a-z]){_UNQUOTE}(?!\w).{{0,40}}?"
     rf"\b(?:in|within)\s+(?:the\s+(?:word|string)\s+{_QUOTE}(?P<word>[a-z]+)|['\"“`‘](?P<text>[^'\"”`’\n]+))",
     re.IGNORECASE,
 )

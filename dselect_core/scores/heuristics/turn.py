@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 # Corpora often carry their tokenizer's end mark in the text; it says nothing about the answer.
 _MARK = r"(?:<\|[a-z_0-9]{1,30}\|>|</?s>|<pad>|<eos>|<bos>|\[EOS\])"
-_MARKS_AT_ENDS = re.compile(rf"^(?:\s|{_MARK})+|(?:\s|{_MARK})+$", re.IGNORECASE)
+_MARKS_FIRST = re.compile(rf"(?:{_MARK}\s*+)++", re.IGNORECASE)
+_MARK_LAST = re.compile(rf"{_MARK}$", re.IGNORECASE)
 _FENCED = re.compile(r"```.*?(?:```|$)", re.DOTALL)
+
+
+_READ = 20_000
 
 
 class Finding(NamedTuple):
@@ -33,10 +37,15 @@ class Turn:
     context: str
     number: int = 0
 
+    @property
+    def body(self) -> str:
+        """As much of the response as checks read that look all through it."""
+        return self.response[:_READ]
+
     @cached_property
     def prose(self) -> str:
-        """The response without its fenced code."""
-        return _FENCED.sub("\n", self.response) if "```" in self.response else self.response
+        """The body without its fenced code."""
+        return _FENCED.sub("\n", self.body) if "```" in self.response else self.body
 
     @cached_property
     def words(self) -> list[str]:
@@ -59,11 +68,21 @@ def turns(messages: Sequence[Mapping[str, str]]) -> Iterator[Turn]:
     for message in messages:
         text = message["content"]
         if message["role"] == "assistant":
-            yield Turn(prompt.strip(), _MARKS_AT_ENDS.sub("", text), "\n".join(before), number)
+            yield Turn(prompt.strip(), without_marks(text), "\n".join(before), number)
             number += 1
         elif message["role"] == "user":
             prompt = text
         before.append(text)
+
+
+def without_marks(text: str) -> str:
+    """`text` without white space and a tokenizer's marks around it."""
+    text = text.strip()
+    if (first := _MARKS_FIRST.match(text)) is not None:
+        text = text[first.end() :].strip()
+    while (last := _MARK_LAST.search(text[-40:])) is not None:
+        text = text[: last.start() - len(text[-40:])].rstrip()
+    return text
 
 
 def clip(text: str, width: int = 60) -> str:

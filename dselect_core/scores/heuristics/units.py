@@ -61,7 +61,8 @@ _TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
 _SIZES = {name: (dim, [Fraction(s) for s in sizes]) for names, (dim, sizes) in _TABLE.items() for name in names.split()}
 _FLUID_OUNCE = {"oz", "ounce", "ounces"}
 _METRIC_OR_TIME = re.compile(
-    r"(?:milli|centi|kilo)?(?:met(?:er|re)s?|grams?|lit(?:er|re)s?)|[mck]?m|[mk]?g|[mc]?l|.*(?:sec|min|hour|day|week|fort).*|kilos?|h|hrs?|s|ms|tonnes?|cents?|dollars?"
+    r"(?:milli|centi|kilo)?(?:met(?:er|re)s?|grams?|lit(?:er|re)s?)|[mck]?m|[mk]?g|[mc]?l|.*(?:sec|min|hour|day|week|"
+    r"fort).*|kilos?|h|hrs?|s|ms|tonnes?|cents?|dollars?"
 )
 _UNIT = (
     r"(?:degrees?\s+|°\s?)?(?P<{0}>"
@@ -69,19 +70,26 @@ _UNIT = (
     + r")"
 )
 _NOT_COMPOUND = r"(?![\w²³^/]|\s*(?:per\b|/|squared|cubed|and\s+\d|,?\s*\d))"
-_ABOUT = r"(?:about|approximately|approx\.?|roughly|around|nearly|almost|exactly|equal to|the same as|equivalent to|\s|~|≈|\*\*)*"
+_ABOUT = (
+    r"(?:about|approximately|approx\.?|roughly|around|nearly|almost|exactly|equal to|the same as|equivalent to|"
+    r"\s|~|≈|\*\*)*+"
+)
 _STATEMENT = re.compile(
-    rf"(?<![\w.,:/$€£^*+-])(?P<a>{NUMBER})[ -]?{_UNIT.format('ua')}\b\s*(?:=|≈|is|are|equals|makes?)\s*{_ABOUT}(?P<b>{NUMBER})[ -]?{_UNIT.format('ub')}{_NOT_COMPOUND}",
+    rf"(?<![\w.,:/$€£^*+-])(?P<a>{NUMBER})[ -]?{_UNIT.format('ua')}\b\s*(?:=|≈|is|are|equals|"
+    rf"makes?){_ABOUT}(?P<b>{NUMBER})[ -]?{_UNIT.format('ub')}{_NOT_COMPOUND}",
     re.IGNORECASE,
 )
 _COUNT = rf"(?P<a>-?{NUMBER}|an?|one|{'|'.join(WORDS)})"
 _QUESTIONS = [
     re.compile(
-        rf"how many {_UNIT.format('ub')} (?:are |is )?(?:there )?(?:in|make|equal|equals|are|does) (?:up )?{_COUNT} ?{_UNIT.format('ua')}\b(?P<rest>.*)$",
+        rf"how many {_UNIT.format('ub')} (?:are |is )?(?:there )?(?:in|make|equal|equals|are|"
+        rf"does) (?:up )?{_COUNT} ?{_UNIT.format('ua')}\b(?P<rest>.*)$",
         re.IGNORECASE | re.DOTALL,
     ),
     re.compile(
-        rf"(?:convert|express|change|what is|what's|how much is|turn|write|give)\s+(?:a (?:length|distance|weight|mass|time|temperature|duration|volume) of )?{_COUNT} ?{_UNIT.format('ua')}\s+(?:expressed |equal |converted )?(?:in|to|into|as)\s+{_UNIT.format('ub')}\b(?P<rest>.*)$",
+        rf"(?:convert|express|change|what is|what's|how much is|turn|write|give)\s+(?:a (?:length|distance|weight|"
+        rf"mass|time|temperature|duration|volume) of )?{_COUNT} ?{_UNIT.format('ua')}\s+(?:expressed |equal |"
+        rf"converted )?(?:in|to|into|as)\s+{_UNIT.format('ub')}\b(?P<rest>.*)$",
         re.IGNORECASE | re.DOTALL,
     ),
 ]
@@ -168,7 +176,7 @@ def wrong_conversion(turn: Turn) -> Finding | None:
         else (-1 if a[0] == "-" else 1) * number(a.lstrip("-"))
     )
     expected = converted(amount, match["ua"], match["ub"])
-    found = numbers_in(turn.response)
+    found = numbers_in(turn.body)
     if not expected:
         return None
     if not found:

@@ -1,0 +1,40 @@
+"""A graph that has been refreshed once; each test finds it as it was then, and may change it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.graph import Graph, alpaca
+
+WORDS = [w + s for w in ("red", "green", "blue", "white", "black") for s in ("", "ish", "er", "ly")]
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    graph = Graph(tmp_path_factory.mktemp("first"))
+    graph.source("a", alpaca(WORDS))
+    graph.source("b", [*alpaca(WORDS[:8], offset=50), alpaca(WORDS)[0]])  # its last row stands in `a` too
+    graph.settings(
+        sources={name: {"path": f"data/{name}.json"} for name in ("a", "b")},
+        coresets={
+            "d3": {"strategy": "d3", "budget": "25%"},
+            "weak": {"strategy": "miwv", "budget": 5},
+            "wide": {"strategy": "mads", "budget": "50%"},
+        },
+    )
+    assert not graph.refresh().failed
+    return graph
+
+
+@pytest.fixture(scope="session")
+def _snapshot(first: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(first.folder, tmp_path_factory.mktemp("snapshot") / "project"))
+
+
+@pytest.fixture
+def graph(first: Graph, _snapshot: Path) -> Graph:
+    # Put back in place, not copied elsewhere: a source in another folder is a source that changed.
+    shutil.rmtree(first.folder)
+    shutil.copytree(_snapshot, first.folder)
+    return first

@@ -1,0 +1,86 @@
+"""The real graph on a folder: files in, `drain` as `dselect refresh` calls it, and what ran."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from dselect_core.config import load_settings
+from dselect_core.workspace import Workspace
+from dselect_dagster.build import build_definitions
+from dselect_dagster.drain import Drained, drain
+from dselect_dagster.instance import open_instance
+
+# A model too small to be any good, made in a second: what is tested is the graph.
+TINY = {"steps": 3, "samples": 40, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 400, "window": 256}
+SCORES = {"embeddings", "difficulty_scores", "activations", "dependability_grades"}
+CORPUS_WIDE = {("corpus_index", None), ("neighbors", None), ("miwv_values", None)}
+
+
+def alpaca(words: list[str], offset: int = 0) -> list[dict[str, str]]:
+    return [
+        {"instruction": f"Say {w} {i + offset} times", "input": "", "output": f"{w} " * (i % 5 + 1) + f"is {i}."}
+        for i, w in enumerate(words)
+    ]
+
+
+class Graph:
+    """One project folder: dselect.yaml, data, storage and Dagster home."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config = folder / "dselect.yaml"
+
+    def settings(self, **top: Any) -> None:
+        """Write dselect.yaml; a key given here replaces what was there."""
+        held = yaml.safe_load(self.config.read_text()) if self.config.exists() else {"warmup": TINY}
+        self.config.write_text(yaml.safe_dump(held | top))
+
+    def source(self, name: str, rows: list[dict[str, Any]]) -> None:
+        path = self.folder / "data" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        path.write_text(json.dumps(rows))
+        # A file is seen to change by size or time, and a test is faster than a clock's tick.
+        os.utime(path, ns=(before + 10**9, max(before + 10**9, path.stat().st_mtime_ns)))
+
+    def refresh(self, **options: Any) -> Drained:
+        os.environ.pop("DAGSTER_HOME", None)
+        settings = load_settings(self.config)
+        with open_instance(self.config) as instance:
+            return drain(build_definitions(settings, str(self.config)), instance, Workspace(settings), **options)
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(load_settings(self.config))
+
+    def order(self, recipe: str) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / ".dselect" / "coresets" / recipe / "order.parquet")
+
+    def manifest(self, recipe: str) -> dict[str, Any]:
+        return json.loads((self.folder / ".dselect" / "coresets" / recipe / "manifest.json").read_text())
+
+
+def made(done: Drained) -> set[tuple[str, str | None]]:
+    """The asset partitions that were materialised, and that no run failed."""
+    assert not done.failed, [run.errors for run in done.failed]
+    return set(materialised(done))
+
+
+def materialised(done: Drained) -> dict[tuple[str, str | None], dict[str, Any]]:
+    """Asset partition → the figures it reported. Fails the test when one was made twice."""
+    found: dict[tuple[str, str | None], dict[str, Any]] = {}
+    for run in done.runs:
+        for event in run.result.get_asset_materialization_events():
+            m = event.step_materialization_data.materialization
+            key = (m.asset_key.to_user_string(), m.partition)
+            assert key not in found, f"{key} was made twice in one refresh"
+            found[key] = {name: value.value for name, value in m.metadata.items()}
+    return found
+
+
+def errors(done: Drained) -> str:
+    return "\n".join(message for run in done.failed for message in run.errors.values())
