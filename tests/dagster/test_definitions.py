@@ -1,0 +1,110 @@
+"""The code location: what it holds, what it costs to load, and that every way in names the same module."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from dselect_core.config import Settings
+from dselect_dagster.build import build_definitions, code_versions
+
+ROOT = Path(__file__).parents[2]
+SEVEN = {
+    "raw_dataset",
+    "embeddings",
+    "difficulty_scores",
+    "dependability_grades",
+    "activations",
+    "miwv_values",
+    "coreset",
+}
+RECIPES = {
+    "d3": {"strategy": "d3", "budget": "10%"},
+    "weak": {"strategy": "miwv", "budget": "1%"},
+    "wide": {"strategy": "mads", "budget": "15%"},
+}
+
+
+def settings(**changed: object) -> Settings:
+    return Settings.model_validate({"sources": {"a": {"path": "a.json"}}, "coresets": RECIPES} | changed)
+
+
+def test_every_asset_is_there_and_says_what_it_is() -> None:
+    graph = build_definitions(settings()).resolve_asset_graph()
+    names = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert names == SEVEN | {"warmup_model", "corpus_index", "neighbors", "coreset_spec"}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description
+        assert node.group_name in {"corpus", "model", "scores", "selection"}
+        assert node.owners == ["team:data-curation"]
+        assert node.kinds
+        assert node.code_version
+
+
+def test_partitions_are_sources_and_recipes_and_what_looks_across_rows_has_none() -> None:
+    graph = build_definitions(settings()).resolve_asset_graph()
+    names = {
+        key.to_user_string(): graph.get(key).partitions_def.name  # type: ignore[union-attr]
+        for key in graph.get_all_asset_keys()
+        if isinstance(graph.get(key).partitions_def, dg.DynamicPartitionsDefinition)
+    }
+    by_source = {"raw_dataset", "embeddings", "difficulty_scores", "dependability_grades", "activations"}
+    assert names == dict.fromkeys(by_source, "source") | dict.fromkeys(["coreset_spec", "coreset"], "recipe")
+
+
+@pytest.mark.parametrize(
+    ("recipes", "idle"),
+    [
+        (RECIPES, set()),
+        ({"d3": RECIPES["d3"]}, {"activations", "neighbors", "miwv_values"}),
+        ({"w": RECIPES["wide"]}, {"embeddings", "difficulty_scores", "dependability_grades", "neighbors", "miwv_values"}),
+        ({"w": RECIPES["weak"]}, {"activations", "dependability_grades"}),
+    ],
+)
+def test_a_score_that_no_recipe_reads_is_not_requested(recipes: dict[str, object], idle: set[str]) -> None:
+    graph = build_definitions(settings(coresets=recipes)).resolve_asset_graph()
+    landed = {"raw_dataset", "coreset_spec"}
+    unconditioned = {k.to_user_string() for k in graph.get_all_asset_keys() if graph.get(k).automation_condition is None}
+    assert unconditioned - landed == idle
+
+
+def test_a_setting_moves_the_code_version_of_its_score_and_no_other() -> None:
+    before = code_versions(settings())
+
+    def moved(**changed: object) -> set[str]:
+        after = code_versions(settings(**changed))
+        return {name for name in before if before[name] != after[name]}
+
+    assert moved(difficulty={"beta": 2.0}) == {"difficulty_scores"}
+    assert moved(activations={"top_share": 0.02}) == {"activations"}
+    assert moved(grader={"model": "judge"}) == {"dependability_grades"}
+    assert moved(warmup={"steps": 7}) == {"warmup_model"}
+    assert moved(embeddings={"path": "org/encoder"}) == {"embeddings"}
+    rendering = {"difficulty_scores", "embeddings", "activations", "miwv_values"}
+    assert moved(model={"max_length": 99}) == rendering
+    # What changes no value changes no version.
+    assert moved(model={"batch_tokens": 7, "device": "cpu"}, grader={"concurrency": 2}, owners=["team:x"]) == set()
+
+
+def test_loading_the_code_location_imports_no_model_library(tmp_path: Path) -> None:
+    (tmp_path / "dselect.yaml").write_text(yaml.safe_dump({"sources": {"a": {"path": "a.json"}}, "coresets": RECIPES}))
+    code = (
+        "import sys, time; start = time.process_time()\n"
+        "import dselect_dagster.definitions as d\n"
+        "heavy = ['torch', 'transformers', 'datasets', 'faiss', 'openai', 'matplotlib', 's3fs']\n"
+        "print([m for m in heavy if m in sys.modules], time.process_time() - start < 10, len(d.defs.assets))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[] True 9", done.stderr
+
+
+def test_every_way_in_names_the_same_module() -> None:
+    workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    module = workspace["load_from"][0]["python_module"]["module_name"]
+    assert module == project["tool"]["dg"]["project"]["code_location_target_module"] == "dselect_dagster.definitions"
