@@ -5,6 +5,7 @@ settings is cheap enough to do at code-location load and on every sensor tick.
 """
 
 import difflib
+import json
 import os
 import typing
 from pathlib import Path
@@ -17,7 +18,7 @@ from dselect_core.errors import DselectError
 from dselect_core.select.budget import Budget
 
 CONFIG_ENV = "DSELECT_CONFIG"
-FORMATS = ("auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings")
+SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
 
 
@@ -267,3 +268,12 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     if settings.grader.rubric is not None:
         update["grader"] = settings.grader.model_copy(update={"rubric": local(settings.grader.rubric)})
     return settings.model_copy(update=update)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of dselect.yaml, for editors; shipped as `dselect.schema.json`."""
+    return Settings.model_json_schema(by_alias=True)
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(json.dumps(json_schema(), indent=2) + "\n", "utf-8")

@@ -12,7 +12,7 @@ _COMPRESSED = (".gz", ".zst")
 
 _TEXT = """\
 # dselect: what to choose from, with which model, by which recipes. Paths are relative to this file.
-# Every key: https://json-schema.org of it is in dselect.schema.json of the project.
+# All keys, with what they mean: dselect.schema.json of the package; your editor can check against it.
 storage: .dselect                  # tables, models and coresets; or s3://bucket/prefix
 
 sources:                           # the format of the rows is detected, and can be named with `format:`

@@ -62,14 +62,19 @@ def test_partitions_are_sources_and_recipes_and_what_looks_across_rows_has_none(
     [
         (RECIPES, set()),
         ({"d3": RECIPES["d3"]}, {"activations", "neighbors", "miwv_values"}),
-        ({"w": RECIPES["wide"]}, {"embeddings", "difficulty_scores", "dependability_grades", "neighbors", "miwv_values"}),
+        (
+            {"w": RECIPES["wide"]},
+            {"embeddings", "difficulty_scores", "dependability_grades", "neighbors", "miwv_values"},
+        ),
         ({"w": RECIPES["weak"]}, {"activations", "dependability_grades"}),
     ],
 )
 def test_a_score_that_no_recipe_reads_is_not_requested(recipes: dict[str, object], idle: set[str]) -> None:
     graph = build_definitions(settings(coresets=recipes)).resolve_asset_graph()
     landed = {"raw_dataset", "coreset_spec"}
-    unconditioned = {k.to_user_string() for k in graph.get_all_asset_keys() if graph.get(k).automation_condition is None}
+    unconditioned = {
+        k.to_user_string() for k in graph.get_all_asset_keys() if graph.get(k).automation_condition is None
+    }
     assert unconditioned - landed == idle
 
 

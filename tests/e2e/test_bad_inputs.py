@@ -84,7 +84,11 @@ def test_a_file_that_is_bad_as_a_whole(tmp_path: Path, name: str, content: str |
 
 
 def test_bad_rows_are_kept_apart_with_their_reason_and_counted(tmp_path: Path) -> None:
-    rows: list[Any] = [*alpaca(WORDS), {"instruction": "x", "input": "", "output": ""}, {"instruction": 3, "output": "y"}]
+    rows: list[Any] = [
+        *alpaca(WORDS),
+        {"instruction": "x", "input": "", "output": ""},
+        {"instruction": 3, "output": "y"},
+    ]
     graph = project(tmp_path)
     graph.source("a", rows)
     figures = materialised(graph.refresh())["raw_dataset", "a"]
@@ -108,7 +112,9 @@ def test_a_budget_the_pool_cannot_fill(tmp_path: Path, budget: Any, message: str
 
 def test_a_model_path_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    done = project(tmp_path, model={"path": "./nothing"}, coresets={"d": {"strategy": "topk:upd", "budget": 2}}).refresh()
+    done = project(
+        tmp_path, model={"path": "./nothing"}, coresets={"d": {"strategy": "topk:upd", "budget": 2}}
+    ).refresh()
     assert "nothing: this folder is not a Hugging Face model (no config.json)" in errors(done)
     missing = project(tmp_path, model={"path": "./gone"}).refresh()
     assert "gone: no such folder" in errors(missing)
@@ -126,7 +132,9 @@ def test_a_tokenizer_without_a_chat_template_falls_back_and_says_so(tmp_path: Pa
 def test_a_sample_longer_than_the_window_is_scored_and_flagged(tmp_path: Path) -> None:
     import polars as pl
 
-    graph = project(tmp_path, coresets={"d": {"strategy": "topk:upd", "budget": 2}, "m": {"strategy": "miwv", "budget": 2}})
+    graph = project(
+        tmp_path, coresets={"d": {"strategy": "topk:upd", "budget": 2}, "m": {"strategy": "miwv", "budget": 2}}
+    )
     long = {"instruction": "long " * 900, "input": "", "output": "The end of it."}
     graph.source("a", [*alpaca(WORDS), long])
     assert not graph.refresh().failed

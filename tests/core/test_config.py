@@ -1,0 +1,57 @@
+"""dselect.yaml: what it means, relative to where it lies, and the schema that is shipped with it."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from dselect_core.config import SCHEMA_FILE, Settings, json_schema, load_settings
+from dselect_core.index import needed_kinds
+from dselect_core.init import starting_config
+from dselect_core.select.budget import Budget
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_local_paths_are_relative_to_the_file_and_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    text = {
+        "sources": {"a": {"path": ["x.json", "s3://b/*.json"]}, "b": {"dataset": "org/name"}},
+        "model": {"path": "models/mine"},
+        "embeddings": {"path": "BAAI/bge-large-en-v1.5"},
+        "coresets": {"c": {"strategy": "d3", "budget": "10%"}},
+    }
+    (tmp_path / "dselect.yaml").write_text(yaml.safe_dump(text))
+    settings = load_settings(tmp_path / "dselect.yaml")
+    assert settings.sources["a"].paths == [str(tmp_path / "x.json"), "s3://b/*.json"]
+    assert settings.sources["b"].dataset == "org/name"
+    assert settings.storage == str(tmp_path / ".dselect")
+    assert settings.model.path == str(tmp_path / "models" / "mine")
+    assert settings.embeddings.path == "BAAI/bge-large-en-v1.5"
+    assert settings.coresets["c"].budget == Budget("percent", 10)
+
+
+def test_the_shipped_schema_is_that_of_the_settings_and_takes_the_files_we_ship(tmp_path: Path) -> None:
+    shipped = json.loads(SCHEMA_FILE.read_text())
+    assert shipped == json_schema(), "run `python -m dselect_core.config` to write it again"
+    (tmp_path / "a.json").write_text('[{"instruction": "a", "input": "", "output": "b"}]')
+    for text in ((ROOT / "dselect.yaml").read_text(), starting_config(tmp_path, tmp_path)[0]):
+        jsonschema.validate(yaml.safe_load(text), shipped)
+        Settings.model_validate(yaml.safe_load(text))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"sources": {}, "coresets": {}, "modle": {}}, shipped)
+
+
+def test_only_what_a_recipe_reads_is_needed() -> None:
+    def needed(**coresets: object) -> frozenset[str]:
+        return needed_kinds(Settings.model_validate({"sources": {}, "coresets": coresets}))
+
+    assert needed(r={"strategy": "random", "budget": 3}) == frozenset()
+    assert needed(r={"strategy": "random", "budget": "90 tokens"}) == {"difficulty"}
+    assert needed(m={"strategy": "miwv", "budget": 3}) == {"miwv", "embeddings", "difficulty"}
+    assert needed(k={"strategy": "kcenter", "budget": 3}, a={"strategy": "mads", "budget": 3}) == {
+        "embeddings",
+        "activations",
+    }
