@@ -22,11 +22,11 @@ def on_input_change(*, allow_missing_deps: bool = False) -> dg.AutomationConditi
     lists the sources that are incomplete instead of waiting for all.
     """
     dep_changed = (AC.data_version_changed() & ~AC.executed_with_root_target()) | AC.will_be_requested()
-    changed = (
-        AC.any_deps_match(dep_changed)
-        .with_label("any_dep_changed")
-        .since((AC.newly_requested() | AC.initial_evaluation()).with_label("requested"))
-    )
+    any_dep_changed = AC.any_deps_match(dep_changed).with_label("any_dep_changed")
+    # `newly_requested` is true one tick after the request. A change that lands between the two ticks would meet
+    # that reset and be lost, so a reset yields to a change.
+    requested = (AC.newly_requested() | AC.initial_evaluation()).with_label("requested")
+    changed = any_dep_changed.since(requested & ~any_dep_changed)
     trigger = changed | _own_change() | AC.execution_failed().newly_true()
     return (trigger & ready(allow_missing_deps=allow_missing_deps)).with_label("on_input_change")
 

@@ -22,7 +22,8 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
     by_source = [name for name, kind in KINDS.items() if kind in needed and kind != "miwv"]
 
     @dg.asset(
-        deps=["raw_dataset", *by_source],
+        # Not on raw_dataset beside the scores: both would be asked for at once, and the index made too early.
+        deps=by_source or ["raw_dataset"],
         group_name="corpus",
         kinds={"polars", "parquet"},
         owners=settings.owners,

@@ -95,7 +95,7 @@ def test_miwv_agrees_with_two_reference_passes_to_1e_5(lm: LanguageModel) -> Non
 
 
 def test_the_shot_is_the_nearest_other_prompt_lowest_id_at_a_tie(lm: LanguageModel) -> None:
-    samples = samples_frame(CONVERSATIONS + [conversation("Same prompt", "a third answer")])
+    samples = samples_frame([*CONVERSATIONS, conversation("Same prompt", "a third answer")])
     vectors = one_pass(lm, samples, frozenset({"embeddings"}), SETTINGS)["embeddings"].sort("sample_id")
     h = vectors["prompt_embedding"].to_numpy().astype(np.float64)
     h /= np.linalg.norm(h, axis=1, keepdims=True)
@@ -148,7 +148,7 @@ def test_active_neurons_are_the_top_of_each_layer_recounted_from_the_gate_and_up
         over = r.first_response if tokens == "prompt" else len(r.ids)
         expected = []
         inputs: list[torch.Tensor] = []
-        hooks = [layer.mlp.register_forward_pre_hook(lambda _m, a: inputs.append(a[0])) for layer in layers]  # type: ignore[union-attr]
+        hooks = [layer.mlp.register_forward_pre_hook(lambda _m, a, to=inputs: to.append(a[0])) for layer in layers]  # type: ignore
         with torch.no_grad():
             lm.forward.model(input_ids=torch.tensor(r.ids[None].astype(np.int64)))
         for hook in hooks:

@@ -1,0 +1,100 @@
+"""The checks fail when they must: on tables that were tampered with, and on scores that cannot be right."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from dselect_core import checks
+from dselect_core.config import Settings
+from dselect_core.corpus.land import land
+from dselect_core.index import build_index
+from dselect_core.scores import dependability, difficulty
+from dselect_core.scores.table import write_table
+from dselect_core.tables import read_metadata, read_parquet, write_parquet
+from dselect_core.workspace import Workspace
+
+ROWS = [{"instruction": f"Say {i}", "input": "", "output": f"{i}"} for i in range(30)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    (tmp_path / "a.json").write_text(json.dumps([*ROWS, ROWS[0], {"instruction": "x", "output": ""}]))
+    settings = {
+        "storage": str(tmp_path / "out"),
+        "sources": {"a": {"path": str(tmp_path / "a.json")}},
+        "coresets": {"t": {"strategy": "topk:upd", "budget": 3}},
+    }
+    workspace = Workspace(Settings.model_validate(settings))
+    land(workspace, "a")
+    return workspace
+
+
+def score(place: Workspace, **columns: object) -> None:
+    """A difficulty table of the given columns; what is not given is sound and varied."""
+    ids = read_parquet(place.samples("a"))["sample_id"]
+    values = {
+        "upd": [i / 40 for i in range(30)],
+        "loss": [i / 9 for i in range(30)],
+        "entropy": [i / 8 for i in range(30)],
+    }
+    frame = pl.DataFrame({"sample_id": ids} | values | columns)
+    rest = {n: pl.lit(None, t) for n, t in difficulty.SCHEMA.items() if n not in frame.columns}
+    write_table(place.scores("difficulty", "a"), None, frame.with_columns(**rest).select(*difficulty.SCHEMA), {"r": 1})
+    build_index(place, ["a"], frozenset({"difficulty"}))
+
+
+def test_every_row_is_accounted_for_until_one_is_missing(place: Workspace) -> None:
+    verdict = checks.rows_accounted_for(place, "a")
+    assert verdict.passed
+    assert verdict.description == "32 rows = 30 samples + 1 duplicates + 1 quarantined"
+    path = place.samples("a")
+    write_parquet(read_parquet(path).head(29), path, read_metadata(path))
+    assert not checks.rows_accounted_for(place, "a").passed
+
+
+def test_a_lost_quarantine_is_noticed(place: Workspace) -> None:
+    write_parquet(read_parquet(place.quarantine("a")).clear(), place.quarantine("a"))
+    assert not checks.rows_accounted_for(place, "a").passed
+
+
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [
+        ({}, None),
+        ({"upd": [0.5] * 30}, "upd: the same value, 0.5, in all 30 rows"),
+        ({"upd": [None] * 16 + [i / 40 for i in range(14)]}, "upd: 53% null"),
+        ({"upd": [1.5, *(i / 40 for i in range(29))]}, "upd: values outside [0, 1]"),
+        ({"loss": [float("inf"), *(i / 9 for i in range(29))]}, "loss: values outside"),
+    ],
+)
+def test_scores_that_cannot_be_right_are_named(place: Workspace, columns: dict[str, object], fault: str | None) -> None:
+    score(place, **columns)
+    verdict = checks.scores_are_sound(place, frozenset({"difficulty"}))
+    assert verdict.passed == (fault is None)
+    assert fault is None or fault in verdict.description
+
+
+@pytest.mark.parametrize(("scale", "sound"), [("heuristic", True), ("rating", False)])
+def test_one_grade_for_all_is_fine_from_the_heuristic_and_broken_from_a_judge(
+    place: Workspace, scale: str, sound: bool
+) -> None:
+    score(place)
+    ids = read_parquet(place.samples("a"))["sample_id"]
+    frame = pl.DataFrame({"sample_id": ids}).with_columns(grade=pl.lit(1.0), scale=pl.lit(scale))
+    rest = {n: pl.lit(None, t) for n, t in dependability.GRADES.items() if n not in frame.columns}
+    frame = frame.with_columns(**rest).select(*dependability.GRADES)
+    write_table(place.scores("grades", "a"), None, frame, {"r": 1})
+    kinds = frozenset({"difficulty", "grades"})
+    build_index(place, ["a"], kinds)
+    assert checks.scores_are_sound(place, kinds).passed == sound
+
+
+def test_a_source_without_its_scores_is_left_out_and_named(place: Workspace) -> None:
+    build_index(place, ["a", "b"], frozenset({"difficulty"}))
+    verdict = checks.every_source_complete(place)
+    assert not verdict.passed
+    assert verdict.description == "a: no difficulty yet; b: not landed yet"
+    score(place)
+    assert checks.every_source_complete(place).passed

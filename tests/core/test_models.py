@@ -1,0 +1,96 @@
+"""Models: what identifies one, an encoder in the place of the model's own states, and the warm-up."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from dselect_core.config import EmbeddingSpec, ModelSpec, WarmupSpec
+from dselect_core.errors import DselectError
+from dselect_core.lm.load import identity, load
+from dselect_core.lm.tune import tune, warmup_sample
+from dselect_core.scores.embeddings import encode
+from tests.tiny import conversation, samples_frame, save_llama, tokenizer
+
+POOL = samples_frame([conversation(f"Say {i} and {i * i}", f"{i} and {i * i}.") for i in range(60)])
+SPEC = WarmupSpec(steps=30, samples=40, hidden_size=32, layers=2, heads=2, vocab_size=350, window=128, max_length=128)
+
+
+def test_a_local_model_is_its_files_and_not_its_place(tmp_path: Path) -> None:
+    one = save_llama(tmp_path / "one")
+    held = identity(str(one), cache=tmp_path / "cache.json")
+    assert held.startswith("local:")
+    assert identity(str(save_llama(tmp_path / "two"))) == held
+    save_llama(one, seed=1)
+    assert identity(str(one), cache=tmp_path / "cache.json") != held
+    save_llama(one, template="{{ messages[0].content }}")
+    assert identity(str(one)) != held
+
+
+def test_what_is_no_model_is_named() -> None:
+    with pytest.raises(DselectError, match="/gone: no such folder"):
+        identity("/gone")
+    with pytest.raises(DselectError, match=r"model no/such-model: neither a local folder, nor reachable on the hub"):
+        identity("no/such-model")
+
+
+def test_a_folder_with_a_config_and_no_causal_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DselectError, match="cannot be opened as a causal language model"):
+        load(str(tmp_path), ModelSpec(path=str(tmp_path)), "x")
+
+
+def test_an_encoder_gives_the_mean_of_its_last_layer_over_the_text(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer()), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    model = BertModel(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    samples = samples_frame(
+        [conversation("Hi", "Hello there"), conversation("A longer question?", "x", "again", "y", system="Be brief")]
+    )
+    found = encode(samples, EmbeddingSpec(path=str(tmp_path)))
+
+    def alone(text: str) -> np.ndarray:
+        with torch.no_grad():
+            return model(torch.tensor([tokenizer()(text)["input_ids"]])).last_hidden_state[0].mean(0).numpy()
+
+    for row, messages in zip(found.iter_rows(named=True), samples["messages"].to_list(), strict=True):
+        first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        prompt = "\n\n".join(m["content"] for m in messages[:first])
+        np.testing.assert_allclose(row["prompt_embedding"], alone(prompt), atol=1e-5)
+        np.testing.assert_allclose(row["embedding"], alone("\n\n".join(m["content"] for m in messages)), atol=1e-5)
+
+
+def test_the_warm_up_learns_is_seeded_and_makes_a_model_anybody_can_open(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    facts = tune(POOL, SPEC, tmp_path / "one")
+    assert facts["loss_last"] < facts["loss_first"] - 0.5
+    again = tune(POOL.sample(fraction=1, shuffle=True, seed=1), SPEC, tmp_path / "two")
+    assert again["loss_last"] == pytest.approx(facts["loss_last"], abs=1e-3)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "one")
+    text = AutoTokenizer.from_pretrained(tmp_path / "one").apply_chat_template(
+        conversation("Hi", "Yes"), tokenize=False
+    )
+    assert text.endswith("<|im_start|>assistant\nYes<|im_end|>\n")
+    assert model.config.max_position_embeddings == 128
+
+
+def test_the_warm_up_sample_does_not_depend_on_order_and_hardly_on_other_rows() -> None:
+    chosen = set(warmup_sample(POOL, SPEC)["sample_id"])
+    assert set(warmup_sample(POOL.reverse(), SPEC)["sample_id"]) == chosen
+    fewer = POOL.filter(pl.col("sample_id") != POOL["sample_id"][0])
+    assert len(chosen - set(warmup_sample(fewer, SPEC)["sample_id"])) <= 1
+
+
+def test_a_warm_up_on_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DselectError, match="every source is empty or quarantined"):
+        tune(POOL.clear(), SPEC, tmp_path)
