@@ -7,8 +7,10 @@ that Dagster calls stale or missing and whose inputs are ready. Where Dagster is
 edges decide.
 """
 
+import contextlib
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -72,21 +74,34 @@ def drain(
     landing = [(dg.AssetKey(c.asset), c.partition) for c in found.changes if wanted(dg.AssetKey(c.asset), c.partition)]
     _run(defs, instance, landing, done, on_run)
 
+    levels = _levels(defs)
     while True:
-        requested = _tick(defs, instance)
-        staleness = Staleness(defs, instance)
-        stale = staleness.all()
-        behind = [(s.asset, s.partition) for s in stale]
-        failed = {(asset, run.partition) for run in done.failed for asset in run.assets}
-        # Nothing runs again in one refresh after it failed: its message has been given.
-        able = [key for key in _ready(defs, instance) if key in behind and key not in failed]
-        keys = [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
-        keys += [key for key in able if not staleness.waits(key, able)]
-        keys = [key for key in keys if wanted(*key)]
+        with _partitions_read_once(instance):
+            requested = _tick(defs, instance)
+            staleness = Staleness(defs, instance)
+            stale = staleness.all()
+            failed = {(asset, run.partition) for run in done.failed for asset in run.assets}
+            # Nothing runs again in one refresh after it failed: its message has been given.
+            due = {(s.asset, s.partition) for s in stale} - failed
+            level = dg.evaluate_automation_conditions(defs=levels, instance=instance) if due else None
+            able = [key for key in _requested(levels, level) if key in due] if level else []
+            keys = [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
+            keys += [key for key in able if not staleness.waits(key, able)]
+            keys = [key for key in keys if wanted(*key)]
         if not keys:
             done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
             return done
         _run(defs, instance, keys, done, on_run)
+
+
+@contextlib.contextmanager
+def _partitions_read_once(instance: dg.DagsterInstance) -> Iterator[None]:
+    """An evaluation asks the database for the partitions over a thousand times; inside one they do not change."""
+    instance.get_dynamic_partitions = functools.cache(instance.get_dynamic_partitions)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del instance.get_dynamic_partitions
 
 
 def _tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> list[Key]:
@@ -108,15 +123,14 @@ def _requested(defs: dg.Definitions, result: dg.EvaluateAutomationConditionsResu
     ]
 
 
-def _ready(defs: dg.Definitions, instance: dg.DagsterInstance) -> list[Key]:
-    """Partitions whose inputs are there and passed their checks: the level behind the condition's edges."""
+def _levels(defs: dg.Definitions) -> dg.Definitions:
+    """The same graph with the level behind each condition's edges: inputs are there and passed their checks."""
 
     def level(spec: dg.AssetSpec) -> dg.AssetSpec:
         condition = ready(allow_missing_deps=spec.key in ALLOW_MISSING_DEPS)
         return spec.replace_attributes(automation_condition=condition if spec.automation_condition else None)
 
-    levels = defs.permissive_map_resolved_asset_specs(func=level, selection=None)
-    return _requested(levels, dg.evaluate_automation_conditions(defs=levels, instance=instance))
+    return defs.permissive_map_resolved_asset_specs(func=level, selection=None)
 
 
 def _run(

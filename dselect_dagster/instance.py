@@ -11,6 +11,7 @@ from dagster._core.instance.ref import InstanceRef
 
 DAGSTER_YAML = """\
 telemetry: {enabled: false}
+nux: {enabled: false}
 concurrency:
   runs: {max_concurrent_runs: 1}
   # A killed run would hold its slot for ever without the line below in run_monitoring.
