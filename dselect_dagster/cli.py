@@ -100,6 +100,8 @@ def _report(done: "Drained", seconds: float) -> None:
     for stale in done.still_stale:
         at = f"\\[{stale.partition}]" if stale.partition else ""
         out.print(f"not made: {stale.asset.to_user_string()}{at}: {stale.why}", highlight=False)
+    if done.still_stale and not done.failed:
+        out.print("Their inputs are not ready, or runs of them are queued or under way in `dselect dev`.")
 
 
 def _figure(value: object) -> str:

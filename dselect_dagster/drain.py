@@ -9,6 +9,8 @@ edges decide.
 
 import contextlib
 import functools
+import os
+import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ from dselect_dagster.scan import Scan, register, scan
 from dselect_dagster.stale import Key, Stale, Staleness
 
 _CURSOR = "dselect/refresh"
+_REFRESH = {"dselect/command": "refresh"}
+_PROCESS = "dselect/process"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -63,6 +67,7 @@ def drain(
     """
     graph = defs.resolve_asset_graph()
     chosen = graph.get_all_asset_keys() if select is None else select.resolve(graph)
+    _close_dead_runs(instance)
     found = scan(workspace, instance)
     register(found, instance)
     done = Drained(found)
@@ -92,6 +97,25 @@ def drain(
             done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
             return done
         _run(defs, instance, keys, done, on_run)
+
+
+def _close_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Fail the runs of a refresh whose process is gone: as started, they would hold their partitions for ever."""
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED], tags=_REFRESH)
+    for run in instance.get_runs(unfinished):
+        host, _, pid = run.tags.get(_PROCESS, "").rpartition(":")
+        if host == socket.gethostname() and not _alive(int(pid)):
+            instance.report_run_failed(run, f"process {pid} of `dselect refresh` is gone")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's, so alive
+    return True
 
 
 @contextlib.contextmanager
@@ -156,7 +180,7 @@ def _run(
             asset_selection=assets,
             raise_on_error=False,
             run_config=_QUIET,
-            tags={"dselect/command": "refresh"},
+            tags=_REFRESH | {_PROCESS: f"{socket.gethostname()}:{os.getpid()}"},
         )
         done.runs.append(Ran(tuple(assets), partition, _errors(result), result))
 

@@ -44,4 +44,6 @@ automation = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.all(),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.STOPPED,
+    # Plain runs: a backfill is one more thing that can be left half done.
+    emit_backfills=False,
 )

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +143,17 @@ def test_a_bad_source_is_told_and_blocks_no_other(graph: Graph) -> None:
     assert "b.json" in errors(graph.refresh())
     graph.source("b", alpaca(WORDS[:8], offset=50))
     assert ("raw_dataset", "b") in made(graph.refresh())
+
+
+def test_a_refresh_killed_in_the_middle_of_scoring_holds_nothing_up(graph: Graph) -> None:
+    graph.source("a", alpaca(WORDS[:-2]))
+    environment = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "DSELECT_CONFIG")}
+    command = [str(Path(sys.executable).with_name("dselect")), "refresh"]
+    with subprocess.Popen(command, cwd=graph.folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("embeddings" in line for line in process.stderr)
+        process.kill()
+    assert made(graph.refresh()) >= {("embeddings", "a"), ("corpus_index", None), ("coreset", "d3")}
 
 
 def test_a_killed_refresh_is_finished_by_the_next(graph: Graph) -> None:
