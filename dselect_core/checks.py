@@ -54,12 +54,13 @@ def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
 
 
 def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
-    """No column mostly null, constant, or out of its range, over the pool.
+    """One recipe a kind; no column mostly null, constant, or out of its range, over the pool.
 
     The builtin heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.
     """
     index = read_index(workspace)
-    faults, facts = [], {}
+    faults = [f"{kind}: tables of {len(made)} recipes" for kind, made in index.fingerprints.items() if len(made) > 1]
+    facts: dict[str, Any] = {}
     for column, (kind, low, high) in RANGES.items():
         if kind not in kinds or not index.sources:
             continue

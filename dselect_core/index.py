@@ -25,8 +25,6 @@ SCHEMA: dict[str, pl.DataType] = {
     "sources": pl.List(pl.String()),
     "n_rows": pl.UInt32(),
 }
-# Kinds whose tables lie by source; MIWV looks across sources and has one table.
-SOURCE_KINDS = ("difficulty", "embeddings", "activations", "grades")
 # Columns that travel with the scores without being one.
 _BESIDE = ("truncated", "shot_id")
 
@@ -41,7 +39,10 @@ def needed_kinds(settings: Settings) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Index:
-    """frame: SCHEMA, ascending by id. sources: {name: {kind or "samples": version}}. excluded: {name: reason}."""
+    """frame: SCHEMA, ascending by id. sources: {name: {kind or "samples": version}}. excluded: {name: reason}.
+
+    fingerprints: {kind: the recipes its tables were made by}; more than one means that they must not be compared.
+    """
 
     frame: pl.DataFrame
     sources: dict[str, dict[str, str]]

@@ -3,7 +3,7 @@
 raw/<source>/samples.parquet, quarantine.parquet
 models/<name>/ and models/current.json          the model in force
 scores/<kind>/<source>.parquet                  row-local scores, one table a source
-corpus/index.parquet, index.json, neighbors.parquet, miwv.parquet
+corpus/index.parquet, neighbors.parquet, miwv.parquet
 specs/<recipe>.json
 coresets/<recipe>/…
 """

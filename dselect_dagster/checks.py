@@ -32,7 +32,9 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
         return _result(checks.quarantine_is_small(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
 
     @dg.asset_check(
-        asset="corpus_index", blocking=True, description="no score column mostly null, constant, or out of its range"
+        asset="corpus_index",
+        blocking=True,
+        description="one recipe a kind; no score column mostly null, constant, or out of its range",
     )
     def scores_are_sound(workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.scores_are_sound(workspace.open(), needed), dg.AssetCheckSeverity.ERROR)

@@ -28,8 +28,7 @@ def prepare(workspace: Workspace, pool: Callable[[], pl.DataFrame], progress: Pr
 
     pool: gives the SAMPLES frame the builtin model is tuned on; not called for another model.
     Returns the record: path (the builtin model's is relative to the models' folder), identity, template, window,
-    and how it was tuned. Raises DselectError when
-    the path is not a causal language model.
+    and how it was tuned. Raises DselectError when the path is not a causal language model.
     """
     spec = workspace.settings.model
     record: dict[str, Any] = {}

@@ -91,6 +91,22 @@ def test_one_grade_for_all_is_fine_from_the_heuristic_and_broken_from_a_judge(
     assert checks.scores_are_sound(place, kinds).passed == sound
 
 
+def test_tables_of_two_recipes_are_not_compared(place: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text(json.dumps([{"instruction": "Another", "input": "", "output": "source"}]))
+    sources = {name: {"path": str(tmp_path / f"{name}.json")} for name in ("a", "b")}
+    both = Workspace(Settings.model_validate(place.settings.model_dump(by_alias=True) | {"sources": sources}))
+    land(both, "b")
+    score(place)
+    table = read_parquet(place.scores("difficulty", "a")).head(1)
+    table = table.with_columns(sample_id=pl.lit(read_parquet(both.samples("b"))["sample_id"].item()))
+    for recipe, sound in (({"r": 1}, True), ({"r": 2}, False)):
+        write_table(both.scores("difficulty", "b"), None, table, recipe)
+        build_index(both, ["a", "b"], frozenset({"difficulty"}))
+        verdict = checks.scores_are_sound(both, frozenset({"difficulty"}))
+        assert verdict.passed == sound
+    assert verdict.description == "difficulty: tables of 2 recipes"
+
+
 def test_a_source_without_its_scores_is_left_out_and_named(place: Workspace) -> None:
     build_index(place, ["a", "b"], frozenset({"difficulty"}))
     verdict = checks.every_source_complete(place)
