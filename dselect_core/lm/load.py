@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 _IDENTITY_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 DEFAULT_WINDOW = 2048
-# Names of mallopt(3)'s parameters, from <malloc.h>.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def folder_identity(folder: Path, cache: Path | None = None) -> str:
@@ -119,7 +116,6 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
     from dselect_core.lm.forward import Forward
     from dselect_core.lm.render import Renderer
 
-    keep_freed_memory()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=spec.revision)
         model = AutoModelForCausalLM.from_pretrained(path, revision=spec.revision, dtype=getattr(torch, spec.dtype))
@@ -140,22 +136,6 @@ def device(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what a forward pass frees: its tensors come back by the thousand, of the same sizes.
-
-    By default each goes back to the system and is faulted in again, page by page: measured here, that halves the
-    tokens per CPU-second. The price is that memory stays at its peak until the process ends. Elsewhere than on
-    glibc, nothing happens.
-    """
-    import ctypes
-
-    if not platform.libc_ver()[0].startswith("glibc"):
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def first_line(error: BaseException) -> str:

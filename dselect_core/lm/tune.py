@@ -76,13 +76,12 @@ def tune(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dselect_core.lm.batches import batches
-    from dselect_core.lm.load import keep_freed_memory, quiet_transformers
+    from dselect_core.lm.load import quiet_transformers
     from dselect_core.lm.render import Renderer
 
     if pool.is_empty():
         raise DselectError("the warm-up needs at least one sample: every source is empty or quarantined")
     quiet_transformers()
-    keep_freed_memory()
     tokenizer = train_tokenizer(pool, spec)
     renderer = Renderer(tokenizer, min(spec.max_length, spec.window))
     rendered = [renderer.render(messages) for messages in warmup_sample(pool, spec)["messages"].to_list()]
