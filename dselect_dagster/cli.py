@@ -1,11 +1,13 @@
 """`dselect`: refresh, status, dev, export, init. All of it is the Dagster graph; this file only asks and prints."""
 
+import json
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -83,6 +85,7 @@ def _report(done: "Drained", seconds: float) -> None:
             "asset",
             "partition",
             *(Column(n, justify="right") for n in ("rows", "computed", "reused", "nulls", "seconds")),
+            box=box.SIMPLE,
         )
         for run in done.runs:
             for event in run.result.get_asset_materialization_events():
@@ -109,37 +112,20 @@ def _figure(value: object) -> str:
 
 
 def _coresets(workspace: Workspace, recipes: list[str]) -> None:
-    import json
-
+    right = (Column(n, justify="right") for n in ("rows", "of pool", "tokens"))
     table = Table(
-        "coreset",
-        "strategy",
-        *(Column(n, justify="right") for n in ("budget", "rows", "of pool", "response tokens")),
-        Column("path", overflow="fold"),
+        "coreset", "recipe", *right, Column("path", overflow="fold"), box=box.SIMPLE, show_edge=False, pad_edge=False
     )
     for name in recipes:
-        folder = workspace.coreset(name)
+        spec, folder = workspace.settings.coresets[name], workspace.coreset(name)
+        recipe = f"{spec.strategy}, {spec.budget}"
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            counts = json.loads((folder / "manifest.json").read_text())["counts"]
         except FileNotFoundError:
-            table.add_row(
-                name,
-                workspace.settings.coresets[name].strategy,
-                str(workspace.settings.coresets[name].budget),
-                "not made",
-            )
+            table.add_row(name, recipe, "not made")
             continue
-        counts = manifest["counts"]
-        tokens = f"{counts['response_tokens']:,}" if "response_tokens" in counts else ""
-        table.add_row(
-            name,
-            manifest["strategy"],
-            manifest["budget"],
-            f"{counts['rows']:,}",
-            f"{counts['pool']:,}",
-            tokens,
-            _short(str(folder)),
-        )
+        figures = (_figure(counts.get(key, "")) for key in ("rows", "pool", "response_tokens"))
+        table.add_row(name, recipe, *figures, _short(str(folder)))
     out.print(table)
 
 
