@@ -92,7 +92,7 @@ def drain(
             able = [key for key in _requested(levels, level) if key in due] if level else []
             keys = [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
             keys += [key for key in able if not staleness.waits(key, able)]
-            keys = [key for key in keys if wanted(*key)]
+            keys = [key for key in dict.fromkeys(keys) if wanted(*key)]
         if not keys:
             done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
             return done
