@@ -38,10 +38,9 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
     held = int(samples["n_rows"].sum())
     origins = int(samples["origins"].list.len().sum())
     found = held + quarantined
-    facts = {"rows": account["rows"], "samples": samples.height, "duplicates": held - samples.height}
-    facts["quarantined"] = quarantined
-    passed = account["rows"] == found and origins == held
     duplicates = held - samples.height
+    facts = {"rows": account["rows"], "samples": samples.height, "duplicates": duplicates, "quarantined": quarantined}
+    passed = account["rows"] == found and origins == held
     told = f"{account['rows']} rows = {samples.height} samples + {duplicates} duplicates + {quarantined} quarantined"
     missing = f"rows are missing: {account['rows']} read, {found} found in the tables"
     return Verdict(passed, told if passed else missing, facts)
@@ -61,10 +60,12 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
     index = read_index(workspace)
     faults = [f"{kind}: tables of {len(made)} recipes" for kind, made in index.fingerprints.items() if len(made) > 1]
     facts: dict[str, Any] = {}
+    read = {kind for kind, _, _ in RANGES.values()} & kinds if index.sources else set()
+    tables = {kind: pool_scores(workspace, index, kind) for kind in sorted(read)}
     for column, (kind, low, high) in RANGES.items():
-        if kind not in kinds or not index.sources:
+        if kind not in tables:
             continue
-        table = pool_scores(workspace, index, kind)
+        table = tables[kind]
         values = table[column].cast(pl.Float64)
         nulls = values.null_count() / len(values)
         present = values.drop_nulls()

@@ -1,7 +1,6 @@
 """Make one coreset: read the pool, select, write the files and the manifest, and say what changed since the last."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from dselect_core.errors import DselectError
 from dselect_core.export import write_coreset
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.index import Index, load_pool, needed_kinds, pool_samples, read_index
+from dselect_core.progress import Progress
 from dselect_core.select.pool import Pool
 from dselect_core.select.select import Selection, needs, select
 from dselect_core.tables import read_metadata, read_parquet, write_text
@@ -53,7 +53,7 @@ def spec_version(spec: CoresetSpec) -> str:
     return fingerprint(spec.model_dump(mode="json"))
 
 
-def make_coreset(workspace: Workspace, recipe: str, progress: Callable[[int, int], None] | None = None) -> Coreset:
+def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = None) -> Coreset:
     """Select by the recorded spec of `recipe` from the pool of the corpus index, and write everything.
 
     Raises DselectError naming the recipe: an empty pool, a budget the pool cannot fill, missing scores.

@@ -17,7 +17,7 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.select.pool import Pool
 from dselect_core.select.select import needs
 from dselect_core.select.strategies import SCORE_COLUMNS
-from dselect_core.tables import read_metadata, read_parquet, write_parquet
+from dselect_core.tables import read_parquet, read_with_metadata, write_parquet
 from dselect_core.workspace import Workspace
 
 SCHEMA: dict[str, pl.DataType] = {
@@ -63,20 +63,19 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
     parts = []
     for name in sorted(sources):
         try:
-            samples = read_parquet(workspace.samples(name))
+            samples, landed = read_with_metadata(workspace.samples(name), ["sample_id", "n_rows"])
         except FileNotFoundError:
             excluded[name] = "not landed yet"
             continue
-        versions = {"samples": read_metadata(workspace.samples(name)).get("version", "")}
+        versions = {"samples": landed.get("version", "")}
         reason = None
         for kind in sorted(fingerprints):
             try:
-                metadata = read_metadata(workspace.scores(kind, name))
-                ids = read_parquet(workspace.scores(kind, name))["sample_id"]
+                table, metadata = read_with_metadata(workspace.scores(kind, name), ["sample_id"])
             except FileNotFoundError:
                 reason = f"no {kind} yet"
                 break
-            if not ids.equals(samples["sample_id"]):
+            if not table["sample_id"].equals(samples["sample_id"]):
                 reason = f"{kind} are of an earlier version of the source"
                 break
             versions[kind] = metadata["version"]
@@ -105,10 +104,10 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
 
 def read_index(workspace: Workspace) -> Index:
     try:
-        sources, excluded, fingerprints = json.loads(read_metadata(workspace.index)["index"])
+        frame, metadata = read_with_metadata(workspace.index)
     except FileNotFoundError:
         raise DselectError(f"{workspace.index}: no corpus index yet; run `dselect refresh`") from None
-    return Index(read_parquet(workspace.index), sources, excluded, fingerprints)
+    return Index(frame, *json.loads(metadata["index"]))
 
 
 def pool_samples(workspace: Workspace, index: Index) -> pl.DataFrame:
@@ -133,9 +132,10 @@ def pool_scores(workspace: Workspace, index: Index, kind: str) -> pl.DataFrame:
     frames = []
     for name, versions in index.sources.items():
         path = workspace.scores(kind, name)
-        if read_metadata(path)["version"] != versions[kind]:
+        frame, metadata = read_with_metadata(path)
+        if metadata["version"] != versions[kind]:
             raise DselectError(f"{path}: changed since the corpus index was built; run `dselect refresh` again")
-        frames.append(read_parquet(path))
+        frames.append(frame)
     return pl.concat(frames).unique("sample_id", keep="first", maintain_order=True).sort("sample_id")
 
 

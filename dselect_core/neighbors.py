@@ -5,11 +5,10 @@ float64 and rounded to 2⁻²⁰, so that prompts that are the same up to float 
 lowest sample id. O(n²·d) time, O(n·d) memory; fine to about 100,000 rows.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import polars as pl
 
+from dselect_core.progress import Progress
 from dselect_core.select.grid import usable_vectors
 
 REVISION = 1
@@ -24,7 +23,7 @@ _SEARCH = 8
 _BLOCK = 4096
 
 
-def nearest(ids: pl.Series, vectors: np.ndarray, progress: Callable[[int, int], None] | None = None) -> pl.DataFrame:
+def nearest(ids: pl.Series, vectors: np.ndarray, progress: Progress | None = None) -> pl.DataFrame:
     """ids ascending, vectors float32 [n, d] (NaN where missing) → SCHEMA, a row per id.
 
     The nearest of i is argmax_{j≠i} cos(h_i, h_j), lowest id at equal similarity. Shot and similarity are
@@ -42,7 +41,7 @@ def nearest(ids: pl.Series, vectors: np.ndarray, progress: Callable[[int, int], 
     ).with_columns(pl.when(has).then(pl.col("shot_id")), pl.when(has).then(pl.col("similarity")))
 
 
-def _nearest(vectors: np.ndarray, progress: Callable[[int, int], None] | None) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(vectors: np.ndarray, progress: Progress | None) -> tuple[np.ndarray, np.ndarray]:
     import faiss
 
     n = len(vectors)

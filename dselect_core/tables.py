@@ -27,19 +27,23 @@ def write_parquet(frame: pl.DataFrame, upath: UPath, metadata: dict[str, str] | 
 
 def read_parquet(upath: UPath) -> pl.DataFrame:
     """The table. Raises FileNotFoundError, or DselectError naming a file that is not Parquet."""
-    try:
-        return pl.read_parquet(io.BytesIO(upath.read_bytes()))
-    except PolarsError as error:
-        raise _unreadable(upath, error) from None
+    return read_with_metadata(upath)[0]
 
 
 def read_metadata(upath: UPath) -> dict[str, str]:
     """The key-value pairs given to `write_parquet`. Raises as `read_parquet`."""
+    return read_with_metadata(upath, [])[1]
+
+
+def read_with_metadata(upath: UPath, columns: list[str] | None = None) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The table, or some of its columns, with its key-value pairs: one state of the file. Raises as `read_parquet`."""
+    data = upath.read_bytes()
     try:
-        pairs = pl.read_parquet_metadata(io.BytesIO(upath.read_bytes()))
+        pairs = pl.read_parquet_metadata(io.BytesIO(data))
+        frame = pl.DataFrame() if columns == [] else pl.read_parquet(io.BytesIO(data), columns=columns)
     except PolarsError as error:
         raise _unreadable(upath, error) from None
-    return {key: value for key, value in pairs.items() if key != _ARROW_SCHEMA}
+    return frame, {key: value for key, value in pairs.items() if key != _ARROW_SCHEMA}
 
 
 def write_text(text: str, upath: UPath) -> None:

@@ -17,10 +17,9 @@ from dselect_core.config import ModelSpec
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.lm import load
+from dselect_core.progress import Progress
 from dselect_core.tables import write_text
 from dselect_core.workspace import Workspace, local_folder
-
-Progress = Callable[[int, int], None]
 
 
 def prepare(workspace: Workspace, pool: Callable[[], pl.DataFrame], progress: Progress | None = None) -> dict[str, Any]:

@@ -105,10 +105,8 @@ class Forward:
             if self.plain_head or "difficulty" not in want:
                 states, logits = self._states(tokens), None
             else:
-                # Twice through the body where states or neurons are wanted too: the price of an unusual head.
-                states = self._states(tokens) if want & {"embeddings", "activations"} else None
-                for hook in hooks:
-                    hook.remove()
+                # Twice through the body where states are wanted too: the price of an unusual head.
+                states = self._states(tokens) if "embeddings" in want else None
                 logits = self.model(input_ids=tokens, use_cache=False).logits
         finally:
             for hook in hooks:

@@ -7,7 +7,6 @@ replaces it by one line of dselect.yaml.
 """
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import polars as pl
 from dselect_core.config import WarmupSpec
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
+from dselect_core.progress import Progress
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -64,9 +64,7 @@ def train_tokenizer(pool: pl.DataFrame, spec: WarmupSpec) -> Any:
     )
 
 
-def tune(
-    pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
+def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Make the builtin model from a SAMPLES frame and save it to `folder` (save_pretrained layout).
 
     Returns parameters, samples, steps, tokens, first and last loss (nats per response token, mean of 8

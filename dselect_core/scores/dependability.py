@@ -8,16 +8,14 @@ The endpoint's address is not part of the recipe, only the model's name: moving 
 must not buy every grade again. Two different models served under one name have to be given two names.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 
 from dselect_core.config import GraderSpec
+from dselect_core.progress import Progress
 from dselect_core.scores import heuristic_grader, openai_grader
-
-Progress = Callable[[int, int], None]
 
 GRADES = pl.Schema(
     {

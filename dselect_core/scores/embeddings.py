@@ -6,7 +6,6 @@ text [MIWV's paper: BGE-large-en]. In a conversation of several turns the prompt
 first answer [ours].
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from dselect_core.config import EmbeddingSpec
 from dselect_core.errors import DselectError
 from dselect_core.lm.batches import batches
 from dselect_core.lm.load import device, first_line, quiet_transformers
+from dselect_core.progress import Progress
 
 if TYPE_CHECKING:
     from dselect_core.lm.forward import Signals
@@ -78,9 +78,7 @@ def _encoder(path: str, revision: str | None) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def encode(
-    samples: pl.DataFrame, spec: EmbeddingSpec, progress: Callable[[int, int], None] | None = None
-) -> pl.DataFrame:
+def encode(samples: pl.DataFrame, spec: EmbeddingSpec, progress: Progress | None = None) -> pl.DataFrame:
     """Embeddings by the encoder named in `spec` of a SAMPLES frame → `schema`, in the frame's order."""
     assert spec.path is not None
     tokenizer, model = _encoder(spec.path, spec.revision)
@@ -94,9 +92,7 @@ def encode(
     return _frame(samples["sample_id"].to_list(), vectors[len(prompts) :], vectors[: len(prompts)])
 
 
-def _encode(
-    tokenizer: Any, model: Any, texts: list[str], window: int, progress: Callable[[int, int], None] | None
-) -> np.ndarray:
+def _encode(tokenizer: Any, model: Any, texts: list[str], window: int, progress: Progress | None) -> np.ndarray:
     import torch
 
     window = min(window, getattr(model.config, "max_position_embeddings", window))

@@ -7,7 +7,6 @@ assistant turn of the same template. The zero-shot loss comes with the difficult
 is run here. A value belongs to (sample, shot, recipe).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -15,6 +14,7 @@ import polars as pl
 from dselect_core.lm.batches import batches
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.render import one_shot
+from dselect_core.progress import Progress
 from dselect_core.scores.one_pass import render_all
 
 REVISION = 1
@@ -38,7 +38,7 @@ def compute(
     lm: LanguageModel,
     samples: pl.DataFrame,
     pairs: pl.DataFrame,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pl.DataFrame:
     """One-shot losses of the pairs → SCHEMA, a row per pair.
 

@@ -1,7 +1,5 @@
 """One forward pass over a source's samples → difficulty, embeddings and active neurons, whichever are asked for."""
 
-from collections.abc import Callable
-
 import polars as pl
 
 from dselect_core.config import Settings
@@ -9,6 +7,7 @@ from dselect_core.errors import DselectError
 from dselect_core.lm.batches import batches
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.render import Rendered
+from dselect_core.progress import Progress
 from dselect_core.scores import activations, difficulty, embeddings
 
 KINDS = frozenset({"difficulty", "embeddings", "activations"})
@@ -19,7 +18,7 @@ def one_pass(
     samples: pl.DataFrame,
     want: frozenset[str],
     settings: Settings,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, pl.DataFrame]:
     """SAMPLES frame → one frame per kind in `want` (⊆ KINDS), a row for every sample.
 

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from dselect_core.config import GraderSpec
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
+from dselect_core.progress import Progress
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -35,7 +36,6 @@ LOWEST, HIGHEST = 1, 5
 DEFAULT_KEY = "OPENAI_API_KEY"
 
 Messages = Sequence[Mapping[str, str]]
-Progress = Callable[[int, int], None]
 
 # What a rubric never has to say: where the data is, that it is data, and the form of the reply.
 PROTOCOL = """

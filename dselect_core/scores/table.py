@@ -14,7 +14,7 @@ import polars as pl
 from upath import UPath
 
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.tables import read_metadata, read_parquet, write_parquet
+from dselect_core.tables import read_with_metadata, write_parquet
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ def kept_rows(path: UPath, recipe: dict[str, Any], keys: pl.DataFrame) -> pl.Dat
     kept: it is tried again.
     """
     try:
-        if read_metadata(path).get("fingerprint") != fingerprint(recipe):
-            return None
+        table, metadata = read_with_metadata(path)
     except FileNotFoundError:
         return None
-    table = read_parquet(path)
+    if metadata.get("fingerprint") != fingerprint(recipe):
+        return None
     held = table.filter(pl.col(_value_column(table)).is_not_null()).join(keys, on=keys.columns, how="semi")
     return held if held.height else None
 

@@ -1,9 +1,10 @@
 """Bring score tables up to date: keep the rows that still hold, compute the others, write the table whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
+from upath import UPath
 
 from dselect_core.config import Settings
 from dselect_core.index import Index, fixed_width, pool_samples, pool_scores
@@ -11,13 +12,12 @@ from dselect_core.lm.current import current
 from dselect_core.lm.load import identity
 from dselect_core.neighbors import REVISION as NEIGHBORS_REVISION
 from dselect_core.neighbors import nearest
+from dselect_core.progress import Progress
 from dselect_core.scores import activations, dependability, difficulty, embeddings, miwv
 from dselect_core.scores.one_pass import one_pass
 from dselect_core.scores.table import TableReport, kept_rows, write_table
 from dselect_core.tables import read_parquet
 from dselect_core.workspace import Workspace
-
-Progress = Callable[[int, int], None]
 
 
 def update_model_scores(
@@ -56,11 +56,12 @@ def update_grades(workspace: Workspace, source: str, progress: Progress | None =
     """The grades of a source. A grade that failed is tried again; one that was given is kept."""
     spec = workspace.settings.grader
     samples = read_parquet(workspace.samples(source))
-    recipe = dependability.recipe(spec)
-    held = kept_rows(workspace.scores("grades", source), recipe, samples.select("sample_id"))
-    todo = _without(samples, held)
-    fresh = dependability.grade(todo, spec, progress) if todo.height else None
-    return write_table(workspace.scores("grades", source), held, fresh, recipe)
+    return _update(
+        workspace.scores("grades", source),
+        dependability.recipe(spec),
+        samples,
+        lambda todo: dependability.grade(todo, spec, progress),
+    )
 
 
 def update_neighbors(workspace: Workspace, index: Index, progress: Progress | None = None) -> TableReport:
@@ -79,10 +80,13 @@ def update_miwv(workspace: Workspace, index: Index, progress: Progress | None = 
         return write_table(workspace.miwv, None, None, recipe)
     zero_shot = pool_scores(workspace, index, "difficulty").select("sample_id", zero_shot_loss="loss")
     pairs = read_parquet(workspace.neighbors).join(zero_shot, on="sample_id", how="inner", maintain_order="left")
-    held = kept_rows(workspace.miwv, recipe, pairs.select("sample_id", "shot_id"))
-    todo = _without(pairs, held)
-    fresh = miwv.compute(lm, pool_samples(workspace, index), todo, progress) if todo.height else None
-    return write_table(workspace.miwv, held, fresh, recipe)
+    return _update(
+        workspace.miwv,
+        recipe,
+        pairs,
+        lambda todo: miwv.compute(lm, pool_samples(workspace, index), todo, progress),
+        keys=["sample_id", "shot_id"],
+    )
 
 
 def _encoder_embeddings(
@@ -90,11 +94,25 @@ def _encoder_embeddings(
 ) -> TableReport:
     spec = workspace.settings.embeddings
     assert spec.path is not None
-    recipe = embeddings.encoder_recipe(identity(spec.path, spec.revision), spec)
-    held = kept_rows(workspace.scores("embeddings", source), recipe, samples.select("sample_id"))
-    todo = _without(samples, held)
-    fresh = embeddings.encode(todo, spec, progress) if todo.height else None
-    return write_table(workspace.scores("embeddings", source), held, fresh, recipe)
+    return _update(
+        workspace.scores("embeddings", source),
+        embeddings.encoder_recipe(identity(spec.path, spec.revision), spec),
+        samples,
+        lambda todo: embeddings.encode(todo, spec, progress),
+    )
+
+
+def _update(
+    path: UPath,
+    recipe: dict[str, Any],
+    rows: pl.DataFrame,
+    compute: Callable[[pl.DataFrame], pl.DataFrame],
+    keys: Sequence[str] = ("sample_id",),
+) -> TableReport:
+    """Keep what the table at `path` holds for `rows`, compute the others, write all."""
+    held = kept_rows(path, recipe, rows.select(keys))
+    todo = _without(rows, held)
+    return write_table(path, held, compute(todo) if todo.height else None, recipe)
 
 
 def _recipes(model: dict[str, Any], settings: Settings) -> dict[str, dict[str, Any]]:

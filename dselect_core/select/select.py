@@ -4,7 +4,6 @@ Samples that lack something the strategy needs are left out, each with a reason;
 generated step by step and stopped by the budget, so a smaller budget is a prefix of a larger one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -13,12 +12,10 @@ import polars as pl
 
 from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
+from dselect_core.progress import Progress
 from dselect_core.select.grid import usable_vectors
 from dselect_core.select.pool import Pick, Pool
 from dselect_core.select.strategies import SCORE_COLUMNS, Strategy, strategy
-
-Progress = Callable[[int, int], None]
-"""Called as (done, whole) after each pick: rows, or response tokens under a token budget."""
 
 _KIND_OF_ARRAY = {"embedding": "embeddings", "active neurons": "activations"}
 
