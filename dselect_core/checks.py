@@ -58,9 +58,10 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
     The builtin heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.
     """
     index = read_index(workspace)
-    faults = [f"{kind}: tables of {len(made)} recipes" for kind, made in index.fingerprints.items() if len(made) > 1]
+    faults = [f"{kind}: scores of {len(made)} recipes" for kind, made in index.fingerprints.items() if len(made) > 1]
     facts: dict[str, Any] = {}
-    read = {kind for kind, _, _ in RANGES.values()} & kinds if index.sources else set()
+    one_recipe = {kind for kind, made in index.fingerprints.items() if len(made) == 1}
+    read = {kind for kind, _, _ in RANGES.values()} & kinds & one_recipe
     tables = {kind: pool_scores(workspace, index, kind) for kind in sorted(read)}
     for column, (kind, low, high) in RANGES.items():
         if kind not in tables:

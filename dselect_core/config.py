@@ -93,7 +93,10 @@ class WarmupSpec(_Strict):
 
 
 class EmbeddingSpec(_Strict):
-    """`{from: model}`, or an encoder `{path: …}` whose mean-pooled last layer is used instead."""
+    """Whose prompt vectors choose MIWV's shots: `{from: model}`, or an encoder `{path: …}`, mean-pooled.
+
+    D3's vectors of whole samples are the model's own in either case.
+    """
 
     source: Literal["model"] | None = Field(None, alias="from")
     path: str | None = Field(None, description="encoder by hub name or local folder")
@@ -121,6 +124,11 @@ class SecretFromEnv(_Strict):
     env: str
 
 
+class TokenPrice(_Strict):
+    prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
+    completion: float = Field(ge=0, description="US dollars per million completion tokens")
+
+
 class GraderSpec(_Strict):
     """The builtin heuristic by default; an OpenAI-compatible endpoint when `base_url` or `model` is given."""
 
@@ -133,6 +141,7 @@ class GraderSpec(_Strict):
     concurrency: int = Field(8, gt=0)
     timeout_seconds: float = Field(60.0, gt=0)
     max_retries: int = Field(4, ge=0)
+    usd_per_million_tokens: TokenPrice | None = Field(None, description="prices; `dselect plan` reckons with them")
 
     @model_validator(mode="after")
     def _whole(self) -> "GraderSpec":
@@ -143,6 +152,13 @@ class GraderSpec(_Strict):
     @property
     def is_builtin(self) -> bool:
         return self.model is None
+
+
+class PartSpec(_Strict):
+    """How much finished work may be in memory before it is written: what a killed process can lose."""
+
+    rows: int = Field(4096, gt=0, description="rows after which a part is written")
+    seconds: float = Field(30.0, gt=0, description="seconds after which a part is written")
 
 
 class CoresetSpec(_Strict):
@@ -173,7 +189,9 @@ class Settings(_Strict):
     difficulty: DifficultySpec = DifficultySpec()
     activations: ActivationSpec = ActivationSpec()
     grader: GraderSpec = GraderSpec()
+    parts: PartSpec = PartSpec()
     coresets: dict[str, CoresetSpec]
+    schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
     owners: list[str] = Field(default_factory=lambda: ["team:data-curation"], description="owners shown in Dagster")
 
     @model_validator(mode="after")

@@ -7,32 +7,36 @@ from typing import Any
 import polars as pl
 
 from dselect_core import __version__
+from dselect_core.changes import SCHEMA as CHANGES
+from dselect_core.changes import changes, counted
 from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
 from dselect_core.export import write_coreset
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.index import Index, load_pool, needed_kinds, pool_samples, read_index
+from dselect_core.index import Index, load_pool, pool_samples, read_index
 from dselect_core.progress import Progress
+from dselect_core.scores.kinds import open_store
+from dselect_core.select.kept import read_kept, write_kept
 from dselect_core.select.pool import Pool
 from dselect_core.select.select import Selection, needs, select
-from dselect_core.tables import read_metadata, read_parquet, write_text
+from dselect_core.tables import read_parquet, read_with_metadata, write_parquet, write_text
 from dselect_core.workspace import Workspace
 
-REVISION = 1
+REVISION = 2
+# Columns of a kept order that are the order's; the others are scores, as the strategy read them.
+_OF_ORDER = ("sample_id", "reason", "rank", "gain", "pass", "standing")
 
 
 @dataclass(frozen=True)
 class Coreset:
-    """A made coreset. entered, left, kept: rows against the coreset that stood there before; None if none did."""
+    """A made coreset. changes: who entered, left and stayed, and why (changes.py); None if none stood there before."""
 
     selection: Selection
     pool: Pool
     samples: pl.DataFrame
     counts: dict[str, int]
     version: str
-    entered: int | None
-    left: int | None
-    kept: int | None
+    changes: pl.DataFrame | None
 
 
 def write_spec(workspace: Workspace, recipe: str) -> tuple[CoresetSpec, str]:
@@ -49,47 +53,116 @@ def write_spec(workspace: Workspace, recipe: str) -> tuple[CoresetSpec, str]:
     return spec, spec_version(spec)
 
 
+def read_spec(workspace: Workspace, recipe: str) -> CoresetSpec:
+    """The recipe as `write_spec` recorded it. Raises FileNotFoundError where it has not."""
+    return CoresetSpec.model_validate_json(workspace.spec(recipe).read_text())
+
+
 def spec_version(spec: CoresetSpec) -> str:
     return fingerprint(spec.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a recipe chooses from. version: of the pool's samples and of exactly the scores the recipe reads."""
+
+    version: str
+    rows: int
+    scores: dict[str, str]
+
+
+def candidates(workspace: Workspace, recipe: str) -> Candidates:
+    """See what the recipe would choose from, without choosing: so that only what touches its scores touches it.
+
+    The lengths in tokens that every coreset tells are of the model, not of β, and count as such.
+    """
+    index = read_index(workspace)
+    kinds = needs(read_spec(workspace, recipe))
+    versions = {"samples": index.version_of(frozenset())}
+    for kind in sorted(kinds):
+        if kind == "miwv":
+            _, metadata = read_with_metadata(workspace.miwv, [])
+            versions[kind] = metadata["version"]
+        else:
+            versions[kind] = index.version_of(frozenset({kind}))
+    for made_by in index.fingerprints.get("difficulty", []):
+        of_model = open_store(workspace, "difficulty", made_by).recipe
+        versions["lengths"] = fingerprint({key: value for key, value in of_model.items() if key != "beta"})
+    return Candidates(fingerprint(versions), index.frame.height, versions)
 
 
 def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = None) -> Coreset:
     """Select by the recorded spec of `recipe` from the pool of the corpus index, and write everything.
 
-    Raises DselectError naming the recipe: an empty pool, a budget the pool cannot fill, missing scores.
+    An order that was made before from the same scores is cut or continued. Raises DselectError naming the recipe: an
+    empty pool, a budget the pool cannot fill, missing scores.
     """
-    spec = CoresetSpec.model_validate_json(workspace.spec(recipe).read_text())
+    spec = read_spec(workspace, recipe)
     index = read_index(workspace)
-    # Beside what the strategy needs, the difficulty where it is there: for token counts and the reader.
-    kinds = needs(spec) | (needed_kinds(workspace.settings) & {"difficulty"})
+    kinds = needs(spec)
     try:
         pool = load_pool(workspace, index, kinds)
-        selection = select(pool, spec, progress)
+        selection = select(pool, spec, progress, lambda key: read_kept(workspace.orders / f"{key}.parquet", key))
     except DselectError as error:
         raise DselectError(f"coreset {recipe}: {error}") from None
-    before = _previous(workspace, recipe)
+    manifest = _manifest(workspace, recipe, spec, index, kinds) | {
+        "order": None if selection.kept is None else selection.kept.key
+    }
+    changed = _changes(workspace, recipe, selection, manifest)
+    if changed is not None:
+        manifest["changes"] = counted(changed)
+    if selection.kept is not None and selection.kept_changed:
+        write_kept(selection.kept, workspace.orders / f"{selection.kept.key}.parquet")
     samples = pool_samples(workspace, index)
-    counts = write_coreset(
-        workspace.coreset(recipe), selection, samples, _manifest(workspace, recipe, spec, index, kinds)
+    write_parquet(
+        pl.DataFrame(schema=CHANGES) if changed is None else changed, workspace.coreset(recipe) / "changes.parquet"
     )
-    chosen = set(selection.order["sample_id"])
-    return Coreset(
-        selection,
-        pool,
-        samples,
-        counts,
-        digest(selection.order["sample_id"]),
-        entered=None if before is None else len(chosen - before),
-        left=None if before is None else len(before - chosen),
-        kept=None if before is None else len(chosen & before),
-    )
+    counts = write_coreset(workspace.coreset(recipe), selection, samples, manifest)
+    _drop_unused_orders(workspace)
+    return Coreset(selection, pool, samples, counts, digest(selection.order["sample_id"]), changed)
 
 
-def _previous(workspace: Workspace, recipe: str) -> set[str] | None:
+def read_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | None:
+    """The manifest of the coreset that stands there; None where none does."""
     try:
-        return set(read_parquet(workspace.coreset(recipe) / "order.parquet")["sample_id"])
+        manifest: dict[str, Any] = json.loads((workspace.coreset(recipe) / "manifest.json").read_text("utf-8"))
     except FileNotFoundError:
         return None
+    return manifest
+
+
+def _changes(workspace: Workspace, recipe: str, selection: Selection, manifest: dict[str, Any]) -> pl.DataFrame | None:
+    """Against the coreset that stands there; None if none does, or if the order it was cut from is lost."""
+    before = read_manifest(workspace, recipe)
+    if before is None or selection.kept is None:
+        return None
+    kept = read_kept(workspace.orders / f"{before.get('order')}.parquet", before.get("order") or "")
+    if kept is None:
+        return None
+
+    def pool(table: pl.DataFrame, order: pl.DataFrame) -> pl.DataFrame:
+        ranks = order.select("sample_id", chosen="rank")
+        scores = [c for c in table.columns if c not in _OF_ORDER and not c.startswith("state_")]
+        return table.select("sample_id", "reason", *scores).join(ranks, on="sample_id", how="left")
+
+    recipe_of = ("strategy", "seed", "selection_revision")
+    vectors = {kind: made for kind, made in manifest["scores"].items() if kind in ("embeddings", "activations")}
+    return changes(
+        pool(kept.table, read_parquet(workspace.coreset(recipe) / "order.parquet")),
+        pool(selection.kept.table, selection.order),
+        same_recipe=all(before.get(key) == manifest[key] for key in recipe_of),
+        same_vectors=all(
+            before["scores"].get(kind, {}).get("fingerprint") == made["fingerprint"] for kind, made in vectors.items()
+        ),
+    )
+
+
+def _drop_unused_orders(workspace: Workspace) -> None:
+    """Orders that no coreset was cut from: another process may be about to use one, and then only loses time."""
+    used = {(read_manifest(workspace, recipe) or {}).get("order") for recipe in workspace.settings.coresets}
+    for file in list(workspace.orders.iterdir()) if workspace.orders.exists() else []:
+        if file.suffix == ".parquet" and file.stem not in used:
+            file.unlink(missing_ok=True)
 
 
 def _manifest(
@@ -97,9 +170,10 @@ def _manifest(
 ) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for kind in sorted(kinds):
-        path = workspace.miwv if kind == "miwv" else workspace.scores(kind, next(iter(index.sources)))
-        metadata = read_metadata(path)
-        scores[kind] = {"fingerprint": metadata["fingerprint"], "recipe": json.loads(metadata["recipe"])}
+        made_by = (
+            read_with_metadata(workspace.miwv, [])[1]["fingerprint"] if kind == "miwv" else index.fingerprints[kind][0]
+        )
+        scores[kind] = {"fingerprint": made_by, "recipe": open_store(workspace, kind, made_by).recipe}
     try:
         model = json.loads((workspace.models / "current.json").read_text())
     except FileNotFoundError:

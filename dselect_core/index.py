@@ -1,11 +1,12 @@
-"""The corpus index: which samples the complete sources hold, and which tables stand for their scores.
+"""The corpus index: which samples the complete sources hold, and which scores stand for them.
 
-A source is complete when every needed score table covers exactly the samples of its raw table. Others are
+A source is complete when every needed kind of score was made for exactly the samples of its raw table. Others are
 left out and listed with the reason: one bad source does not block the corpus. The index is what every
 corpus-wide step reads, so they all see one pool.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ import polars as pl
 from dselect_core.config import Settings
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
+from dselect_core.scores.kinds import open_store
+from dselect_core.scores.table import read_head
 from dselect_core.select.pool import Pool
 from dselect_core.select.select import needs
 from dselect_core.select.strategies import SCORE_COLUMNS
@@ -27,13 +30,15 @@ SCHEMA: dict[str, pl.DataType] = {
 }
 # Columns that travel with the scores without being one.
 _BESIDE = ("truncated", "shot_id")
+# What the difficulty tells of every sample, whatever a recipe ranks by; none of it depends on β.
+LENGTHS = ("prompt_tokens", "response_tokens", "truncated")
 
 
 def needed_kinds(settings: Settings) -> frozenset[str]:
     """The kinds of score that some recipe reads, with what those rest on. Others need not be computed."""
     needed = {kind for spec in settings.coresets.values() for kind in needs(spec)}
     if "miwv" in needed:
-        needed |= {"embeddings", "difficulty"}
+        needed |= {"prompts", "difficulty"}
     return frozenset(needed)
 
 
@@ -41,7 +46,7 @@ def needed_kinds(settings: Settings) -> frozenset[str]:
 class Index:
     """frame: SCHEMA, ascending by id. sources: {name: {kind or "samples": version}}. excluded: {name: reason}.
 
-    fingerprints: {kind: the recipes its tables were made by}; more than one means that they must not be compared.
+    fingerprints: {kind: the recipes its scores were made by}; more than one means that they must not be compared.
     """
 
     frame: pl.DataFrame
@@ -51,8 +56,16 @@ class Index:
 
     @property
     def version(self) -> str:
-        """Hash of the pool's ids and of the versions of its tables: what the corpus-wide steps depend on."""
+        """Hash of the pool's samples, their sources and the versions of all scores."""
         return fingerprint([self.frame["sample_id"].to_list(), self.sources])
+
+    def version_of(self, kinds: frozenset[str]) -> str:
+        """Hash of the pool's samples, the sources they stand in, and the versions of these kinds of score alone."""
+        of_kinds = {
+            name: {kind: version for kind, version in versions.items() if kind in kinds | {"samples"}}
+            for name, versions in self.sources.items()
+        }
+        return fingerprint([self.frame["sample_id"].to_list(), of_kinds])
 
 
 def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str]) -> Index:
@@ -70,17 +83,16 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
         versions = {"samples": landed.get("version", "")}
         reason = None
         for kind in sorted(fingerprints):
-            try:
-                table, metadata = read_with_metadata(workspace.scores(kind, name), ["sample_id"])
-            except FileNotFoundError:
+            head = read_head(workspace.head(kind, name))
+            if head is None:
                 reason = f"no {kind} yet"
                 break
-            if not table["sample_id"].equals(samples["sample_id"]):
+            if head.samples != versions["samples"]:
                 reason = f"{kind} are of an earlier version of the source"
                 break
-            versions[kind] = metadata["version"]
+            versions[kind] = head.version
             if samples.height:
-                fingerprints[kind].add(metadata["fingerprint"])
+                fingerprints[kind].add(head.fingerprint)
         if reason is not None:
             excluded[name] = reason
             continue
@@ -124,25 +136,29 @@ def pool_samples(workspace: Workspace, index: Index) -> pl.DataFrame:
     )
 
 
-def pool_scores(workspace: Workspace, index: Index, kind: str) -> pl.DataFrame:
-    """The score table of a kind over the pool, ascending by id, a row per sample.
+def pool_scores(workspace: Workspace, index: Index, kind: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The scores of a kind over the pool, ascending by id, a row per sample; all columns or some.
 
-    Raises DselectError when a table has changed since the index was built: the index must be built again.
+    Raises DselectError when the pool's scores are of several recipes, or not all there any more.
     """
-    frames = []
-    for name, versions in index.sources.items():
-        path = workspace.scores(kind, name)
-        frame, metadata = read_with_metadata(path)
-        if metadata["version"] != versions[kind]:
-            raise DselectError(f"{path}: changed since the corpus index was built; run `dselect refresh` again")
-        frames.append(frame)
-    return pl.concat(frames).unique("sample_id", keep="first", maintain_order=True).sort("sample_id")
+    made_by = index.fingerprints[kind]
+    if len(made_by) != 1:
+        raise DselectError(f"{kind}: scores of {len(made_by)} recipes in one pool; run `dselect refresh` again")
+    store = open_store(workspace, kind, made_by[0])
+    frame = store.read(index.frame, columns)
+    if frame.height < index.frame.height:
+        raise DselectError(
+            f"{store.folder}: {index.frame.height - frame.height} of {index.frame.height} samples have no {kind} "
+            "there; run `dselect refresh` again"
+        )
+    return frame
 
 
 def load_pool(workspace: Workspace, index: Index, kinds: frozenset[str]) -> Pool:
     """What selection reads: every score column of `kinds` beside the ids, vectors and neurons as arrays.
 
-    Raises DselectError when the pool is empty, naming what each source lacks.
+    Lengths in tokens come along wherever the pool has them. Raises DselectError when the pool is empty, naming what
+    each source lacks.
     """
     if not index.sources:
         raise DselectError(
@@ -151,7 +167,7 @@ def load_pool(workspace: Workspace, index: Index, kinds: frozenset[str]) -> Pool
         )
     scores = index.frame.select("sample_id", "sources", "n_rows")
     arrays: dict[str, np.ndarray] = {}
-    for kind in sorted(kinds):
+    for kind in sorted(kinds | ({"difficulty"} & index.fingerprints.keys())):
         table = read_parquet(workspace.miwv) if kind == "miwv" else pool_scores(workspace, index, kind)
         table = index.frame.select("sample_id").join(table, on="sample_id", how="left", maintain_order="left")
         if kind == "embeddings":
@@ -160,7 +176,8 @@ def load_pool(workspace: Workspace, index: Index, kinds: frozenset[str]) -> Pool
             arrays["has_neurons"] = table["neurons"].is_not_null().to_numpy()
             arrays["neurons"] = fixed_width(table["neurons"])
         else:
-            columns = [c for c in table.columns if SCORE_COLUMNS.get(c) == kind or c in _BESIDE]
+            known = LENGTHS if kind not in kinds else (*_BESIDE, *(c for c, of in SCORE_COLUMNS.items() if of == kind))
+            columns = [c for c in table.columns if c in known]
             scores = scores.join(table.select("sample_id", *columns), on="sample_id", how="left", maintain_order="left")
     return Pool(scores, **arrays)
 

@@ -20,9 +20,14 @@ _ARROW_SCHEMA = "ARROW:schema"  # written by the Parquet writer for itself
 
 def write_parquet(frame: pl.DataFrame, upath: UPath, metadata: dict[str, str] | None = None) -> None:
     """Write `frame` (zstd) with `metadata` as Parquet key-value pairs; makes the folder, replaces the file."""
+    write_bytes(parquet_bytes(frame, metadata), upath)
+
+
+def parquet_bytes(frame: pl.DataFrame, metadata: dict[str, str] | None = None) -> bytes:
+    """`frame` as the bytes of a Parquet file (zstd)."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd", metadata=metadata)
-    write_bytes(buffer.getvalue(), upath)
+    return buffer.getvalue()
 
 
 def read_parquet(upath: UPath) -> pl.DataFrame:

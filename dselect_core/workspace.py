@@ -2,9 +2,11 @@
 
 raw/<source>/samples.parquet, quarantine.parquet
 models/<name>/ and models/current.json          the model in force
-scores/<kind>/<source>.parquet                  row-local scores, one table a source
+scores/<kind>/<fingerprint>/…                   the store: every score ever made, by sample and recipe (store.py)
+scores/<kind>/<source>.json                     what of it stands for a source now (scores/head.py)
 corpus/index.parquet, neighbors.parquet, miwv.parquet
 specs/<recipe>.json
+orders/<key>.parquet                            selection orders with their state (select/kept.py)
 coresets/<recipe>/…
 """
 
@@ -34,8 +36,11 @@ class Workspace:
     def quarantine(self, source: str) -> UPath:
         return self.root / "raw" / source / "quarantine.parquet"
 
-    def scores(self, kind: str, source: str) -> UPath:
-        return self.root / "scores" / kind / f"{source}.parquet"
+    def store(self, kind: str, fingerprint: str) -> UPath:
+        return self.root / "scores" / kind / fingerprint
+
+    def head(self, kind: str, source: str) -> UPath:
+        return self.root / "scores" / kind / f"{source}.json"
 
     @property
     def models(self) -> UPath:
@@ -55,6 +60,10 @@ class Workspace:
 
     def spec(self, recipe: str) -> UPath:
         return self.root / "specs" / f"{recipe}.json"
+
+    @property
+    def orders(self) -> UPath:
+        return self.root / "orders"
 
     def coreset(self, recipe: str) -> UPath:
         return self.root / "coresets" / recipe

@@ -26,6 +26,7 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[reused]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
@@ -53,7 +54,8 @@ class Bars:
         if not self.console.is_terminal:
             self.console.print(f"{self.seconds:6.1f} s  {what}", markup=False, highlight=False)
 
-    def _moved(self, what: str, done: int, total: int) -> None:
+    def _moved(self, what: str, done: int, total: int, reused: int) -> None:
+        told = f"{reused:,} reused" if reused else ""
         if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total)
-        self._progress.update(self._tasks[what], completed=done, total=total)
+            self._tasks[what] = self._progress.add_task(what, total=total, reused=told)
+        self._progress.update(self._tasks[what], completed=done, total=total, reused=told)

@@ -8,12 +8,12 @@ from dselect_core.config import ModelSpec, Settings
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.index import needed_kinds
-from dselect_core.lm.load import identity
+from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.scores import activations, dependability, difficulty, embeddings, miwv
 from dselect_dagster.assets import corpus, corpus_wide, model, scores, selection
 from dselect_dagster.checks import asset_checks
 from dselect_dagster.resources import WorkspaceResource
-from dselect_dagster.sensors import automation, sources_and_recipes
+from dselect_dagster.sensors import automation, regular_refreshes, sources_and_recipes
 
 
 def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
@@ -32,12 +32,14 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
         corpus_wide.neighbors(settings, needed),
         corpus_wide.miwv_values(settings, needed, versions["miwv_values"]),
         selection.coreset_spec(settings),
-        selection.coreset(settings, needed),
+        selection.candidates(settings, needed),
+        selection.coreset(settings),
     ]
     return dg.Definitions(
         assets=assets,
         asset_checks=asset_checks(needed),
         sensors=[sources_and_recipes, automation],
+        schedules=regular_refreshes(settings.schedule),
         resources={"workspace": WorkspaceResource(config=config)},
         # One process a run: the steps share one loaded model, and torch is imported once.
         executor=dg.in_process_executor,
@@ -54,9 +56,12 @@ def code_versions(settings: Settings) -> dict[str, str]:
     parts = {
         "warmup_model": _model_version(settings),
         "difficulty_scores": difficulty.recipe(rendering, settings.difficulty),
-        "embeddings": embeddings.recipe(rendering)
-        if encoder.path is None
-        else embeddings.encoder_recipe(_known_identity(encoder.path, encoder.revision), encoder),
+        "embeddings": [
+            embeddings.recipe(rendering),
+            embeddings.prompt_recipe(rendering)
+            if encoder.path is None
+            else embeddings.encoder_recipe(_known_identity(encoder.path, encoder.revision), encoder),
+        ],
         "activations": activations.recipe(rendering, settings.activations),
         "dependability_grades": dependability.recipe(settings.grader),
         "miwv_values": miwv.recipe(rendering),
@@ -80,6 +85,6 @@ def _known_identity(path: str, revision: str | None) -> str:
     if not folder.is_dir():
         return f"{path}@{revision}"
     try:
-        return identity(path, revision, cache=Path.home() / ".cache" / "dselect" / "identities.json")
+        return identity(path, revision, IDENTITIES)
     except DselectError:
         return f"{path}@unreadable"

@@ -1,33 +1,32 @@
-"""`dselect`: refresh, status, dev, export, init. All of it is the Dagster graph; this file only asks and prints."""
+"""`dselect`: refresh, plan, status, why, dev, export, init. All of it is the Dagster graph; this file only asks."""
 
-import json
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Column, Table
 
 from dselect_core.config import CONFIG_ENV, Settings, config_path, load_settings
 from dselect_core.errors import DselectError
 from dselect_core.workspace import Workspace
+from dselect_dagster import show
+from dselect_dagster.show import out
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from dselect_dagster.drain import Drained
-
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Choose the best small part of a corpus, and keep it fresh."
 )
-# Where there is no terminal to fit, lines are as wide as the tables.
-out = Console(width=None if sys.stdout.isatty() else 140)
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", envvar=CONFIG_ENV, help="dselect.yaml [default: ./dselect.yaml]")
 ]
+
+
+SelectOption = Annotated[str | None, typer.Option(help="only these assets, in Dagster's selection syntax")]
+RecipeOption = Annotated[str | None, typer.Option(help="only this coreset")]
 
 
 def _settings(config: Path | None) -> tuple[Settings, Path]:
@@ -41,97 +40,73 @@ def _definitions(settings: Settings, path: Path) -> "dg.Definitions":
     return build_definitions(settings, str(path))
 
 
-@app.command()
-def refresh(
-    config: ConfigOption = None,
-    select: Annotated[str | None, typer.Option(help="only these assets, in Dagster's selection syntax")] = None,
-    recipe: Annotated[str | None, typer.Option(help="only this coreset")] = None,
-) -> None:
-    """See what changed in sources and recipes, and make what that touches. Exits with 1 if anything failed."""
-    settings, path = _settings(config)
+def _known_recipe(settings: Settings, path: Path, recipe: str | None) -> None:
     if recipe is not None and recipe not in settings.coresets:
         raise DselectError(
             f"no recipe {recipe!r} under `coresets` in {path}; there are: {', '.join(settings.coresets)}"
         )
+
+
+@app.command()
+def refresh(
+    config: ConfigOption = None,
+    select: SelectOption = None,
+    recipe: RecipeOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop, as `dselect plan`")] = False,
+) -> None:
+    """Make what changes in sources and recipes touch, after a plan of it. Exits with 1 if anything failed."""
+    settings, path = _settings(config)
+    _known_recipe(settings, path, recipe)
     import dagster as dg
 
     from dselect_dagster.bars import Bars
     from dselect_dagster.drain import drain
     from dselect_dagster.instance import open_instance
+    from dselect_dagster.planning import plan_refresh
 
     workspace = Workspace(settings)
     selection = None if select is None else dg.AssetSelection.from_string(select)
-    with open_instance(path) as instance, Bars() as bars:
-        done = drain(
-            _definitions(settings, path), instance, workspace, select=selection, recipe=recipe, on_run=bars.run
-        )
-        seconds = bars.seconds
-    _report(done, seconds)
-    _coresets(workspace, [recipe] if recipe else list(settings.coresets))
+    defs = _definitions(settings, path)
+    with open_instance(path) as instance:
+        lost: list[tuple[str, str]] = []
+        try:
+            found, plan = plan_refresh(defs, instance, workspace, select=selection, recipe=recipe)
+        except DselectError as error:
+            if dry_run:
+                raise
+            # What cannot be planned fails in its run, with this message; what does not hang on it is made.
+            out.print(f"[yellow]no plan[/]: {error}", highlight=False, soft_wrap=True)
+        else:
+            lost = plan.lost
+            show.changes(found)
+            if dry_run or plan.steps:
+                show.plan(plan, settings)
+        if dry_run:
+            return
+        with Bars() as bars:
+            done = drain(defs, instance, workspace, select=selection, recipe=recipe, lost=lost, on_run=bars.run)
+            seconds = bars.seconds
+    show.report(done, seconds)
+    show.coresets(workspace, [recipe] if recipe else list(settings.coresets))
     if done.failed:
         raise typer.Exit(1)
 
 
-def _report(done: "Drained", seconds: float) -> None:
-    for change in done.scan.changes:
-        kind = "source" if change.asset == "raw_dataset" else "recipe"
-        out.print(f"{kind} [bold]{change.partition}[/]: {change.state}")
-    for name in done.scan.gone_recipes:
-        out.print(f"recipe [bold]{name}[/]: gone; its files stay where they are")
-    if not done.runs:
-        out.print(f"Nothing to do ({seconds:.1f} s).")
-    else:
-        made = Table(
-            "asset",
-            "partition",
-            *(Column(n, justify="right") for n in ("rows", "computed", "reused", "nulls", "seconds")),
-            box=box.SIMPLE,
-        )
-        for run in done.runs:
-            for event in run.result.get_asset_materialization_events():
-                m = event.step_materialization_data.materialization
-                figures = {name: value.value for name, value in m.metadata.items()}
-                rows = figures.get("dagster/partition_row_count", figures.get("dagster/row_count", ""))
-                columns = [figures.get(k, "") for k in ("rows computed", "rows reused", "nulls", "seconds")]
-                made.add_row(m.asset_key.to_user_string(), m.partition or "", *(_figure(v) for v in (rows, *columns)))
-        out.print(made)
-        out.print(f"{len(done.runs)} runs in {seconds:.1f} s; `dselect dev` shows them.")
-    for run in done.failed:
-        for step, message in run.errors.items():
-            out.print(f"[red]failed[/] {step}" + (f" [{run.partition}]" if run.partition else ""), highlight=False)
-            out.print(message, markup=False, highlight=False, soft_wrap=True)
-    for stale in done.still_stale:
-        at = f"\\[{stale.partition}]" if stale.partition else ""
-        out.print(f"not made: {stale.asset.to_user_string()}{at}: {stale.why}", highlight=False)
-    if done.still_stale and not done.failed:
-        out.print("Their inputs are not ready, or runs of them are queued or under way in `dselect dev`.")
+@app.command()
+def plan(config: ConfigOption = None, select: SelectOption = None, recipe: RecipeOption = None) -> None:
+    """Say what a refresh would make, compute, reuse and cost. Runs nothing, writes nothing."""
+    refresh(config, select, recipe, dry_run=True)
 
 
-def _figure(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
+@app.command()
+def why(
+    sample: Annotated[str, typer.Argument(help="a sample id, or the beginning of one")], config: ConfigOption = None
+) -> None:
+    """Tell one sample's whole story: its rows, its scores and what made them, and what each recipe did with it."""
+    settings, _ = _settings(config)
+    from dselect_core.why import story
 
-
-def _coresets(workspace: Workspace, recipes: list[str]) -> None:
-    right = (Column(n, justify="right") for n in ("rows", "of pool", "tokens"))
-    table = Table(
-        "coreset", "recipe", *right, Column("path", overflow="fold"), box=box.SIMPLE, show_edge=False, pad_edge=False
-    )
-    for name in recipes:
-        spec, folder = workspace.settings.coresets[name], workspace.coreset(name)
-        recipe = f"{spec.strategy}, {spec.budget}"
-        try:
-            counts = json.loads((folder / "manifest.json").read_text())["counts"]
-        except FileNotFoundError:
-            table.add_row(name, recipe, "not made")
-            continue
-        figures = (_figure(counts.get(key, "")) for key in ("rows", "pool", "response_tokens"))
-        table.add_row(name, recipe, *figures, _short(str(folder)))
-    out.print(table)
-
-
-def _short(path: str) -> str:
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if "://" not in path and Path(path).is_relative_to(here) else path
+    show.story(story(Workspace(settings), sample, list(settings.sources)))
 
 
 @app.command()
@@ -195,11 +170,10 @@ def export(
     """Copy a made coreset somewhere else, whole or in one format."""
     from dselect_core.export import export_coreset
 
-    settings, _ = _settings(config)
-    if recipe not in settings.coresets:
-        raise DselectError(f"no recipe {recipe!r}; there are: {', '.join(settings.coresets)}")
+    settings, path = _settings(config)
+    _known_recipe(settings, path, recipe)
     for place in export_coreset(Workspace(settings).coreset(recipe), target, format):
-        out.print(_short(str(place)), highlight=False)
+        out.print(show.short(str(place)), highlight=False)
 
 
 @app.command()
@@ -223,9 +197,8 @@ def main() -> None:
     """Entry point: the errors a person can mend are printed without a traceback."""
     warnings.filterwarnings("ignore", module=r"dagster\..*")
     try:
-        app(standalone_mode=False)
+        # Outside of standalone mode an Exit is handed back as its code.
+        sys.exit(app(standalone_mode=False))
     except DselectError as error:
         Console(stderr=True).print(f"[red]error[/] {error}", markup=True, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)

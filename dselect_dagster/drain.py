@@ -21,6 +21,7 @@ from dagster._serdes import deserialize_value, serialize_value
 
 from dselect_core.workspace import Workspace
 from dselect_dagster.automation import ALLOW_MISSING_DEPS, ready
+from dselect_dagster.partitions import RECIPE
 from dselect_dagster.scan import Scan, register, scan
 from dselect_dagster.stale import Key, Stale, Staleness
 
@@ -58,11 +59,13 @@ def drain(
     *,
     select: dg.AssetSelection | None = None,
     recipe: str | None = None,
+    lost: Iterable[tuple[str, str]] = (),
     on_run: Callable[[str], None] = lambda _: None,
 ) -> Drained:
     """Bring the graph up to date.
 
     select: only these assets; recipe: only this recipe's coreset (what it rests on is made for all).
+    lost: asset and partition of scores that are gone from the store, which no data version tells (plan.py finds them).
     on_run: told of each run as it starts.
     """
     graph = defs.resolve_asset_graph()
@@ -73,13 +76,14 @@ def drain(
     done = Drained(found)
 
     def wanted(asset: dg.AssetKey, partition: str | None) -> bool:
-        of_recipe = asset in (dg.AssetKey("coreset"), dg.AssetKey("coreset_spec"))
+        of_recipe = graph.get(asset).partitions_def == RECIPE
         return asset in chosen and (recipe is None or not of_recipe or partition == recipe)
 
     landing = [(dg.AssetKey(c.asset), c.partition) for c in found.changes if wanted(dg.AssetKey(c.asset), c.partition)]
     _run(defs, instance, landing, done, on_run)
 
     levels = _levels(defs)
+    to_restore = {(dg.AssetKey(asset), partition) for asset, partition in lost}
     while True:
         with _partitions_read_once(instance):
             requested = _tick(defs, instance)
@@ -92,7 +96,9 @@ def drain(
             able = [key for key in _requested(levels, level) if key in due] if level else []
             keys = [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
             keys += [key for key in able if not staleness.waits(key, able)]
+            keys += [key for key in to_restore if not staleness.waits(key, able)]
             keys = [key for key in dict.fromkeys(keys) if wanted(*key)]
+            to_restore -= set(keys)
         if not keys:
             done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
             return done

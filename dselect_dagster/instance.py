@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
+from filelock import FileLock
 
 DAGSTER_YAML = """\
 telemetry: {enabled: false}
@@ -39,5 +40,12 @@ def open_instance(config: Path) -> dg.DagsterInstance:
     Capturing it costs two processes a step, more than most steps take. Events and log lines are kept as ever.
     """
     noop = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager", "config": {}}
-    ref = InstanceRef.from_dir(str(home(config)), overrides={"compute_logs": noop})
-    return dg.DagsterInstance.from_ref(ref)
+    folder = home(config)
+    ref = InstanceRef.from_dir(str(folder), overrides={"compute_logs": noop})
+    # Two that open a new home at once would both make its tables, and one would fail.
+    with FileLock(folder / ".opening.lock"):
+        instance = dg.DagsterInstance.from_ref(ref)
+        instance.get_runs(limit=1)
+        instance.all_asset_keys()
+        instance.all_instigator_state()
+    return instance

@@ -12,8 +12,8 @@ import dagster as dg
 
 LOG_SECONDS = 10.0
 
-# (what, rows done, rows in all); set by the command line while it runs assets in its own process.
-Listener = Callable[[str, int, int], None]
+# (what, rows done, rows to do, rows reused); set by the command line while it runs assets in its own process.
+Listener = Callable[[str, int, int, int], None]
 _listeners: list[Listener] = []
 
 
@@ -38,13 +38,14 @@ class Progress:
     def seconds(self) -> float:
         return time.monotonic() - self.start
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, reused: int = 0) -> None:
         for listener in _listeners:
-            listener(self.what, done, total)
+            listener(self.what, done, total, reused)
         now = time.monotonic()
         if now - self.last < LOG_SECONDS:
             return
         self.last = now
         rate = done / max(now - self.start, 1e-9)
         left = (total - done) / max(rate, 1e-9)
-        self.log.info(f"{self.what}: {done:,}/{total:,}, {rate:,.0f} per second, about {left:,.0f} s left")
+        kept = f" ({reused:,} reused)" if reused else ""
+        self.log.info(f"{self.what}: {done:,}/{total:,}{kept}, {rate:,.0f} per second, about {left:,.0f} s left")

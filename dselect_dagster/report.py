@@ -67,24 +67,49 @@ def column_schema(schema: dict[str, Any] | pl.Schema, descriptions: dict[str, st
     return dg.TableSchema([dg.TableColumn(n, str(t), told.get(n)) for n, t in schema.items()])
 
 
-def table_metadata(report: TableReport, seconds: float, *, partition: bool = False) -> dict[str, Any]:
-    """The figures every score asset shows. Seconds are those of the whole step."""
-    frame, value = report.frame, report.value
+def tables_metadata(
+    context: dg.AssetExecutionContext, reports: dict[str, TableReport], seconds: float, *, partition: bool = False
+) -> dict[str, Any]:
+    """The figures every score asset shows, of one kind of score or several. Seconds are those of the whole step.
+
+    With several kinds, `rows computed` counts those of the kind that had most to do, and each kind is told apart too.
+    """
+    for report in reports.values():
+        for file, why in report.skipped.items():
+            context.log.warning(f"{file}: skipped, {why}; its rows count as not there. Remove the file.")
+    rows = max(report.frame.height for report in reports.values())
+    computed = max(report.computed for report in reports.values())
     shown: dict[str, Any] = {
-        "dagster/partition_row_count" if partition else "dagster/row_count": frame.height,
-        "rows computed": report.computed,
-        "rows reused": report.reused,
-        "nulls": value.null_count(),
+        "dagster/partition_row_count" if partition else "dagster/row_count": rows,
+        "rows computed": computed,
+        "rows reused": rows - computed,
+        "nulls": sum(report.value.null_count() for report in reports.values() if report.frame.height),
         "seconds": round(seconds, 2),
-        "recipe fingerprint": report.fingerprint,
+    }
+    for kind, report in reports.items():
+        if len(reports) > 1:
+            shown[f"{kind} rows computed"] = report.computed
+        shown |= _of_kind(kind if len(reports) > 1 else "", report, seconds)
+    return shown
+
+
+def _of_kind(prefix: str, report: TableReport, seconds: float) -> dict[str, Any]:
+    frame = report.frame
+    shown: dict[str, Any] = {
+        f"{prefix} recipe fingerprint".strip(): report.fingerprint,
         "dagster/column_schema": column_schema(frame.schema),
     }
     if report.tokens is not None:
         shown["tokens"] = report.tokens
         shown["tokens per second"] = round(report.tokens / max(seconds, 1e-9))
+    if frame.is_empty():
+        return shown
+    value = report.value
     why = next((name for name in ("reason", "error") if name in frame.columns), None)
     if value.null_count() and why is not None:
-        shown["why null"] = markdown_table(frame.filter(value.is_null())[why].value_counts(sort=True))
+        shown[f"why {prefix} null".replace("  ", " ")] = markdown_table(
+            frame.filter(value.is_null())[why].value_counts(sort=True)
+        )
     if value.dtype.is_numeric() and value.drop_nulls().len():
         shown[f"mean {value.name}"] = value.mean()
         shown[f"distribution of {value.name}"] = histogram(value, value.name)

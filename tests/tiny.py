@@ -6,10 +6,11 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.config import ModelSpec
+from dselect_core.config import ModelSpec, Settings
 from dselect_core.corpus.canonical import SAMPLES, sample_id
 from dselect_core.lm.load import LanguageModel, load
 from dselect_core.lm.tune import CHAT_TEMPLATE
+from dselect_core.scores.one_pass import one_pass
 
 Message = dict[str, str]
 
@@ -94,5 +95,28 @@ def save_llama(folder: Path, *, seed: int = 0, window: int = 256, template: str 
     return folder
 
 
+def save_encoder(folder: Path) -> Path:
+    """A random BERT with the tokenizer above, as a user's encoder folder would be."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer()), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
 def open_llama(folder: Path, **spec: Any) -> LanguageModel:
     return load(str(folder), ModelSpec(path=str(folder), **spec), "test")
+
+
+def score(
+    lm: LanguageModel, samples: pl.DataFrame, kinds: frozenset[str], settings: Settings
+) -> dict[str, pl.DataFrame]:
+    """All batches of one pass, a frame a kind, ascending by id."""
+    batches = list(one_pass(lm, samples, kinds, settings))
+    return {kind: pl.concat([batch[kind] for batch in batches]).sort("sample_id") for kind in kinds}

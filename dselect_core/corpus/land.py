@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from dselect_core.config import SourceSpec
 from dselect_core.corpus.canonical import QUARANTINE, SAMPLES
 from dselect_core.corpus.ingest import Ingested, ingest
 from dselect_core.corpus.places import signature
@@ -39,7 +40,27 @@ def source_signature(workspace: Workspace, source: str) -> str:
     spec = workspace.settings.sources.get(source)
     if spec is None:
         return TOMBSTONE
-    return fingerprint([spec.model_dump(exclude={"storage_options"}), signature(spec)])
+    return _signature(spec, signature(spec))
+
+
+def _signature(spec: SourceSpec, of_files: str) -> str:
+    return fingerprint([spec.model_dump(exclude={"storage_options"}), of_files])
+
+
+_seen: dict[tuple[str, str], Ingested] = {}
+
+
+def look(workspace: Workspace, source: str) -> pl.DataFrame:
+    """The samples `land` would write, written nowhere; `land` in the same process does not read the files again.
+
+    Raises as `land`.
+    """
+    spec = workspace.settings.sources.get(source)
+    if spec is None:
+        return pl.DataFrame(schema=SAMPLES)
+    ingested = ingest(source, spec)
+    _seen[source, _signature(spec, ingested.signature)] = ingested
+    return ingested.samples
 
 
 def land(workspace: Workspace, source: str) -> Landed:
@@ -51,7 +72,7 @@ def land(workspace: Workspace, source: str) -> Landed:
         account = {"rows": 0, "samples": 0, "duplicates": 0, "quarantined": 0, "files": 0}
         seen = TOMBSTONE
     else:
-        ingested = ingest(source, spec)
+        ingested = _seen.pop((source, source_signature(workspace, source)), None) or ingest(source, spec)
         samples, quarantine = ingested.samples, ingested.quarantine
         account = {
             "rows": ingested.rows,
@@ -61,7 +82,7 @@ def land(workspace: Workspace, source: str) -> Landed:
             "files": len(ingested.files),
         }
         # Of the listing that was read, so that a change while reading is seen next time.
-        seen = fingerprint([spec.model_dump(exclude={"storage_options"}), ingested.signature])
+        seen = _signature(spec, ingested.signature)
     version = digest(samples["sample_id"])
     write_parquet(quarantine, workspace.quarantine(source))
     write_parquet(samples, workspace.samples(source), {"version": version, "account": json.dumps(account)})

@@ -45,7 +45,10 @@ def upd_per_token(loss: Tensor, entropy: Tensor, vocabulary: int, beta: float) -
 
 
 class Forward:
-    """Runs batches through one causal LM. Stateless between calls but for the hooks while one runs."""
+    """Runs batches through one causal LM. Stateless between calls but for the hooks while one runs.
+
+    tokens: those pushed through it since it was opened, padding left out.
+    """
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -56,6 +59,7 @@ class Forward:
             raise DselectError(f"{type(model).__name__} has no output layer; a causal language model is needed")
         self.vocabulary = int(self.head.weight.shape[0])
         self.plain_head = self._head_is_plain()
+        self.tokens = 0
 
     @torch.inference_mode()
     def _head_is_plain(self) -> bool:
@@ -86,6 +90,7 @@ class Forward:
         the first response token (needed by embeddings and activations).
         """
         longest = max(len(i) for i in ids)
+        self.tokens += sum(len(i) for i in ids)
         tokens = torch.zeros(len(ids), longest, dtype=torch.long)
         for row, sequence in enumerate(ids):
             tokens[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))

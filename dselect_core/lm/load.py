@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _IDENTITY_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 DEFAULT_WINDOW = 2048
+IDENTITIES = Path.home() / ".cache" / "dselect" / "identities.json"
+"""Hashes of local model folders by size and time of their files, so that gigabytes are hashed once."""
 
 
 def folder_identity(folder: Path, cache: Path | None = None) -> str:

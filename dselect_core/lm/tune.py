@@ -18,6 +18,7 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.progress import Progress
 
+REVISION = 1
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

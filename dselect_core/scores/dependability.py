@@ -8,6 +8,7 @@ The endpoint's address is not part of the recipe, only the model's name: moving 
 must not buy every grade again. Two different models served under one name have to be given two names.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,26 +47,44 @@ def recipe(spec: GraderSpec) -> dict[str, Any]:
         "scale": "rating",
         "grader": f"openai-compatible/{openai_grader.VERSION}",
         "model": spec.model,
-        "rubric": openai_grader.prompt_hash(spec),
+        "rubric": openai_grader.instructions(spec),
         "temperature": spec.temperature,
         "max_tokens": spec.max_tokens,
     }
 
 
-def grade(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None = None) -> pl.DataFrame:
+def grade(
+    samples: pl.DataFrame,
+    spec: GraderSpec,
+    progress: Progress | None = None,
+    emit: Callable[[pl.DataFrame], None] | None = None,
+) -> pl.DataFrame:
     """Grade SAMPLES (columns sample_id and messages are read): GRADES, one row per sample, in their order.
 
-    progress(done, total) is called now and then. Raises DselectError when the grader as a whole cannot work
-    (no key, nobody answering); a single failure is a null grade with its reason in `error`.
+    progress(done, total) is called now and then; emit gets the same rows as they are made, each once, in any order.
+    Raises DselectError when the grader as a whole cannot work (no key, nobody answering); a single failure is a null
+    grade with its reason in `error`.
     """
     pairs = list(samples.select("sample_id", "messages").iter_rows())
-    rows = _heuristic(pairs, progress) if spec.is_builtin else _openai(pairs, spec, progress)
+
+    def made(rows: list[tuple[Any, ...]]) -> None:
+        if emit is not None and rows:
+            emit(_frame(rows))
+
+    return _frame(_heuristic(pairs, progress, made) if spec.is_builtin else _openai(pairs, spec, progress, made))
+
+
+def _frame(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=GRADES, orient="row")
 
 
-def _heuristic(pairs: list[Any], progress: Progress | None) -> list[tuple[Any, ...]]:
+Made = Callable[[list[tuple[Any, ...]]], None]
+
+
+def _heuristic(pairs: list[Any], progress: Progress | None, made: Made) -> list[tuple[Any, ...]]:
     now = datetime.now(UTC)
     rows: list[tuple[Any, ...]] = []
+    told = 0
     for done, (sample_id, messages) in enumerate(pairs, start=1):
         value: float | None = None
         line = failure = None
@@ -74,24 +93,18 @@ def _heuristic(pairs: list[Any], progress: Progress | None) -> list[tuple[Any, .
         except Exception as error:  # one strange text must not cost the others their grades
             failure = f"the checks failed: {type(error).__name__}: {error}"
         rows.append((sample_id, value, "heuristic", heuristic_grader.NAME, None, line, failure, None, None, now))
-        if progress is not None and (done % _REPORT_EVERY == 0 or done == len(pairs)):
-            progress(done, len(pairs))
+        if done % _REPORT_EVERY == 0 or done == len(pairs):
+            made(rows[told:])
+            told = done
+            if progress is not None:
+                progress(done, len(pairs))
     return rows
 
 
-def _openai(pairs: list[Any], spec: GraderSpec, progress: Progress | None) -> list[tuple[Any, ...]]:
-    return [
-        (
-            i,
-            j.grade,
-            "rating",
-            spec.model,
-            j.rating,
-            j.rationale,
-            j.error,
-            j.prompt_tokens,
-            j.completion_tokens,
-            j.graded_at,
-        )
-        for (i, _), j in zip(pairs, openai_grader.judge(pairs, spec, progress), strict=True)
-    ]
+def _openai(pairs: list[Any], spec: GraderSpec, progress: Progress | None, made: Made) -> list[tuple[Any, ...]]:
+    def row(sample_id: str, j: openai_grader.Judgement) -> tuple[Any, ...]:
+        bought = (j.rating, j.rationale, j.error, j.prompt_tokens, j.completion_tokens, j.graded_at)
+        return (sample_id, j.grade, "rating", spec.model, *bought)
+
+    judged = openai_grader.judge(pairs, spec, progress, lambda at, j: made([row(pairs[at][0], j)]))
+    return [row(sample_id, j) for (sample_id, _), j in zip(pairs, judged, strict=True)]

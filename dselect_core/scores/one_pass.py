@@ -1,4 +1,6 @@
-"""One forward pass over a source's samples → difficulty, embeddings and active neurons, whichever are asked for."""
+"""One forward pass over samples → difficulty, embeddings, prompt embeddings and active neurons, as asked for."""
+
+from collections.abc import Iterator
 
 import polars as pl
 
@@ -10,7 +12,7 @@ from dselect_core.lm.render import Rendered
 from dselect_core.progress import Progress
 from dselect_core.scores import activations, difficulty, embeddings
 
-KINDS = frozenset({"difficulty", "embeddings", "activations"})
+KINDS = frozenset({"difficulty", "embeddings", "prompts", "activations"})
 
 
 def one_pass(
@@ -19,14 +21,14 @@ def one_pass(
     want: frozenset[str],
     settings: Settings,
     progress: Progress | None = None,
-) -> dict[str, pl.DataFrame]:
-    """SAMPLES frame → one frame per kind in `want` (⊆ KINDS), a row for every sample.
+) -> Iterator[dict[str, pl.DataFrame]]:
+    """SAMPLES frame → batch by batch, one frame per kind in `want` (⊆ KINDS); a row for every sample in the end.
 
+    The batches, and with them the parts that a killed run leaves behind, follow from the samples alone.
     Raises DselectError naming the sample when the chat template cannot render it.
     """
     ids = samples["sample_id"].to_list()
     rendered = render_all(lm, samples)
-    parts: dict[str, list[pl.DataFrame]] = {kind: [] for kind in want}
     done = 0
     for batch in batches([len(r.ids) for r in rendered], lm.spec.batch_tokens):
         chosen, names = [rendered[i] for i in batch], [ids[i] for i in batch]
@@ -34,21 +36,26 @@ def one_pass(
             [r.ids for r in chosen],
             [r.response for r in chosen],
             [r.first_response for r in chosen],
-            want=want,
+            want=want | ({"embeddings"} if "prompts" in want else set()),
             beta=settings.difficulty.beta,
             neuron_tokens=settings.activations.tokens,
             neuron_layers=settings.activations.layers,
         )
+        scored = {}
         if "difficulty" in want:
-            parts["difficulty"].append(difficulty.frame(names, chosen, signals))
+            scored["difficulty"] = difficulty.frame(names, chosen, signals)
         if "embeddings" in want:
-            parts["embeddings"].append(embeddings.frame(names, signals))
+            assert signals.state is not None
+            scored["embeddings"] = embeddings.frame(names, signals.state)
+        if "prompts" in want:
+            assert signals.prompt_state is not None
+            scored["prompts"] = embeddings.prompt_frame(names, signals.prompt_state)
         if "activations" in want:
-            parts["activations"].append(activations.frame(names, signals, settings.activations))
+            scored["activations"] = activations.frame(names, signals, settings.activations)
+        yield scored
         done += len(batch)
         if progress is not None:
             progress(done, len(ids))
-    return {kind: pl.concat(frames) for kind, frames in parts.items() if frames}
 
 
 def render_all(lm: LanguageModel, samples: pl.DataFrame) -> list[Rendered]:

@@ -1,8 +1,7 @@
 """An external LLM as judge, over any OpenAI-compatible chat-completions endpoint (D3's `d3`, scale `rating`).
 
 The judge rates correctness, helpfulness and reliability 1–5 as JSON; grade = (rating - 1)/4 clipped to
-[0.05, 1] [ours]. This is the plain version: grades live in memory until the whole table is done, there is no
-cost estimate and no cap. The durable ledger, where a bought grade is never bought twice, is a later issue.
+[0.05, 1] [ours]. Judgements are handed on as they arrive, for the caller to write. There is no cap on the cost yet.
 
 A failed call is that sample's null with a reason. Only what no sample can get past (key refused, nobody
 answering, no such model, no credit left) ends the grading, with what to do about it.
@@ -13,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -82,9 +81,9 @@ def rubric_text(spec: GraderSpec) -> str:
     return text
 
 
-def prompt_hash(spec: GraderSpec) -> str:
-    """Identity of everything the judge is told besides the sample."""
-    return digest([rubric_text(spec), PROTOCOL, REMINDER])
+def instructions(spec: GraderSpec) -> str:
+    """Everything the judge is told besides the sample, word for word: part of a grade's recipe, and of its record."""
+    return "\n".join([rubric_text(spec).strip(), PROTOCOL, REMINDER])
 
 
 def render(sample_id: str, messages: Messages, rubric: str) -> list[dict[str, str]]:
@@ -162,9 +161,14 @@ def api_key(spec: GraderSpec) -> str:
 
 
 def judge(
-    samples: Sequence[tuple[str, Messages]], spec: GraderSpec, progress: Progress | None = None
+    samples: Sequence[tuple[str, Messages]],
+    spec: GraderSpec,
+    progress: Progress | None = None,
+    on_judged: Callable[[int, Judgement], None] = lambda at, judgement: None,
 ) -> list[Judgement]:
     """Judge (sample_id, messages) pairs, `spec.concurrency` at a time; the result is in the order given.
+
+    on_judged: told of each as it arrives, with its position.
 
     Raises DselectError for a missing key or rubric, and when every call fails for a reason that is not the sample's.
     """
@@ -178,7 +182,7 @@ def judge(
         async with AsyncOpenAI(
             api_key=key, base_url=spec.base_url, timeout=spec.timeout_seconds, max_retries=spec.max_retries
         ) as client:
-            return await _Session(client, spec, rubric).judge(samples, progress)
+            return await _Session(client, spec, rubric).judge(samples, progress, on_judged)
 
     return _run(run())
 
@@ -206,7 +210,12 @@ class _Session:
         self.hopeless = 0  # calls in a row that failed for a reason that is not the sample's
         self.stopped: str | None = None
 
-    async def judge(self, samples: Sequence[tuple[str, Messages]], progress: Progress | None) -> list[Judgement]:
+    async def judge(
+        self,
+        samples: Sequence[tuple[str, Messages]],
+        progress: Progress | None,
+        on_judged: Callable[[int, Judgement], None],
+    ) -> list[Judgement]:
         results: list[Judgement | None] = [None] * len(samples)
         slots = asyncio.Semaphore(self.spec.concurrency)
         done = 0
@@ -214,7 +223,8 @@ class _Session:
         async def one(at: int) -> None:
             nonlocal done
             try:
-                results[at] = await self._judge_one(*samples[at])
+                judgement = results[at] = await self._judge_one(*samples[at])
+                on_judged(at, judgement)
             finally:
                 slots.release()
             done += 1

@@ -1,129 +1,189 @@
-"""Bring score tables up to date: keep the rows that still hold, compute the others, write the table whole."""
+"""Bring scores up to date: ask the store what is missing, compute that in a fixed order, append it as it comes.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+A run that is killed loses at most the part it held in memory (`parts:` in the settings); the next one asks the store
+again and goes on from there. The neighbours are the one thing that is patched, not looked up: exactly, see
+neighbors.py.
+"""
+
+from contextlib import ExitStack
 
 import polars as pl
-from upath import UPath
 
-from dselect_core.config import Settings
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import fingerprint
 from dselect_core.index import Index, fixed_width, pool_samples, pool_scores
 from dselect_core.lm.current import current
-from dselect_core.lm.load import identity
 from dselect_core.neighbors import REVISION as NEIGHBORS_REVISION
-from dselect_core.neighbors import nearest
+from dselect_core.neighbors import SCHEMA as NEIGHBORS
+from dselect_core.neighbors import update
 from dselect_core.progress import Progress
-from dselect_core.scores import activations, dependability, difficulty, embeddings, miwv
+from dselect_core.scores import dependability, embeddings, miwv
+from dselect_core.scores.kinds import store_of
 from dselect_core.scores.one_pass import one_pass
-from dselect_core.scores.table import TableReport, kept_rows, write_table
-from dselect_core.tables import read_parquet
+from dselect_core.scores.table import Head, TableReport, version_of, write_head
+from dselect_core.store import COMPACT_FROM, Appender, Store
+from dselect_core.tables import read_metadata, read_parquet, read_with_metadata, write_parquet
 from dselect_core.workspace import Workspace
+
+# Seconds of a judge's work that a killed run may lose: it is paid for.
+PAID_SECONDS = 5.0
 
 
 def update_model_scores(
     workspace: Workspace, source: str, kinds: frozenset[str], progress: Progress | None = None
 ) -> dict[str, TableReport]:
-    """Tables of `kinds` (⊆ difficulty, embeddings, activations) of a source, by one forward pass over what any lacks.
+    """Scores of `kinds` (⊆ one_pass.KINDS) of a source, by one forward pass over the samples that lack any.
 
-    With an encoder named in the settings, embeddings are its own. Raises DselectError when there is no model yet.
+    Prompt embeddings are the encoder's where the settings name one. Raises DselectError when there is no model yet.
     """
     settings = workspace.settings
-    samples = read_parquet(workspace.samples(source))
-    reports = {}
-    if "embeddings" in kinds and settings.embeddings.path is not None:
-        reports["embeddings"] = _encoder_embeddings(workspace, source, samples, progress)
-        kinds -= {"embeddings"}
-    if not kinds:
-        return reports
-    lm = current(workspace)
-    recipes = _recipes(lm.recipe, settings)
-    held = {
-        kind: kept_rows(workspace.scores(kind, source), recipes[kind], samples.select("sample_id")) for kind in kinds
+    samples, landed = read_with_metadata(workspace.samples(source))
+    stores = {kind: store_of(workspace, kind) for kind in sorted(kinds)}
+    missing = {kind: store.missing(samples.select("sample_id")) for kind, store in stores.items()}
+    apart = "prompts" if settings.embeddings.path is not None else None
+    want = frozenset(kind for kind, rows in missing.items() if rows.height and kind != apart)
+    if apart in missing and missing[apart].height:
+        lacking = _of(samples, missing[apart])
+        with _appender(workspace, stores[apart]) as appender:
+            for frame in embeddings.encode(lacking, settings.embeddings, _reusing(progress, samples, lacking)):
+                appender.add(frame)
+    tokens: dict[str, int] = {}
+    if want:
+        lm = current(workspace)
+        before = lm.forward.tokens
+        lacking = _of(samples, pl.concat([missing[kind] for kind in want]))
+        with ExitStack() as stack:
+            appenders = {kind: stack.enter_context(_appender(workspace, stores[kind])) for kind in sorted(want)}
+            for scored in one_pass(lm, lacking, want, settings, _reusing(progress, samples, lacking)):
+                for kind, frame in scored.items():
+                    appenders[kind].add(frame.join(missing[kind], on="sample_id", how="semi"))
+        # The pass is one: every kind that came from it names its tokens.
+        tokens = dict.fromkeys(want, lm.forward.tokens - before)
+    return {
+        kind: _report(
+            workspace, kind, source, samples, landed["version"], store, missing[kind].height, tokens.get(kind)
+        )
+        for kind, store in stores.items()
     }
-    todo = {kind: _without(samples, rows) for kind, rows in held.items()}
-    lacking = pl.concat([rows.select("sample_id") for rows in todo.values()]).unique()
-    union = samples.join(lacking, on="sample_id", how="semi", maintain_order="left")
-    scored = one_pass(lm, union, kinds, settings, progress) if union.height else {}
-    for kind in sorted(kinds):
-        fresh = scored.get(kind)
-        if fresh is not None:
-            fresh = fresh.join(todo[kind].select("sample_id"), on="sample_id", how="semi")
-        reports[kind] = write_table(workspace.scores(kind, source), held[kind], fresh, recipes[kind])
-    return reports
 
 
 def update_grades(workspace: Workspace, source: str, progress: Progress | None = None) -> TableReport:
     """The grades of a source. A grade that failed is tried again; one that was given is kept."""
     spec = workspace.settings.grader
-    samples = read_parquet(workspace.samples(source))
-    return _update(
-        workspace.scores("grades", source),
-        dependability.recipe(spec),
-        samples,
-        lambda todo: dependability.grade(todo, spec, progress),
-    )
+    samples, landed = read_with_metadata(workspace.samples(source))
+    store = store_of(workspace, "grades")
+    missing = store.missing(samples.select("sample_id"))
+    if missing.height:
+        lacking = _of(samples, missing)
+        with _appender(workspace, store, None if spec.is_builtin else PAID_SECONDS) as appender:
+            dependability.grade(lacking, spec, _reusing(progress, samples, lacking), appender.add)
+    return _report(workspace, "grades", source, samples, landed["version"], store, missing.height)
 
 
 def update_neighbors(workspace: Workspace, index: Index, progress: Progress | None = None) -> TableReport:
-    """Each pooled sample's shot. All of them are looked for: `computed` counts the pool."""
-    table = pool_scores(workspace, index, "embeddings") if index.sources else None
-    recipe = {"revision": NEIGHBORS_REVISION, "embeddings": index.fingerprints["embeddings"]}
-    found = None if table is None else nearest(table["sample_id"], fixed_width(table["prompt_embedding"]), progress)
-    return write_table(workspace.neighbors, None, found, recipe)
+    """Each pooled sample's shot, patched where rows came or went; `computed` counts the new and the reassigned."""
+    recipe = {"revision": NEIGHBORS_REVISION, "prompts": index.fingerprints["prompts"]}
+    made_by = fingerprint(recipe)
+    # Vectors of a sample under one recipe never change, so this says whether there is anything to look at.
+    inputs = fingerprint([made_by, index.version_of(frozenset({"prompts"}))])
+    before, seen = _before(workspace)
+    if before is not None and seen.get("inputs") == inputs:
+        return TableReport(before, seen["version"], made_by, computed=0, reused=before.height)
+    held = before if seen.get("fingerprint") == made_by else None
+    if index.sources:
+        table = pool_scores(workspace, index, "prompts", ["prompt_embedding"])
+        found = update(table["sample_id"], fixed_width(table["prompt_embedding"]), held, progress)
+    else:
+        found = pl.DataFrame(schema=NEIGHBORS)
+    version = version_of(found, made_by)
+    metadata = {"fingerprint": made_by, "version": version, "inputs": inputs}
+    write_parquet(found, workspace.neighbors, metadata)
+    same = 0 if held is None else found.join(held, on=["sample_id", "shot_id"], how="semi", nulls_equal=True).height
+    return TableReport(found, version, made_by, computed=found.height - same, reused=same)
+
+
+def _before(workspace: Workspace) -> tuple[pl.DataFrame | None, dict[str, str]]:
+    try:
+        return read_with_metadata(workspace.neighbors)
+    except FileNotFoundError:
+        return None, {}
 
 
 def update_miwv(workspace: Workspace, index: Index, progress: Progress | None = None) -> TableReport:
-    """MIWV over the pool; a value is kept while its sample, its shot and the recipe are the same."""
-    lm = current(workspace)
-    recipe = miwv.recipe(lm.recipe)
-    if not index.sources:
-        return write_table(workspace.miwv, None, None, recipe)
-    zero_shot = pool_scores(workspace, index, "difficulty").select("sample_id", zero_shot_loss="loss")
-    pairs = read_parquet(workspace.neighbors).join(zero_shot, on="sample_id", how="inner", maintain_order="left")
-    return _update(
-        workspace.miwv,
-        recipe,
-        pairs,
-        lambda todo: miwv.compute(lm, pool_samples(workspace, index), todo, progress),
-        keys=["sample_id", "shot_id"],
+    """MIWV over the pool; a value is computed once for a sample and its shot, and found again when the shot returns."""
+    store = store_of(workspace, "miwv")
+    pairs = read_parquet(workspace.neighbors).join(index.frame, on="sample_id", how="semi", maintain_order="left")
+    missing = store.missing(pairs.select("sample_id", "shot_id"))
+    tokens = None
+    if missing.height:
+        zero_shot = pool_scores(workspace, index, "difficulty", ["loss"]).rename({"loss": "zero_shot_loss"})
+        todo = missing.join(zero_shot, on="sample_id", how="left", maintain_order="left")
+        with _appender(workspace, store) as appender:
+            lm, samples = current(workspace), pool_samples(workspace, index)
+            seen = lm.forward.tokens
+            for frame in miwv.compute(lm, samples, todo, _reusing(progress, pairs, missing)):
+                appender.add(frame)
+        tokens = lm.forward.tokens - seen
+        store.compact(COMPACT_FROM)
+    values = store.read(pairs)
+    _complete(store, "miwv", pairs, values)
+    # How alike a sample and its shot are is the neighbours' to say; no value depends on it.
+    table = values.join(
+        pairs.rename({"similarity": "shot_similarity"}), on=["sample_id", "shot_id"], how="left", nulls_equal=True
     )
+    shots = read_metadata(workspace.neighbors)["version"]
+    version = fingerprint([version_of(values, store.fingerprint), shots])
+    write_parquet(table, workspace.miwv, {"fingerprint": store.fingerprint, "version": version})
+    computed, reused = missing.height, pairs.height - missing.height
+    return TableReport(table, version, store.fingerprint, computed, reused, tokens, store.skipped)
 
 
-def _encoder_embeddings(
-    workspace: Workspace, source: str, samples: pl.DataFrame, progress: Progress | None
+def _of(samples: pl.DataFrame, ids: pl.DataFrame) -> pl.DataFrame:
+    return samples.join(ids, on="sample_id", how="semi", maintain_order="left")
+
+
+def _reusing(progress: Progress | None, rows: pl.DataFrame, todo: pl.DataFrame) -> Progress | None:
+    """The same progress, told how many rows need not be done."""
+    if progress is None:
+        return None
+    told = progress
+
+    def tell(done: int, total: int, reused: int = 0) -> None:
+        told(done, total, rows.height - todo.height)
+
+    return tell
+
+
+def _appender(workspace: Workspace, store: Store, seconds: float | None = None) -> Appender:
+    parts = workspace.settings.parts
+    return Appender(store, parts.rows, min(parts.seconds, seconds or parts.seconds))
+
+
+def _report(
+    workspace: Workspace,
+    kind: str,
+    source: str,
+    samples: pl.DataFrame,
+    landed: str,
+    store: Store,
+    computed: int,
+    tokens: int | None = None,
 ) -> TableReport:
-    spec = workspace.settings.embeddings
-    assert spec.path is not None
-    return _update(
-        workspace.scores("embeddings", source),
-        embeddings.encoder_recipe(identity(spec.path, spec.revision), spec),
-        samples,
-        lambda todo: embeddings.encode(todo, spec, progress),
-    )
+    """Read back what stands for the source now, and write its head."""
+    if computed:
+        store.compact(COMPACT_FROM)
+    frame = store.read(samples.select("sample_id"))
+    _complete(store, kind, samples, frame)
+    version = version_of(frame, store.fingerprint)
+    report = TableReport(frame, version, store.fingerprint, computed, samples.height - computed, tokens, store.skipped)
+    nulls = report.value.null_count() if frame.height else 0
+    write_head(Head(store.fingerprint, version, landed, frame.height, nulls), workspace.head(kind, source))
+    return report
 
 
-def _update(
-    path: UPath,
-    recipe: dict[str, Any],
-    rows: pl.DataFrame,
-    compute: Callable[[pl.DataFrame], pl.DataFrame],
-    keys: Sequence[str] = ("sample_id",),
-) -> TableReport:
-    """Keep what the table at `path` holds for `rows`, compute the others, write all."""
-    held = kept_rows(path, recipe, rows.select(keys))
-    todo = _without(rows, held)
-    return write_table(path, held, compute(todo) if todo.height else None, recipe)
-
-
-def _recipes(model: dict[str, Any], settings: Settings) -> dict[str, dict[str, Any]]:
-    return {
-        "difficulty": difficulty.recipe(model, settings.difficulty),
-        "embeddings": embeddings.recipe(model),
-        "activations": activations.recipe(model, settings.activations),
-    }
-
-
-def _without(rows: pl.DataFrame, held: pl.DataFrame | None) -> pl.DataFrame:
-    if held is None:
-        return rows
-    return rows.join(held.select("sample_id"), on="sample_id", how="anti", maintain_order="left")
+def _complete(store: Store, kind: str, wanted: pl.DataFrame, found: pl.DataFrame) -> None:
+    if found.height < wanted.height:
+        raise DselectError(
+            f"{store.folder}: {wanted.height - found.height} of {wanted.height} rows of {kind} were written and are "
+            f"not there any more. Did something remove files? Run `dselect refresh` again."
+        )

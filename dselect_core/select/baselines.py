@@ -5,21 +5,22 @@ import numpy as np
 from dselect_core.fingerprint import digest
 from dselect_core.select.d3 import farthest_first
 from dselect_core.select.grid import SCORE_STEP
-from dselect_core.select.pool import Order, Pick, Pool
+from dselect_core.select.kept import Kept
+from dselect_core.select.pool import Order, Pool
+from dselect_core.select.ranked import SortedOrder
 
 
-def random_order(pool: Pool, seed: int) -> Order:
+def random_order(pool: Pool, seed: int, kept: Kept | None = None) -> Order:
     """Rows by the hash of (seed, sample id); gain is null.
 
     A sample's place depends on nothing but its id and the seed: a pool that grows or shrinks keeps the relative order
     of the samples that stay.
     """
     keys = [digest([str(seed), sample_id]) for sample_id in pool.sample_ids]
-    for row in sorted(range(len(keys)), key=keys.__getitem__):
-        yield Pick(row, None, None)
+    return SortedOrder(sorted(range(len(keys)), key=keys.__getitem__), None, kept)
 
 
-def kcenter_order(pool: Pool, seed: int) -> Order:
+def kcenter_order(pool: Pool, seed: int, kept: Kept | None = None) -> Order:
     """D3's order with every weight one: farthest-first from the lowest sample id; `seed` is not used."""
     assert pool.embeddings is not None
-    return farthest_first(pool.embeddings, np.full(len(pool), round(1 / SCORE_STEP)))
+    return farthest_first(pool.embeddings, np.full(len(pool), round(1 / SCORE_STEP)), kept)

@@ -19,8 +19,9 @@ _BLOCK = 65_536  # rows widened to float64 at a time: bounds the memory, changes
 
 
 def round_scores(values: np.ndarray) -> np.ndarray:
-    """`values` [n] rounded to multiples of SCORE_STEP, float64; half-way cases go to the even step."""
-    return np.asarray(np.rint(values.astype(np.float64) / SCORE_STEP) * SCORE_STEP)
+    """`values` [n] rounded to multiples of SCORE_STEP, float64; half-way cases go to the even step, zero is +0.0."""
+    # Hence the sum: -0.0 equals 0.0 and has other bytes, and it is bytes that the key of an order is made of.
+    return np.asarray(np.rint(values.astype(np.float64) / SCORE_STEP) * SCORE_STEP + 0.0)
 
 
 def usable_vectors(vectors: np.ndarray) -> np.ndarray:

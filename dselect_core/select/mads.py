@@ -1,48 +1,91 @@
 """MADS: greedy maximum coverage of active neurons, in passes.
 
 Source: MADS (arXiv 2605.30857) for the idea of coverage; the greedy form, the tie rule and the passes are [ours].
-Lazy evaluation with a heap needs no transpose of the neuron sets, hence no memory beside them; it evaluates a sample
-again only while its old gain, an upper bound, is the largest.
+Every row's gain is kept up to date: an index from neurons to rows says whose gain falls when a neuron is covered, and
+each neuron is covered once a pass, so a pass costs one walk over the index and each pick one look for the largest gain.
+The index takes 4 bytes per active neuron, as much as the sets themselves; a lazy heap needs none of it and, with the
+many passes of small sets, takes many times longer. No state is kept: the picks of the current pass say what it covers.
 """
-
-import heapq
 
 import numpy as np
 
+from dselect_core.select.kept import Kept
 from dselect_core.select.pool import Order, Pick, Pool
 
+_BLOCK = 8_192  # rows counted at a time: bounds the memory, changes no value
+_TAKEN = -(2**30)  # far below what any number of decrements leaves of a gain
 
-def mads_order(pool: Pool, seed: int) -> Order:
+
+def mads_order(pool: Pool, seed: int, kept: Kept | None = None) -> Order:
     """Order by neurons newly covered; `seed` is not used."""
     assert pool.neurons is not None
-    return max_coverage(pool.neurons)
+    return max_coverage(pool.neurons, kept)
 
 
-def max_coverage(neurons: np.ndarray) -> Order:
+def max_coverage(neurons: np.ndarray, kept: Kept | None = None) -> Order:
     """Each pick adds the most neurons not yet covered in this pass; ties to the lowest row.
 
-    neurons: uint32 [n, m ≥ 1], ids distinct inside a row. Yields every row once, with its marginal new neurons as gain
+    neurons: uint32 [n, m ≥ 1], ids distinct inside a row. Gives every row once, with its marginal new neurons as gain
     and its pass (from 1). When nothing is left to gain, the covered set is cleared, the chosen stay chosen, and the
-    next pass begins.
+    next pass begins. Standing is counted in the pass of the last pick: where it is 0 for all, the next pick opens a
+    pass and gains m.
     """
-    n, m = neurons.shape
-    if n == 0:
-        return
-    covered = np.zeros(int(neurons.max()) + 1, dtype=bool)
-    heap = [(-m, row) for row in range(n)]  # (minus an upper bound of the gain, row): ties come out by row
-    cover_pass = 1
-    while heap:
-        bound, row = heap[0]
-        if bound == 0:
-            covered[:] = False
-            cover_pass += 1
-            heap = [(-m, row) for row in sorted(row for _, row in heap)]
-            continue
-        gain = m - int(np.count_nonzero(covered[neurons[row]]))
-        if gain < -bound:
-            heapq.heapreplace(heap, (-gain, row))
-            continue
-        # The bound still holds, so no other row gains more, and no lower row gains as much.
-        heapq.heappop(heap)
-        yield Pick(row, float(gain), cover_pass)
-        covered[neurons[row]] = True
+    return _MaxCoverage(neurons, kept)
+
+
+class _MaxCoverage(Order):
+    def __init__(self, neurons: np.ndarray, kept: Kept | None) -> None:
+        n, m = neurons.shape
+        self._neurons = neurons
+        size = int(neurons.max(initial=0)) + 1
+        self._covered = np.zeros(size, dtype=bool)
+        self._taken = np.zeros(n, dtype=bool)
+        self._pass = 1
+        self._gains = np.full(n, m, dtype=np.int32)
+        # Rows by neuron: those of neuron c are _rows[_starts[c] : _starts[c + 1]].
+        flat = neurons.ravel()
+        self._rows = (np.argsort(flat, kind="stable") // m).astype(np.int32)
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(flat, minlength=size))])
+        if kept is not None and kept.picks:
+            last = kept.picks[-1].cover_pass
+            assert last is not None
+            self._pass = last
+            for pick in kept.picks:
+                self._taken[pick.row] = True
+                if pick.cover_pass == last:
+                    self._covered[neurons[pick.row]] = True
+            self._gains[:] = self._uncovered()
+            self._gains[self._taken] = _TAKEN
+
+    def __next__(self) -> Pick:
+        gains = self._gains
+        row = int(gains.argmax()) if len(gains) else 0
+        if not len(gains) or gains[row] < 0:
+            raise StopIteration
+        if gains[row] == 0:
+            self._covered[:] = False
+            self._pass += 1
+            gains[:] = np.where(self._taken, _TAKEN, self._neurons.shape[1])
+            row = int(gains.argmax())
+        gain = int(gains[row])
+        own = self._neurons[row]
+        fresh = own[~self._covered[own]]
+        self._covered[fresh] = True
+        self._taken[row] = True
+        gains[row] = _TAKEN
+        np.subtract.at(gains, np.concatenate([self._rows[self._starts[c] : self._starts[c + 1]] for c in fresh]), 1)
+        return Pick(row, float(gain), self._pass)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def standing(self) -> np.ndarray:
+        return np.where(self._taken, np.nan, self._gains)
+
+    def _uncovered(self) -> np.ndarray:
+        """int64 [n]: how many neurons of each row the current pass has not covered."""
+        gains = np.empty(len(self._neurons), dtype=np.int64)
+        for start in range(0, len(gains), _BLOCK):
+            block = self._neurons[start : start + _BLOCK]
+            gains[start : start + _BLOCK] = block.shape[1] - np.count_nonzero(self._covered[block], axis=1)
+        return gains

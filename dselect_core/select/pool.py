@@ -1,8 +1,10 @@
-"""What a strategy chooses from: scores, vectors and active neurons, all in one row order, that of the sample id.
+"""What a strategy chooses from (scores, vectors, active neurons, in one row order) and what it makes of it: an order.
 
-The order is fixed here, once, so that no strategy can depend on how its input happened to be sorted.
+The row order, that of the sample id, is fixed here, once, so that no strategy can depend on how its input happened to
+be sorted.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,7 +23,26 @@ class Pick(NamedTuple):
     cover_pass: int | None
 
 
-Order = Iterator[Pick]
+class Order(Iterator[Pick]):
+    """A pool's rows, each once, made pick by pick. It may be stopped at any pick, asked, and gone on with.
+
+    Both questions are about exactly the picks given out so far, and asking changes none that follow. So an order may
+    not run ahead of its consumer: what a pick changes is worked out at the latest when it is asked for.
+    """
+
+    @abstractmethod
+    def __next__(self) -> Pick: ...
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """By name, one value per row: with the picks, all that continuing takes. Empty where the picks are enough."""
+
+    @abstractmethod
+    def standing(self) -> np.ndarray:
+        """float64 [n]: the gain each row would have were it picked next; NaN where picked, and where none is defined.
+
+        With the picks this says how near a row came that was not chosen.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,13 @@
 """A strategy's order, cut at a budget: the selection.
 
 Samples that lack something the strategy needs are left out, each with a reason; nothing is imputed. The order is
-generated step by step and stopped by the budget, so a smaller budget is a prefix of a larger one.
+generated step by step and stopped by the budget, so a smaller budget is a prefix of a larger one. Where the caller
+keeps orders, what was made of one is not made again: a smaller budget cuts it, a larger one continues it, and either
+way the selection is that of a fresh run, bit for bit. The price is a hash over all that the order depends on.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -13,11 +16,11 @@ import polars as pl
 from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
 from dselect_core.progress import Progress
-from dselect_core.select.grid import usable_vectors
-from dselect_core.select.pool import Pick, Pool
+from dselect_core.select.kept import Kept
+from dselect_core.select.key import order_key
+from dselect_core.select.missing import in_words, missing, reasons
+from dselect_core.select.pool import Order, Pick, Pool
 from dselect_core.select.strategies import SCORE_COLUMNS, Strategy, strategy
-
-_KIND_OF_ARRAY = {"embedding": "embeddings", "active neurons": "activations"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,9 @@ class Selection:
     excluded: sample_id, reason; the samples that lacked what the strategy (or a token budget) needs, by id.
     passes: coverage passes used; None unless the strategy is mads.
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
+    kept: the order as far as it was ever made, so often beyond `order`; None unless the caller keeps orders.
+    kept_changed: `kept` is not what the caller had, and should be written.
+    reused: how many of the chosen come from what the caller had; the others were picked now.
     """
 
     order: pl.DataFrame = field(repr=False)
@@ -37,6 +43,9 @@ class Selection:
     passes: int | None
     rows: int
     tokens: int | None
+    kept: Kept | None = field(default=None, repr=False)
+    kept_changed: bool = False
+    reused: int = 0
 
 
 def needs(spec: CoresetSpec) -> frozenset[str]:
@@ -45,112 +54,129 @@ def needs(spec: CoresetSpec) -> frozenset[str]:
     return strategy(spec.strategy).needs | counted
 
 
-def select(pool: Pool, spec: CoresetSpec, progress: Progress | None = None) -> Selection:
+def select(
+    pool: Pool,
+    spec: CoresetSpec,
+    progress: Progress | None = None,
+    kept: Callable[[str], Kept | None] | None = None,
+) -> Selection:
     """Choose from `pool` as `spec` says.
 
     A share is counted on the whole pool, samples without scores included. An empty pool gives an empty selection for a
     share; rows and tokens cannot be bought from it. Under a token budget the selection ends before the first sample
     that would exceed it: no later, shorter sample is squeezed in, or budgets would not nest.
+
+    kept: called with the key of the order, gives the one the caller has kept, or None (`read_kept`); called once, when
+    the budget is known to be possible. Left out, nothing is hashed and nothing kept. `progress` hears of new picks.
+
     Raises DselectError: a score that is not in the pool at all, a budget larger than the pool or than what can be
     selected, a token budget below the first pick.
     """
     chosen = strategy(spec.strategy)
     if len(pool) == 0 and spec.budget.unit == "percent":
-        return _selection(pool, chosen, [], _excluded(pool, {}))
-    missing = _missing(pool, chosen, by_tokens=spec.budget.unit == "tokens")
-    lacking = np.logical_or.reduce([np.zeros(len(pool), dtype=bool), *missing.values()])
-    selectable = pool.take(np.flatnonzero(~lacking))
+        return _selection(pool, chosen, [], pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()}))
+    lacking = missing(pool, chosen, by_tokens=spec.budget.unit == "tokens")
+    samples = pool.scores.select("sample_id", reasons(pool, lacking), *chosen.columns)
+    selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
+    limit = _limit(selectable, spec, len(pool), in_words(lacking))
+
+    key = None if kept is None else order_key(selectable, spec.strategy, spec.seed)
+    found = None if kept is None or key is None else kept(key)
+    steps = _Steps(selectable, chosen, spec.seed, found)
     if spec.budget.unit == "tokens":
-        picks = _within_tokens(selectable, chosen, spec, len(pool), _lack(missing), progress)
+        picks = _within_tokens(steps, selectable, spec, limit, progress)
     else:
-        picks = _within_rows(selectable, chosen, spec, len(pool), _lack(missing), progress)
-    return _selection(selectable, chosen, picks, _excluded(pool, missing))
+        picks = _within_rows(steps, limit, progress)
+    selection = _selection(selectable, chosen, picks, samples.select("sample_id", "reason").drop_nulls("reason"))
+    if key is None:
+        return selection
+    keep = steps.keep(key, samples)
+    # The key is silent about samples that cannot be used, and about scores below the grid; the kept table is not.
+    changed = found is None or not keep.table.equals(found.table)
+    return replace(selection, kept=keep, kept_changed=changed, reused=min(len(picks), steps.found))
 
 
-def _missing(pool: Pool, chosen: Strategy, by_tokens: bool) -> dict[str, np.ndarray]:
-    """For each thing needed: boolean [n], where it is missing. Raises DselectError if the pool has none of it."""
-    columns = [*chosen.columns]
-    if by_tokens and "response_tokens" not in columns:
-        columns.append("response_tokens")
-    missing: dict[str, np.ndarray] = {}
-    for column in columns:
-        if column not in pool.scores.columns:
+class _Steps:
+    """The picks that were kept, then, begun only when those do not do, the strategy's own; remembers every one made."""
+
+    def __init__(self, pool: Pool, chosen: Strategy, seed: int, kept: Kept | None) -> None:
+        self._pool, self._chosen, self._seed, self._kept = pool, chosen, seed, kept
+        self._order: Order | None = None
+        self._made: list[Pick] = [] if kept is None else [*kept.picks]
+        self.found = len(self._made)
+
+    def __iter__(self) -> Iterator[Pick]:
+        yield from self._made[: self.found]
+        if self.found == len(self._pool):
+            return
+        self._order = self._chosen.order(self._pool, self._seed, self._kept)
+        for pick in self._order:
+            self._made.append(pick)
+            yield pick
+
+    def keep(self, key: str, samples: pl.DataFrame) -> Kept:
+        """With every pick made, so with the one that ended a token budget: a larger budget begins with it."""
+        if self._order is not None:
+            return Kept.of(key, samples, self._made, self._order.state(), self._order.standing())
+        assert self._kept is not None
+        return Kept.of(key, samples, self._made, self._kept.state, self._kept.standing)
+
+
+def _limit(pool: Pool, spec: CoresetSpec, whole: int, lack: str) -> int:
+    """The budget in rows or in response tokens, if `pool`, the selectable of `whole` samples, can fill it at all."""
+    if spec.budget.unit == "tokens":
+        limit, held = int(spec.budget.value), sum(_lengths(pool))
+        if limit > held:
             raise DselectError(
-                f"the pool has no column `{column}`, which `{chosen.name}` or its budget needs: "
-                f"make the {SCORE_COLUMNS[column]} scores first"
+                f"budget {spec.budget} is larger than all {held} response tokens of the {len(pool)} samples (of "
+                f"{whole} in the pool) that `{spec.strategy}` can choose from{lack}: lower it, or add sources"
             )
-        # NaN and infinity are no scores either, and one NaN would win or lose every comparison.
-        missing[column] = ~pool.scores[column].cast(pl.Float64).is_finite().fill_null(False).to_numpy()
-    arrays = {"embedding": pool.embeddings, "active neurons": pool.neurons}
-    for name, array in arrays.items():
-        if _KIND_OF_ARRAY[name] not in chosen.needs:
-            continue
-        if array is None:
-            raise DselectError(f"the pool has no {_KIND_OF_ARRAY[name]}, which `{chosen.name}` needs: make them first")
-        if name == "embedding":
-            missing[name] = ~usable_vectors(array)
-        else:
-            missing[name] = np.zeros(len(pool), dtype=bool) if pool.has_neurons is None else ~pool.has_neurons
-    return missing
-
-
-def _within_rows(
-    pool: Pool, chosen: Strategy, spec: CoresetSpec, whole: int, lack: str, progress: Progress | None
-) -> list[Pick]:
-    limit = spec.budget.rows(whole)
-    assert limit is not None
-    if limit > whole:
+        return limit
+    rows = spec.budget.rows(whole)
+    assert rows is not None
+    if rows > whole:
         raise DselectError(f"budget {spec.budget} is larger than the pool of {whole} samples: lower it, or add sources")
-    if limit > len(pool):
-        share = f" is {limit} rows, which" if spec.budget.unit == "percent" else ""
+    if rows > len(pool):
+        share = f" is {rows} rows, which" if spec.budget.unit == "percent" else ""
         raise DselectError(
-            f"budget {spec.budget}{share} is larger than the {len(pool)} of {whole} samples that `{chosen.name}` can "
+            f"budget {spec.budget}{share} is larger than the {len(pool)} of {whole} samples that `{spec.strategy}` can "
             f"choose from{lack}: lower the budget, or have the missing scores made"
         )
+    return rows
+
+
+def _lengths(pool: Pool) -> list[int]:
+    return pool.scores["response_tokens"].cast(pl.Int64).to_list()
+
+
+def _within_rows(steps: _Steps, limit: int, progress: Progress | None) -> list[Pick]:
     picks: list[Pick] = []
-    for pick in islice(chosen.order(pool, spec.seed), limit):
+    for pick in islice(steps, limit):
         picks.append(pick)
-        if progress is not None:
-            progress(len(picks), limit)
+        if progress is not None and len(picks) > steps.found:
+            progress(len(picks) - steps.found, limit - steps.found, steps.found)
     return picks
 
 
-def _within_tokens(
-    pool: Pool, chosen: Strategy, spec: CoresetSpec, whole: int, lack: str, progress: Progress | None
-) -> list[Pick]:
-    limit = int(spec.budget.value)
-    lengths = pool.scores["response_tokens"].cast(pl.Int64).to_list()
-    if limit > sum(lengths):
-        raise DselectError(
-            f"budget {spec.budget} is larger than all {sum(lengths)} response tokens of the {len(pool)} samples (of "
-            f"{whole} in the pool) that `{chosen.name}` can choose from{lack}: lower it, or add sources"
-        )
+def _within_tokens(steps: _Steps, pool: Pool, spec: CoresetSpec, limit: int, progress: Progress | None) -> list[Pick]:
+    lengths = _lengths(pool)
     picks: list[Pick] = []
-    used = 0
-    for pick in chosen.order(pool, spec.seed):
+    used = reused = 0
+    for pick in steps:
         used += lengths[pick.row]
         if used > limit:
             break
         picks.append(pick)
-        if progress is not None:
-            progress(used, limit)
+        if len(picks) <= steps.found:
+            reused = used
+        elif progress is not None:
+            progress(used - reused, limit - reused, reused)
     if not picks:
         raise DselectError(
-            f"budget {spec.budget} buys nothing: the first pick of `{chosen.name}` alone has {used} response tokens; "
+            f"budget {spec.budget} buys nothing: the first pick of `{spec.strategy}` alone has {used} response tokens; "
             f"give at least that many"
         )
     return picks
-
-
-def _lack(missing: dict[str, np.ndarray]) -> str:
-    counts = [f"{int(rows.sum())} lack {name}" for name, rows in missing.items() if rows.any()]
-    return f" ({', '.join(counts)})" if counts else ""
-
-
-def _excluded(pool: Pool, missing: dict[str, np.ndarray]) -> pl.DataFrame:
-    reasons = [pl.when(pl.lit(pl.Series(rows))).then(pl.lit(f"no {name}")) for name, rows in missing.items()]
-    reason = pl.concat_str(reasons, separator=", ", ignore_nulls=True) if reasons else pl.lit("")
-    return pool.scores.select("sample_id", reason.alias("reason").cast(pl.String)).filter(pl.col("reason") != "")
 
 
 def _selection(pool: Pool, chosen: Strategy, picks: list[Pick], excluded: pl.DataFrame) -> Selection:

@@ -3,13 +3,17 @@
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from dselect_core.errors import DselectError
 from dselect_core.select.baselines import kcenter_order, random_order
-from dselect_core.select.d3 import d3_order
+from dselect_core.select.d3 import d3_order, d3_weight_steps
+from dselect_core.select.kept import Kept
 from dselect_core.select.mads import mads_order
 from dselect_core.select.pool import Order, Pool
-from dselect_core.select.ranked import ranked_order
+from dselect_core.select.ranked import ranked_order, ranked_values
 
 SCORE_COLUMNS: dict[str, str] = {
     "upd": "difficulty",
@@ -26,34 +30,47 @@ SCORE_COLUMNS: dict[str, str] = {
 """Numeric score columns that can be ranked by, each with the kind of score that brings it."""
 
 
+class MakesOrder(Protocol):
+    def __call__(self, pool: Pool, seed: int, kept: Kept | None = None) -> Order: ...
+
+
 @dataclass(frozen=True)
 class Strategy:
-    """`order(pool, seed)` yields every row of a pool in which nothing the strategy needs is missing.
+    """`order(pool, seed, kept)` gives every row of a pool in which nothing the strategy needs is missing.
+
+    With `kept`, an order of the same key, it gives those that come after the kept picks.
 
     needs: kinds of score, among embeddings, difficulty, grades, activations, miwv.
     columns: score columns that must not be null. Embeddings and neurons follow from `needs`.
+    values: what the order makes of `columns`, as it compares them, [n]; None where it reads none.
+    seeded: whether the order depends on the seed.
     """
 
     name: str
     needs: frozenset[str]
     columns: tuple[str, ...]
-    order: Callable[[Pool, int], Order]
+    order: MakesOrder
+    values: Callable[[Pool], np.ndarray] | None = None
+    seeded: bool = False
 
 
 def _ranked(name: str, column: str) -> Strategy:
     # `seed` is what every order takes; a ranking has no use for it.
-    def order(pool: Pool, seed: int) -> Order:
-        return ranked_order(pool, column)
+    def order(pool: Pool, seed: int, kept: Kept | None = None) -> Order:
+        return ranked_order(pool, column, kept)
 
-    return Strategy(name, frozenset({SCORE_COLUMNS[column]}), (column,), order)
+    def values(pool: Pool) -> np.ndarray:
+        return ranked_values(pool, column)
+
+    return Strategy(name, frozenset({SCORE_COLUMNS[column]}), (column,), order, values)
 
 
 _NAMED = (
-    Strategy("d3", frozenset({"embeddings", "difficulty", "grades"}), ("upd", "grade"), d3_order),
+    Strategy("d3", frozenset({"embeddings", "difficulty", "grades"}), ("upd", "grade"), d3_order, d3_weight_steps),
     _ranked("miwv", "miwv"),
     Strategy("mads", frozenset({"activations"}), (), mads_order),
     Strategy("kcenter", frozenset({"embeddings"}), (), kcenter_order),
-    Strategy("random", frozenset(), (), random_order),
+    Strategy("random", frozenset(), (), random_order, seeded=True),
 )
 STRATEGIES: dict[str, Strategy] = {
     known.name: known for known in (*_NAMED, *(_ranked(f"topk:{column}", column) for column in SCORE_COLUMNS))

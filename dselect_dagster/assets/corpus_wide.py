@@ -14,12 +14,12 @@ from dselect_dagster.assets.scores import KINDS
 from dselect_dagster.automation import on_input_change
 from dselect_dagster.partitions import SOURCE
 from dselect_dagster.progress import Progress
-from dselect_dagster.report import column_schema, markdown_table, table_metadata
+from dselect_dagster.report import column_schema, markdown_table, tables_metadata
 from dselect_dagster.resources import WorkspaceResource
 
 
 def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
-    by_source = [name for name, kind in KINDS.items() if kind in needed and kind != "miwv"]
+    by_source = [name for name, kinds in KINDS.items() if kinds & needed and name != "miwv_values"]
 
     @dg.asset(
         # Not on raw_dataset beside the scores: both would be asked for at once, and the index made too early.
@@ -78,7 +78,8 @@ def neighbors(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition
         progress = Progress(context, "neighbors")
         report = update_neighbors(place, read_index(place), progress)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.version), metadata=table_metadata(report, progress.seconds)
+            data_version=dg.DataVersion(report.version),
+            metadata=tables_metadata(context, {"neighbors": report}, progress.seconds),
         )
 
     return neighbors
@@ -102,7 +103,8 @@ def miwv_values(settings: Settings, needed: frozenset[str], code_version: str) -
         progress = Progress(context, "miwv")
         report = update_miwv(place, read_index(place), progress)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.version), metadata=table_metadata(report, progress.seconds)
+            data_version=dg.DataVersion(report.version),
+            metadata=tables_metadata(context, {"miwv": report}, progress.seconds),
         )
 
     return miwv_values

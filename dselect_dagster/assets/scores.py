@@ -5,23 +5,24 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dselect_core.config import Settings
+from dselect_core.fingerprint import fingerprint
 from dselect_dagster.automation import on_input_change
 from dselect_dagster.partitions import SOURCE
 from dselect_dagster.progress import Progress
-from dselect_dagster.report import table_metadata
+from dselect_dagster.report import tables_metadata
 from dselect_dagster.resources import WorkspaceResource
 
-# Asset → kind of score, the name its table has in the storage.
-KINDS = {
-    "difficulty_scores": "difficulty",
-    "embeddings": "embeddings",
-    "activations": "activations",
-    "dependability_grades": "grades",
-    "miwv_values": "miwv",
+# Asset → the kinds of score it makes, by the names they have in the storage.
+KINDS: dict[str, frozenset[str]] = {
+    "difficulty_scores": frozenset({"difficulty"}),
+    "embeddings": frozenset({"embeddings", "prompts"}),
+    "activations": frozenset({"activations"}),
+    "dependability_grades": frozenset({"grades"}),
+    "miwv_values": frozenset({"miwv"}),
 }
 _DESCRIPTIONS = {
     "difficulty_scores": "UPD, loss and mean entropy of each response for the target model (D3, arXiv 2503.11441).",
-    "embeddings": "Mean-pooled vectors of the prompt and of the whole sample, from the model or a named encoder.",
+    "embeddings": "Mean-pooled vectors: of the whole sample from the model; of the prompt from it or a named encoder.",
     "activations": "Active neurons of each layer on the prompt (MADS, arXiv 2605.30857; our reading of its abstract).",
 }
 
@@ -30,16 +31,15 @@ def score_source(settings: Settings, needed: frozenset[str], code_versions: dict
     """The three scores of the target model. Asked for together they cost one forward pass."""
 
     def spec(name: str) -> dg.AssetSpec:
-        own_encoder = name == "embeddings" and settings.embeddings.path is not None
         return dg.AssetSpec(
             name,
-            deps=["raw_dataset"] if own_encoder else ["raw_dataset", "warmup_model"],
+            deps=["raw_dataset", "warmup_model"],
             group_name="scores",
             kinds={"torch", "parquet"},
             owners=settings.owners,
             description=_DESCRIPTIONS[name],
             code_version=code_versions[name],
-            automation_condition=on_input_change() if KINDS[name] in needed else None,
+            automation_condition=on_input_change() if KINDS[name] & needed else None,
             partitions_def=SOURCE,
             skippable=True,
         )
@@ -48,14 +48,18 @@ def score_source(settings: Settings, needed: frozenset[str], code_versions: dict
     def score_source(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> Iterator[dg.MaterializeResult]:
         from dselect_core.scores.update import update_model_scores
 
-        names = {KINDS[key.to_user_string()]: key for key in context.selected_asset_keys}
-        progress = Progress(context, f"{', '.join(sorted(names))} of {context.partition_key}")
-        reports = update_model_scores(workspace.open(), context.partition_key, frozenset(names), progress)
-        for kind, report in reports.items():
+        # Of an asset that no recipe reads, and that was asked for by hand, all kinds.
+        asked = {key: KINDS[key.to_user_string()] for key in sorted(context.selected_asset_keys)}
+        kinds = {key: made & needed or made for key, made in asked.items()}
+        union = frozenset().union(*kinds.values())
+        progress = Progress(context, f"{', '.join(sorted(union))} of {context.partition_key}")
+        reports = update_model_scores(workspace.open(), context.partition_key, union, progress)
+        for key, made in kinds.items():
+            of_asset = {kind: reports[kind] for kind in sorted(made)}
             yield dg.MaterializeResult(
-                asset_key=names[kind],
-                data_version=dg.DataVersion(report.version),
-                metadata=table_metadata(report, progress.seconds, partition=True),
+                asset_key=key,
+                data_version=dg.DataVersion(fingerprint([report.version for report in of_asset.values()])),
+                metadata=tables_metadata(context, of_asset, progress.seconds, partition=True),
             )
 
     return score_source
@@ -86,7 +90,7 @@ def dependability_grades(settings: Settings, needed: frozenset[str], code_versio
         report = update_grades(workspace.open(), context.partition_key, progress)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.version),
-            metadata=table_metadata(report, progress.seconds, partition=True),
+            metadata=tables_metadata(context, {"grades": report}, progress.seconds, partition=True),
         )
 
     return dependability_grades

@@ -1,7 +1,8 @@
-"""Recipes and what they choose: `coreset_spec` and `coreset`, one partition a recipe.
+"""Recipes and what they choose: `coreset_spec`, `candidates` and `coreset`, one partition a recipe.
 
 A budget in run config would be invisible to lineage; as an asset of its own, editing one budget moves one
-partition.
+partition. `candidates` stands between the whole pool and a coreset for the same reason: its data version moves only
+with the scores that this recipe reads, so another rubric makes no coreset again that reads no grades.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import polars as pl
 
 from dselect_core.config import Settings
 from dselect_core.coreset import REVISION, Coreset, make_coreset, write_spec
+from dselect_core.coreset import candidates as see_candidates
 from dselect_dagster.automation import on_input_change
 from dselect_dagster.partitions import RECIPE
 from dselect_dagster.progress import Progress
@@ -37,9 +39,30 @@ def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
     return coreset_spec
 
 
-def coreset(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
+def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
     @dg.asset(
         deps=["corpus_index", "coreset_spec", *(["miwv_values"] if "miwv" in needed else [])],
+        partitions_def=RECIPE,
+        group_name="selection",
+        kinds={"json"},
+        owners=settings.owners,
+        code_version=str(REVISION),
+        automation_condition=on_input_change(),
+        description="What a recipe chooses from: the pool's samples, and the versions of exactly the scores it reads.",
+    )
+    def candidates(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        found = see_candidates(workspace.open(), context.partition_key)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(found.version),
+            metadata={"dagster/partition_row_count": found.rows, "reads": dg.MetadataValue.json(found.scores)},
+        )
+
+    return candidates
+
+
+def coreset(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["candidates", "coreset_spec"],
         partitions_def=RECIPE,
         group_name="selection",
         kinds={"parquet", "json", "huggingface"},
@@ -64,6 +87,8 @@ def coreset(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(str(place.coreset(context.partition_key))),
                 "dagster/column_schema": column_schema(made.selection.order.schema),
                 **_difference(made),
+                "rows computed": made.selection.rows - made.selection.reused,
+                "rows reused": made.selection.reused,
                 **_pictures(made),
                 "chosen by source": markdown_table(_by_source(made)),
                 "first ten": markdown_table(_first(made)),
@@ -73,10 +98,19 @@ def coreset(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
     return coreset
 
 
-def _difference(made: Coreset) -> dict[str, int]:
-    if made.entered is None or made.left is None or made.kept is None:
+def _difference(made: Coreset) -> dict[str, Any]:
+    """Who came in, left and stayed since the last coreset, and why; whole in changes.parquet."""
+    if made.changes is None:
         return {}
-    return {"entered": made.entered, "left": made.left, "kept": made.kept}
+    counts = {change: int((made.changes["change"] == change).sum()) for change in ("entered", "left", "kept")}
+    moved = made.changes.filter(pl.col("cause").is_not_null())
+    if moved.is_empty():
+        return counts
+    return {
+        **counts,
+        "why": markdown_table(moved.group_by("change", "cause").len("rows").sort("change", "cause")),
+        "who": markdown_table(moved.head(20)),
+    }
 
 
 def _pictures(made: Coreset) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import pytest
 from dselect_core import checks
 from dselect_core.config import Settings
 from dselect_core.corpus.land import land
-from dselect_core.index import build_index
+from dselect_core.fingerprint import fingerprint
+from dselect_core.index import build_index, pool_scores, read_index
 from dselect_core.scores import dependability, difficulty
-from dselect_core.scores.table import write_table
+from dselect_core.scores.kinds import open_store
+from dselect_core.scores.table import Head, version_of, write_head
 from dselect_core.tables import read_metadata, read_parquet, write_parquet
 from dselect_core.workspace import Workspace
 
@@ -31,6 +33,15 @@ def place(tmp_path: Path) -> Workspace:
     return workspace
 
 
+def keep(place: Workspace, kind: str, source: str, frame: pl.DataFrame, recipe: dict[str, int]) -> None:
+    """Put scores where the graph would: in the store, with the head of the source."""
+    store = open_store(place, kind, fingerprint(recipe))
+    store.append(frame)
+    version = version_of(frame, store.fingerprint)
+    landed = read_metadata(place.samples(source))["version"]
+    write_head(Head(store.fingerprint, version, landed, frame.height, 0), place.head(kind, source))
+
+
 def score(place: Workspace, **columns: object) -> None:
     """A difficulty table of the given columns; what is not given is sound and varied."""
     ids = read_parquet(place.samples("a"))["sample_id"]
@@ -41,7 +52,7 @@ def score(place: Workspace, **columns: object) -> None:
     }
     frame = pl.DataFrame({"sample_id": ids} | values | columns)
     rest = {n: pl.lit(None, t) for n, t in difficulty.SCHEMA.items() if n not in frame.columns}
-    write_table(place.scores("difficulty", "a"), None, frame.with_columns(**rest).select(*difficulty.SCHEMA), {"r": 1})
+    keep(place, "difficulty", "a", frame.with_columns(**rest).select(*difficulty.SCHEMA), {"r": 1})
     build_index(place, ["a"], frozenset({"difficulty"}))
 
 
@@ -85,26 +96,26 @@ def test_one_grade_for_all_is_fine_from_the_heuristic_and_broken_from_a_judge(
     frame = pl.DataFrame({"sample_id": ids}).with_columns(grade=pl.lit(1.0), scale=pl.lit(scale))
     rest = {n: pl.lit(None, t) for n, t in dependability.GRADES.items() if n not in frame.columns}
     frame = frame.with_columns(**rest).select(*dependability.GRADES)
-    write_table(place.scores("grades", "a"), None, frame, {"r": 1})
+    keep(place, "grades", "a", frame, {"r": 1})
     kinds = frozenset({"difficulty", "grades"})
     build_index(place, ["a"], kinds)
     assert checks.scores_are_sound(place, kinds).passed == sound
 
 
-def test_tables_of_two_recipes_are_not_compared(place: Workspace, tmp_path: Path) -> None:
+def test_scores_of_two_recipes_are_not_compared(place: Workspace, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps([{"instruction": "Another", "input": "", "output": "source"}]))
     sources = {name: {"path": str(tmp_path / f"{name}.json")} for name in ("a", "b")}
     both = Workspace(Settings.model_validate(place.settings.model_dump(by_alias=True) | {"sources": sources}))
     land(both, "b")
     score(place)
-    table = read_parquet(place.scores("difficulty", "a")).head(1)
+    table = pool_scores(place, read_index(place), "difficulty").head(1)
     table = table.with_columns(sample_id=pl.lit(read_parquet(both.samples("b"))["sample_id"].item()))
     for recipe, sound in (({"r": 1}, True), ({"r": 2}, False)):
-        write_table(both.scores("difficulty", "b"), None, table, recipe)
+        keep(both, "difficulty", "b", table, recipe)
         build_index(both, ["a", "b"], frozenset({"difficulty"}))
         verdict = checks.scores_are_sound(both, frozenset({"difficulty"}))
         assert verdict.passed == sound
-    assert verdict.description == "difficulty: tables of 2 recipes"
+    assert verdict.description == "difficulty: scores of 2 recipes"
 
 
 def test_a_source_without_its_scores_is_left_out_and_named(place: Workspace) -> None:

@@ -50,7 +50,7 @@ def test_only_what_a_recipe_reads_is_needed() -> None:
 
     assert needed(r={"strategy": "random", "budget": 3}) == frozenset()
     assert needed(r={"strategy": "random", "budget": "90 tokens"}) == {"difficulty"}
-    assert needed(m={"strategy": "miwv", "budget": 3}) == {"miwv", "embeddings", "difficulty"}
+    assert needed(m={"strategy": "miwv", "budget": 3}) == {"miwv", "prompts", "difficulty"}
     assert needed(k={"strategy": "kcenter", "budget": 3}, a={"strategy": "mads", "budget": 3}) == {
         "embeddings",
         "activations",

@@ -148,7 +148,7 @@ def test_grade_frame():
         schema={"sample_id": pl.String, "messages": pl.List(message)},
     )
     seen: list[tuple[int, int]] = []
-    frame = grade(samples, GraderSpec(), lambda done, total: seen.append((done, total)))
+    frame = grade(samples, GraderSpec(), lambda done, total, reused=0: seen.append((done, total)))
     assert frame.schema == GRADES
     assert frame["sample_id"].to_list() == samples["sample_id"].to_list()
     assert frame["grade"].to_list() == [1.0, 0.1]

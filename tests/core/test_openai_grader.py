@@ -67,7 +67,7 @@ def test_ratings_become_grades(given, expected):
 def test_schema_tokens_and_progress():
     seen: list[tuple[int, int]] = []
     with OpenAIServer(lambda request: rating(5, usage=(321, 12))) as server:
-        frame = grade(samples(3), spec(server), lambda done, total: seen.append((done, total)))
+        frame = grade(samples(3), spec(server), lambda done, total, reused=0: seen.append((done, total)))
         assert grade(samples(0), spec(server)).schema == GRADES
     assert frame.schema == GRADES
     assert frame["prompt_tokens"].to_list() == [321] * 3

@@ -14,8 +14,8 @@ from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.render import one_shot
 from dselect_core.neighbors import nearest
 from dselect_core.scores import miwv
-from dselect_core.scores.one_pass import KINDS, one_pass
-from tests.tiny import conversation, open_llama, samples_frame, save_llama
+from dselect_core.scores.one_pass import KINDS
+from tests.tiny import conversation, open_llama, samples_frame, save_llama, score
 
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})
 CONVERSATIONS = [
@@ -62,7 +62,7 @@ def reference(lm: LanguageModel, ids: np.ndarray, response: np.ndarray, beta: fl
 def test_upd_loss_and_entropy_agree_with_the_formula_to_1e_5(lm: LanguageModel, beta: float) -> None:
     samples = samples_frame(CONVERSATIONS)
     settings = SETTINGS.model_copy(update={"difficulty": SETTINGS.difficulty.model_copy(update={"beta": beta})})
-    scored = one_pass(lm, samples, frozenset({"difficulty"}), settings)["difficulty"].sort("sample_id")
+    scored = score(lm, samples, frozenset({"difficulty"}), settings)["difficulty"]
     for row, messages in zip(scored.iter_rows(named=True), samples["messages"].to_list(), strict=True):
         rendered = lm.renderer.render(messages)
         expected = reference(lm, rendered.ids, rendered.response, beta)
@@ -74,11 +74,11 @@ def test_upd_loss_and_entropy_agree_with_the_formula_to_1e_5(lm: LanguageModel, 
 
 def test_miwv_agrees_with_two_reference_passes_to_1e_5(lm: LanguageModel) -> None:
     samples = samples_frame(CONVERSATIONS)
-    scored = one_pass(lm, samples, KINDS, SETTINGS)
-    vectors = scored["embeddings"].sort("sample_id")
+    scored = score(lm, samples, KINDS, SETTINGS)
+    vectors = scored["prompts"]
     pairs = nearest(vectors["sample_id"], vectors["prompt_embedding"].to_numpy())
     zero = scored["difficulty"].select("sample_id", zero_shot_loss="loss")
-    values = miwv.compute(lm, samples, pairs.join(zero, on="sample_id", maintain_order="left"))
+    values = pl.concat(list(miwv.compute(lm, samples, pairs.join(zero, on="sample_id", maintain_order="left"))))
     rendered = {i: lm.renderer.render(m) for i, m in samples.select("sample_id", "messages").iter_rows()}
     assert values["miwv"].null_count() == 0
     for row in values.iter_rows(named=True):
@@ -96,7 +96,7 @@ def test_miwv_agrees_with_two_reference_passes_to_1e_5(lm: LanguageModel) -> Non
 
 def test_the_shot_is_the_nearest_other_prompt_lowest_id_at_a_tie(lm: LanguageModel) -> None:
     samples = samples_frame([*CONVERSATIONS, conversation("Same prompt", "a third answer")])
-    vectors = one_pass(lm, samples, frozenset({"embeddings"}), SETTINGS)["embeddings"].sort("sample_id")
+    vectors = score(lm, samples, frozenset({"prompts"}), SETTINGS)["prompts"]
     h = vectors["prompt_embedding"].to_numpy().astype(np.float64)
     h /= np.linalg.norm(h, axis=1, keepdims=True)
     ids = vectors["sample_id"].to_list()
@@ -111,21 +111,22 @@ def test_batching_never_changes_a_score(lm: LanguageModel) -> None:
     by_budget = []
     for budget in (1, 300, 100_000):
         lm.spec = lm.spec.model_copy(update={"batch_tokens": budget})
-        by_budget.append({k: v.sort("sample_id") for k, v in one_pass(lm, samples, KINDS, SETTINGS).items()})
+        by_budget.append(score(lm, samples, KINDS, SETTINGS))
     one_by_one, *others = by_budget
     for other in others:
         for column in ("upd", "loss", "entropy"):
             assert np.abs((other["difficulty"][column] - one_by_one["difficulty"][column]).to_numpy()).max() < 1e-5
-        for column in ("embedding", "prompt_embedding"):
-            a, b = (s["embeddings"][column].to_numpy() for s in (other, one_by_one))
+        for kind, column in (("embeddings", "embedding"), ("prompts", "prompt_embedding")):
+            a, b = (s[kind][column].to_numpy() for s in (other, one_by_one))
             assert np.abs(a - b).max() < 1e-4
         assert other["activations"].equals(one_by_one["activations"])
 
 
 def test_embeddings_are_means_of_the_last_layer_over_prompt_and_all_tokens(lm: LanguageModel) -> None:
     samples = samples_frame(CONVERSATIONS)
-    scored = one_pass(lm, samples, frozenset({"embeddings"}), SETTINGS)["embeddings"].sort("sample_id")
-    for row, messages in zip(scored.iter_rows(named=True), samples["messages"].to_list(), strict=True):
+    scored = score(lm, samples, frozenset({"embeddings", "prompts"}), SETTINGS)
+    both = scored["embeddings"].join(scored["prompts"], on="sample_id", maintain_order="left")
+    for row, messages in zip(both.iter_rows(named=True), samples["messages"].to_list(), strict=True):
         r = lm.renderer.render(messages)
         with torch.no_grad():
             out = lm.forward.model(input_ids=torch.tensor(r.ids[None].astype(np.int64)), output_hidden_states=True)
@@ -141,7 +142,7 @@ def test_active_neurons_are_the_top_of_each_layer_recounted_from_the_gate_and_up
     samples = samples_frame(CONVERSATIONS)
     spec = SETTINGS.activations.model_copy(update={"tokens": tokens, "top_share": 0.05})
     settings = SETTINGS.model_copy(update={"activations": spec})
-    scored = one_pass(lm, samples, frozenset({"activations"}), settings)["activations"].sort("sample_id")
+    scored = score(lm, samples, frozenset({"activations"}), settings)["activations"]
     layers = lm.forward.model.model.layers  # type: ignore[union-attr]
     for row, messages in zip(scored.iter_rows(named=True), samples["messages"].to_list(), strict=True):
         r = lm.renderer.render(messages)
@@ -186,7 +187,7 @@ def test_a_model_that_scales_its_logits_is_scored_by_its_own_logits(lm: Language
     capped = open_llama(tmp_path)
     assert not capped.forward.plain_head
     samples = samples_frame(CONVERSATIONS[:3])
-    scored = one_pass(capped, samples, KINDS, SETTINGS)["difficulty"].sort("sample_id")
+    scored = score(capped, samples, KINDS, SETTINGS)["difficulty"]
     for row, messages in zip(scored.iter_rows(named=True), samples["messages"].to_list(), strict=True):
         r = capped.renderer.render(messages)
         assert row["upd"] == pytest.approx(reference(capped, r.ids, r.response)["upd"], abs=1e-5)

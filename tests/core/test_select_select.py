@@ -76,12 +76,16 @@ def test_what_a_recipe_needs() -> None:
 
 
 def test_progress_counts_towards_the_budget() -> None:
-    steps: list[tuple[int, int]] = []
-    select(POOL, spec("random", 3), lambda done, whole: steps.append((done, whole)))
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    steps: list[tuple[int, int, int]] = []
+
+    def listen(done: int, total: int, reused: int = 0) -> None:
+        steps.append((done, total, reused))
+
+    select(POOL, spec("random", 3), listen)
+    assert steps == [(1, 3, 0), (2, 3, 0), (3, 3, 0)]
     steps.clear()
-    select(POOL, spec("topk:response_tokens", "85 tokens"), lambda done, whole: steps.append((done, whole)))
-    assert steps == [(50, 85), (80, 85)]
+    select(POOL, spec("topk:response_tokens", "85 tokens"), listen)
+    assert steps == [(50, 85, 0), (80, 85, 0)]
 
 
 def test_a_budget_larger_than_the_pool() -> None:

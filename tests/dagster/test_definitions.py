@@ -36,7 +36,7 @@ def settings(**changed: object) -> Settings:
 def test_every_asset_is_there_and_says_what_it_is() -> None:
     graph = build_definitions(settings()).resolve_asset_graph()
     names = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert names == SEVEN | {"warmup_model", "corpus_index", "neighbors", "coreset_spec"}
+    assert names == SEVEN | {"warmup_model", "corpus_index", "neighbors", "coreset_spec", "candidates"}
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description
@@ -54,7 +54,9 @@ def test_partitions_are_sources_and_recipes_and_what_looks_across_rows_has_none(
         if isinstance(graph.get(key).partitions_def, dg.DynamicPartitionsDefinition)
     }
     by_source = {"raw_dataset", "embeddings", "difficulty_scores", "dependability_grades", "activations"}
-    assert names == dict.fromkeys(by_source, "source") | dict.fromkeys(["coreset_spec", "coreset"], "recipe")
+    assert names == dict.fromkeys(by_source, "source") | dict.fromkeys(
+        ["coreset_spec", "candidates", "coreset"], "recipe"
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_loading_the_code_location_imports_no_model_library(tmp_path: Path) -> N
         "print([m for m in heavy if m in sys.modules], time.process_time() - start < 10, len(d.defs.assets))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "[] True 9", done.stderr
+    assert done.stdout.strip() == "[] True 10", done.stderr
 
 
 def test_every_way_in_names_the_same_module() -> None:

@@ -1,4 +1,4 @@
-"""The sensor on sources and recipes: what it asks for, once, and what it leaves alone."""
+"""The sensor and the schedule on sources and recipes: what they ask for, once, and what they leave alone."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,9 @@ ROW = {"instruction": "Say a", "input": "", "output": "a"}
 class Deployment:
     def __init__(self, folder: Path):
         self.folder, self.config = folder, folder / "dselect.yaml"
-        self.instance = dg.DagsterInstance.ephemeral()
+        # On disk, as a schedule asks for: it opens its instance by reference.
+        (folder / "home").mkdir()
+        self.instance = dg.DagsterInstance.local_temp(str(folder / "home"))
 
     def write(self, rows: list[dict[str, str]], **settings: object) -> None:
         (self.folder / "a.json").write_text(json.dumps(rows))
@@ -72,3 +74,38 @@ def test_a_source_gone_is_landed_empty_and_a_recipe_gone_loses_its_partition(dep
     assert set(deployment.tick()) == {("raw_dataset", "a"), ("raw_dataset", "b"), ("coreset_spec", "s")}
     assert deployment.instance.get_dynamic_partitions("recipe") == ["s"]
     assert deployment.tick() == []
+
+
+def at_night(deployment: Deployment, schedule: str = "refresh_sources") -> list[dg.RunRequest]:
+    resource = WorkspaceResource(config=str(deployment.config))
+    repository = build_definitions(load_settings(deployment.config), str(deployment.config)).get_repository_def()
+    context = dg.build_schedule_context(
+        instance=deployment.instance, repository_def=repository, resources={"workspace": resource}
+    )
+    return list(repository.get_schedule_def(schedule).evaluate_tick(context).run_requests or [])
+
+
+def test_the_schedule_lands_what_changed_and_makes_its_partitions(deployment: Deployment) -> None:
+    assert at_night(deployment) == []
+    deployment.write([ROW], sources={"a": {"path": "a.json"}, "c": {"path": "a.json"}})
+    asked = at_night(deployment)
+    assert [(request.partition_key, request.tags["dselect/cause"]) for request in asked] == [
+        ("a", "changed"),
+        ("c", "new"),
+    ]
+    assert set(deployment.instance.get_dynamic_partitions("source")) == {"a", "c"}
+    deployment.write([ROW], coresets={"r": {"strategy": "random", "budget": 2}})
+    asked = at_night(deployment, "refresh_recipes")
+    assert [(request.partition_key, request.tags["dselect/cause"]) for request in asked] == [("r", "changed")]
+
+
+def test_everything_that_starts_work_by_itself_is_off_until_it_is_switched_on(deployment: Deployment) -> None:
+    defs = build_definitions(load_settings(deployment.config))
+    repository = defs.get_repository_def()
+    assert {d.name for d in repository.sensor_defs} == {"sources_and_recipes", "automation"}
+    assert all(d.default_status == dg.DefaultSensorStatus.STOPPED for d in repository.sensor_defs)
+    assert {d.name for d in repository.schedule_defs} == {"refresh_sources", "refresh_recipes"}
+    for schedule in repository.schedule_defs:
+        assert schedule.cron_schedule == "0 3 * * *"
+        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+        assert repository.get_job(schedule.job_name)  # a job that cannot be resolved would take the location down

@@ -1,18 +1,24 @@
 """The real graph on a folder: files in, `drain` as `dselect refresh` calls it, and what ran."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import yaml
 
-from dselect_core.config import load_settings
+from dselect_core.config import Settings, load_settings
+from dselect_core.index import pool_scores, read_index
+from dselect_core.plan import Plan
 from dselect_core.workspace import Workspace
 from dselect_dagster.build import build_definitions
 from dselect_dagster.drain import Drained, drain
 from dselect_dagster.instance import open_instance
+from dselect_dagster.planning import plan_refresh
 
 # A model too small to be any good, made in a second: what is tested is the graph.
 TINY = {"steps": 3, "samples": 40, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 400, "window": 256}
@@ -28,11 +34,21 @@ def alpaca(words: list[str], offset: int = 0) -> list[dict[str, str]]:
 
 
 class Graph:
-    """One project folder: dselect.yaml, data, storage and Dagster home."""
+    """One project folder: dselect.yaml, data, storage and Dagster home, or an instance given instead of that home."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, instance: dg.DagsterInstance | None = None):
         self.folder = folder
         self.config = folder / "dselect.yaml"
+        self._given = instance
+
+    @contextlib.contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        if self._given is not None:
+            yield self._given
+            return
+        os.environ.pop("DAGSTER_HOME", None)
+        with open_instance(self.config) as instance:
+            yield instance
 
     def settings(self, **top: Any) -> None:
         """Write dselect.yaml; a key given here replaces what was there."""
@@ -48,20 +64,35 @@ class Graph:
         os.utime(path, ns=(before + 10**9, max(before + 10**9, path.stat().st_mtime_ns)))
 
     def refresh(self, **options: Any) -> Drained:
-        os.environ.pop("DAGSTER_HOME", None)
         settings = load_settings(self.config)
-        with open_instance(self.config) as instance:
+        with self.instance() as instance:
             return drain(build_definitions(settings, str(self.config)), instance, Workspace(settings), **options)
 
     @property
     def workspace(self) -> Workspace:
         return Workspace(load_settings(self.config))
 
+    def plan(self) -> Plan:
+        settings = load_settings(self.config)
+        with self.instance() as instance:
+            return plan_refresh(build_definitions(settings, str(self.config)), instance, Workspace(settings))[1]
+
+    def pool(self) -> pl.DataFrame:
+        return read_index(self.workspace).frame
+
+    def scores(self, kind: str) -> pl.DataFrame:
+        """The scores of a kind over the pool as it stands in the index."""
+        return pool_scores(self.workspace, read_index(self.workspace), kind)
+
     def order(self, recipe: str) -> pl.DataFrame:
         return pl.read_parquet(self.folder / ".dselect" / "coresets" / recipe / "order.parquet")
 
     def manifest(self, recipe: str) -> dict[str, Any]:
         return json.loads((self.folder / ".dselect" / "coresets" / recipe / "manifest.json").read_text())
+
+
+def settings_of(graph: Graph) -> Settings:
+    return load_settings(graph.config)
 
 
 def made(done: Drained) -> set[tuple[str, str | None]]:

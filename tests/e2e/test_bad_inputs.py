@@ -138,7 +138,7 @@ def test_a_sample_longer_than_the_window_is_scored_and_flagged(tmp_path: Path) -
     long = {"instruction": "long " * 900, "input": "", "output": "The end of it."}
     graph.source("a", [*alpaca(WORDS), long])
     assert not graph.refresh().failed
-    table = pl.read_parquet(str(graph.workspace.scores("difficulty", "a")))
+    table = graph.scores("difficulty")
     cut = table.filter("truncated")
     assert cut.height == 1
     assert cut["upd"].null_count() == 0

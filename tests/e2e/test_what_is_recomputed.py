@@ -12,7 +12,8 @@ import pytest
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, errors, made, materialised
 
-CORESETS = {("coreset", name) for name in ("d3", "weak", "wide")}
+CANDIDATES = {("candidates", name) for name in ("d3", "weak", "wide")}
+CORESETS = {("coreset", name) for name in ("d3", "weak", "wide")} | CANDIDATES
 
 
 def edited(rows: list[dict[str, Any]], at: int, **change: str) -> list[dict[str, Any]]:
@@ -35,7 +36,7 @@ def test_a_budget_edit_makes_that_coreset_and_nothing_else(graph: Graph) -> None
     before = graph.order("d3")
     coresets = {"d3": {"strategy": "d3", "budget": "50%"}, "weak": {"strategy": "miwv", "budget": 5}}
     graph.settings(coresets=coresets | {"wide": {"strategy": "mads", "budget": "50%"}})
-    assert made(graph.refresh()) == {("coreset_spec", "d3"), ("coreset", "d3")}
+    assert made(graph.refresh()) == {("coreset_spec", "d3"), ("candidates", "d3"), ("coreset", "d3")}
     after = graph.order("d3")
     assert after.height == 14
     assert after["sample_id"].head(7).equals(before["sample_id"])
@@ -53,13 +54,10 @@ def test_an_edited_row_makes_its_source_and_what_follows_and_computes_that_row_a
 
 
 def test_a_row_added_at_the_top_moves_no_score_to_another_row(graph: Graph) -> None:
-    import polars as pl
-
-    table = graph.workspace.scores("difficulty", "a")
-    before = pl.read_parquet(str(table)).select("sample_id", "upd")
+    before = graph.scores("difficulty").select("sample_id", "upd")
     graph.source("a", [{"instruction": "First of all", "input": "", "output": "A new row."}, *alpaca(WORDS)])
     assert not graph.refresh().failed
-    after = pl.read_parquet(str(table)).select("sample_id", "upd")
+    after = graph.scores("difficulty").select("sample_id", "upd")
     assert after.height == before.height + 1
     assert before.join(after, on=["sample_id", "upd"], how="anti").is_empty()
 
@@ -129,7 +127,7 @@ def test_one_recipe_alone_and_the_others_later(graph: Graph) -> None:
     graph.source("a", alpaca(WORDS[:-1]))
     first = made(graph.refresh(recipe="d3"))
     assert {key for key in first if key[0] == "coreset"} == {("coreset", "d3")}
-    assert made(graph.refresh()) == {("coreset", "weak"), ("coreset", "wide")}
+    assert made(graph.refresh()) == {(asset, name) for asset in ("candidates", "coreset") for name in ("weak", "wide")}
 
 
 def test_a_bad_source_is_told_and_blocks_no_other(graph: Graph) -> None:

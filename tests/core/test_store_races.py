@@ -1,0 +1,79 @@
+"""The store at unlucky moments: a folder that changes while it is listed, a compaction that takes long on S3."""
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+from upath import UPath
+
+from dselect_core import store as store_module
+from dselect_core.store import Store
+from tests.core.test_store import MADE_BY, again, elsewhere, grades, held, ids, missing
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[dict[str, Any]]:
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
+    running.stop()
+
+
+@pytest.fixture
+def bucket(server: dict[str, Any]) -> UPath:
+    made = UPath(f"s3://{uuid.uuid4()}", **server)
+    elsewhere(made).fs.mkdir(made.path)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(UPath(tmp_path) / MADE_BY)
+
+
+def test_a_compaction_while_the_folder_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One listing may miss both what came and what went; it is made until two are alike."""
+    for name in "abc":
+        store.append(grades({name: 1.0}))
+    listed, other = Path.iterdir, again(store)
+    todo = [other.compact]
+
+    def meanwhile(self: Path) -> Iterator[Path]:
+        if self == Path(store.folder.path) and todo:
+            assert todo.pop()() == 3
+            return iter([])  # the old files are gone already, the new one was not there yet
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", meanwhile)
+    assert missing(store) == ""
+
+
+def test_a_reader_beside_one_compaction_of_many_parts_on_s3(bucket: UPath) -> None:
+    """On S3 the replaced parts go one by one, and slowly."""
+    count = 40
+    store = Store(bucket / MADE_BY)
+    names = [f"{number:03}" for number in range(count)]
+    for name in names:
+        store.append(grades({name: 1.0}))
+    with ThreadPoolExecutor(1) as threads:
+        compacted = threads.submit(again(store).compact)
+        while not compacted.done():
+            assert len(held(store, names)) == count
+    assert compacted.result() == count
+
+
+def test_files_that_keep_vanishing_are_an_error_in_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.append(grades({"a": 1.0}))
+    monkeypatch.setattr(store_module, "_PATIENCE_SECONDS", 0.1)
+
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Store, "_part", gone)
+    with pytest.raises(FileNotFoundError, match="its files keep vanishing"):
+        store.missing(ids("a"))

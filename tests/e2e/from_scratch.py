@@ -1,0 +1,55 @@
+"""A run that has never seen anything before: the functions of dselect_core in their order, without Dagster.
+
+A second opinion on what the graph made step by step, and a fast one. One is made for each state of data and settings.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+
+from dselect_core.coreset import make_coreset, write_spec
+from dselect_core.corpus.land import land
+from dselect_core.index import build_index, needed_kinds
+from dselect_core.lm.current import prepare
+from dselect_core.scores.one_pass import KINDS
+from dselect_core.scores.update import update_grades, update_miwv, update_model_scores, update_neighbors
+from dselect_core.workspace import Workspace
+from tests.e2e.content import ids_in
+from tests.e2e.graph import Graph
+
+
+class FromScratch:
+    """`of(graph)`: the same data (folder/data/<source>/) and settings, made anew in a folder under `place`."""
+
+    def __init__(self, place: Path):
+        self.place = place
+        self.made: dict[str, Graph] = {}
+
+    def of(self, graph: Graph) -> Graph:
+        sources = sorted((graph.folder / "data").iterdir())
+        key = json.dumps([graph.config.read_text(), *(sorted(ids_in(source)) for source in sources)])
+        if key not in self.made:
+            fresh = Graph(self.place / str(len(self.made)))
+            shutil.copytree(graph.folder / "data", fresh.folder / "data")
+            shutil.copy(graph.config, fresh.config)
+            make_everything(fresh.workspace)
+            self.made[key] = fresh
+        return self.made[key]
+
+
+def make_everything(workspace: Workspace) -> None:
+    sources = sorted(workspace.settings.sources)
+    for source in sources:
+        land(workspace, source)
+    prepare(workspace, pl.DataFrame)
+    for source in sources:
+        update_model_scores(workspace, source, KINDS)
+        update_grades(workspace, source)
+    index = build_index(workspace, sources, needed_kinds(workspace.settings))
+    update_neighbors(workspace, index)
+    update_miwv(workspace, index)
+    for recipe in workspace.settings.coresets:
+        write_spec(workspace, recipe)
+        make_coreset(workspace, recipe)
