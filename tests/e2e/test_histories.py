@@ -6,6 +6,7 @@ instance of its own, and a real SIGKILL. `DSELECT_HISTORIES=200` sets how many a
 count is printed.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -50,12 +51,14 @@ class Histories(RuleBasedStateMachine):
         # In one place always: a source in another folder is a source that changed.
         shutil.rmtree(self.place, ignore_errors=True)
         shutil.copytree(self.start.folder, self.place)
-        # In memory, for it is new with each history; what is killed has an instance of its own, on disk.
-        self.graph = Graph(self.place, dg.DagsterInstance.ephemeral())
-        assert not self.graph.refresh().failed
         self.rows: Rows = {source: list(held) for source, held in START.items()}
         self.budgets = {name: options[1] for name, options in BUDGETS.items()}
         self.steps: list[str] = []
+        # In memory, for it is new with each history; what is killed has an instance of its own, on disk.
+        # Entered, as an instance that is not takes part of the state of whichever was entered last, dead or alive.
+        self.open = contextlib.ExitStack()
+        self.graph = Graph(self.place, self.open.enter_context(dg.DagsterInstance.ephemeral()))
+        assert not self.graph.refresh().failed
 
     def _land(self, what: str) -> None:
         self.steps.append(what)
@@ -128,9 +131,10 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "graph"):
             return
-        self._refresh("end")
-        assert self.graph.refresh().runs == []
-        assert_same(self.graph, self.fresh.of(self.graph))
+        with self.open:
+            self._refresh("end")
+            assert self.graph.refresh().runs == []
+            assert_same(self.graph, self.fresh.of(self.graph))
         type(self).walked += 1
 
 

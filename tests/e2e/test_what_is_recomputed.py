@@ -20,10 +20,10 @@ def edited(rows: list[dict[str, Any]], at: int, **change: str) -> list[dict[str,
     return [row | change if i == at else row for i, row in enumerate(rows)]
 
 
-def test_the_first_refresh_makes_every_asset_once(first: Graph) -> None:
-    assert first.order("d3").height == 7  # ⌊25% of 28⌋: 20 + 9 rows, one of them in both sources
-    assert first.order("weak").height == 5
-    assert first.order("wide").height == 14
+def test_the_first_refresh_makes_every_asset_once(graph: Graph) -> None:
+    assert graph.order("d3").height == 7  # ⌊25% of 28⌋: 20 + 9 rows, one of them in both sources
+    assert graph.order("weak").height == 5
+    assert graph.order("wide").height == 14
 
 
 def test_a_second_refresh_finds_nothing_to_do(graph: Graph) -> None:
