@@ -1,13 +1,15 @@
 """One forward pass → many signals: loss, entropy and UPD per token; pooled states; active neurons.
 
-Right-padded batches without an attention mask: in a causal model a position never sees what comes
-after it, so padding on the right cannot change a real token, and the fast causal kernel applies.
-The output layer runs only at response positions, in blocks, with float32 softmax; there is never a
-[batch, length, vocabulary] tensor. Packing and prefix sharing are left out on purpose.
+Batches run flat, without padding, and a prefix shared in the batch runs once (packing.py, attention.py). Whether a
+model's attention can do that is found out by trying it once, against the same sequences padded; where it cannot
+(attention with biases by position, recurrent layers), batches are padded and sorted by length, with equal results.
+The output layer runs only at response positions, in blocks (head.py).
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,18 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from dselect_core.errors import DselectError
+from dselect_core.lm.attention import CannotPackError, packed
+from dselect_core.lm.batches import batches
+from dselect_core.lm.head import OwnHead, loss_and_entropy, loss_and_entropy_of
+from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded
 
-# Positions whose logits are held at once. 512 × 152k float32 is 311 MB, the largest vocabularies in use.
-HEAD_BLOCK = 512
+# Trees sorted by length at a time where batches are padded: bounds what is held.
+_SORTED = 4096
+# Relative distance between packed and padded states that is float noise. bfloat16 keeps 8 bits of the mantissa.
+_NOISE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass
 class Signals:
-    """Per sequence of the batch, on the CPU, float32.
+    """Of one batch, on the CPU, float32.
 
-    loss, entropy, upd: mean over response tokens (nats, nats, 1), NaN where no token is scored;
-    prompt_state, state: [B, d] mean of the last layer over the prompt, and over all tokens;
-    neurons: {layer: [B, m]} mean |value entering the MLP's down projection| over the chosen tokens.
+    loss, entropy, upd: [sequences], mean over scored tokens (nats, nats, 1), NaN where no token is scored.
+    prompt_state, state: [pooled, d] mean of the last layer over the prompt, and over all tokens; neurons: {layer:
+    [pooled, m]} mean |value entering the MLP's down projection| over the chosen tokens. pooled: the sequences with a
+    `prompt`, in order.
     """
 
     loss: np.ndarray | None = None
@@ -45,9 +54,10 @@ def upd_per_token(loss: Tensor, entropy: Tensor, vocabulary: int, beta: float) -
 
 
 class Forward:
-    """Runs batches through one causal LM. Stateless between calls but for the hooks while one runs.
+    """Runs batches through one causal LM. Stateless between calls but for what it counts, and the hooks while one runs.
 
-    tokens: those pushed through it since it was opened, padding left out.
+    tokens: those pushed through it since it was opened, padding left out. packs: whether batches run flat; why_padded:
+    if not, why. most: tokens of a batch that fit into memory, once a larger one did not; None before.
     """
 
     def __init__(self, model: nn.Module):
@@ -57,110 +67,138 @@ class Forward:
         self.head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
         if self.head is None:
             raise DselectError(f"{type(model).__name__} has no output layer; a causal language model is needed")
-        self.vocabulary = int(self.head.weight.shape[0])
-        self.plain_head = self._head_is_plain()
+        self.vocabulary = int(self.head.weight.shape[0])  # type: ignore[arg-type, index]
         self.tokens = 0
+        self.most: int | None = None
+        self.plain_head = self._head_is_plain()
+        self.why_padded = self._cannot_pack()
 
-    @torch.inference_mode()
-    def _head_is_plain(self) -> bool:
-        """Whether logits are head(last state), or the model scales or caps them on the way (Gemma 2, Cohere)."""
-        ids = torch.arange(1, 9, device=self.device)[None]
-        whole = self.model(input_ids=ids, use_cache=False).logits
-        return torch.allclose(self.head(self._states(ids)), whole, atol=1e-4, rtol=1e-3)
+    @property
+    def packs(self) -> bool:
+        return self.why_padded is None
 
-    def _states(self, ids: Tensor) -> Tensor:
-        states: Tensor = self.body(input_ids=ids, use_cache=False).last_hidden_state
-        return states
+    def over(
+        self, trees: Iterable[Tree], budget: int, *, want: frozenset[str] = frozenset({"difficulty"}), **how: Any
+    ) -> Iterator[tuple[list[Sequence], Signals]]:
+        """Signals batch by batch of at most `budget` tokens; a batch that does not fit into memory is halved.
+
+        Batches follow from the trees alone. A sequence without a name is there for others to continue. how: as in
+        `run`. Raises DselectError when a single sequence does not fit into memory.
+        """
+        for batch in self._batches(trees, budget):
+            small = self.most is None or _tokens(batch) <= self.most
+            for part in [batch] if small else self._batches(_trees(batch), self.most or budget):
+                yield from self._halving(part, want, how)
+
+    def _halving(
+        self, batch: list[Sequence], want: frozenset[str], how: dict[str, Any]
+    ) -> Iterator[tuple[list[Sequence], Signals]]:
+        try:
+            signals = self.run(batch, want=want, **how)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            signals = None
+        if signals is not None:
+            yield batch, signals
+            return
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.most = _tokens(batch) // 2
+        parts = list(self._batches(_trees(batch), self.most))
+        if len(parts) < 2:
+            raise DselectError(
+                f"a sequence of {max(s.whole for s in batch)} tokens does not fit into the memory of {self.device}: "
+                "lower `max_length` under `model`, or choose a smaller model or another `device`"
+            )
+        for part in parts:
+            yield from self._halving(part, want, how)
+
+    def _batches(self, trees: Iterable[Tree], budget: int) -> Iterator[list[Sequence]]:
+        if self.packs:
+            yield from fill(trees, budget)
+            return
+        rest = iter(trees)
+        while shard := list(islice(rest, _SORTED)):
+            rows = [s for batch in fill(shard, budget) for s in batch if s.name is not None]
+            for numbers in batches([s.whole for s in rows], budget):
+                yield [rows[number] for number in numbers]
 
     @torch.inference_mode()
     def run(
         self,
-        ids: list[np.ndarray],
-        response: list[np.ndarray],
-        prompt_lengths: list[int] | None = None,
+        sequences: list[Sequence],
         *,
         want: frozenset[str] = frozenset({"difficulty"}),
         beta: float = 1.0,
         neuron_tokens: str = "prompt",
         neuron_layers: list[int] | None = None,
     ) -> Signals:
-        """Signals of one batch. `want` ⊆ {difficulty, embeddings, activations}.
+        """Signals of one batch. `want` ⊆ {difficulty, embeddings, activations}; a root stands in the batch, in front.
 
-        ids: B arrays of token ids; response: B masks of the scored tokens; prompt_lengths: B indices of
-        the first response token (needed by embeddings and activations).
+        beta: UPD's exponent; neuron_tokens: `prompt` or `all`; neuron_layers: all by default.
         """
-        longest = max(len(i) for i in ids)
-        self.tokens += sum(len(i) for i in ids)
-        tokens = torch.zeros(len(ids), longest, dtype=torch.long)
-        for row, sequence in enumerate(ids):
-            tokens[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
-        lengths = torch.tensor([len(i) for i in ids])
-        tokens = tokens.to(self.device)
-        places = torch.arange(longest)[None]
-        whole = (places < lengths[:, None]).to(self.device)
-        prompt = (places < torch.tensor(prompt_lengths or [0] * len(ids))[:, None]).to(self.device)
-
+        layout, longest = (flat(sequences), None) if self.packs else padded(sequences)
+        self.tokens += sum(len(s) if longest is None else s.whole for s in sequences)
         signals = Signals()
-        hooks: list[Any] = []
-        if "activations" in want:
-            over = prompt if neuron_tokens == "prompt" else whole
+        hooks = []
+        pooled = [(*span, span[0] + s.prompt) for s, span in zip(sequences, layout.spans, strict=True) if s.prompt is not None]
+        if "activations" in want and pooled:
+            over = [(start, mid if neuron_tokens == "prompt" else end) for start, end, mid in pooled]
             hooks = self._hook_neurons(signals, over, neuron_layers)
         try:
-            states: Tensor | None
-            if self.plain_head or "difficulty" not in want:
-                states, logits = self._states(tokens), None
-            else:
-                # Twice through the body where states are wanted too: the price of an unusual head.
-                states = self._states(tokens) if "embeddings" in want else None
-                logits = self.model(input_ids=tokens, use_cache=False).logits
+            states = self._packed_states(layout)[0] if longest is None else self._padded_states(layout, longest)
         finally:
             for hook in hooks:
                 hook.remove()
-        if "embeddings" in want:
-            assert states is not None
-            signals.state = _pooled(states, whole)
-            signals.prompt_state = _pooled(states, prompt)
+        if "embeddings" in want and pooled:
+            signals.state = _means(states, [(start, end) for start, end, _ in pooled])
+            signals.prompt_state = _means(states, [(start, mid) for start, _, mid in pooled])
         if "difficulty" in want:
-            self._token_scores(signals, tokens, response, states, logits, beta)
+            self._token_scores(signals, layout, states, beta)
         return signals
 
-    def _token_scores(
-        self,
-        signals: Signals,
-        tokens: Tensor,
-        response: list[np.ndarray],
-        states: Tensor | None,
-        logits: Tensor | None,
-        beta: float,
-    ) -> None:
-        rows = torch.from_numpy(np.concatenate([np.full(int(m.sum()), r) for r, m in enumerate(response)])).long()
-        at = torch.from_numpy(np.concatenate([np.flatnonzero(m) for m in response])).long()
-        n, count = len(response), len(rows)
-        loss, entropy = torch.empty(count), torch.empty(count)
-        for start in range(0, count, HEAD_BLOCK):
-            r, t = rows[start : start + HEAD_BLOCK], at[start : start + HEAD_BLOCK]
-            z = self.head(states[r, t - 1]) if logits is None else logits[r, t - 1]  # type: ignore[index]
-            z = z.float()
-            lse = torch.logsumexp(z, dim=-1)
-            loss[start : start + HEAD_BLOCK] = (lse - z.gather(1, tokens[r, t][:, None])[:, 0]).cpu()
-            # H = lse - Σ p·z: one exponential, no second log-softmax.
-            entropy[start : start + HEAD_BLOCK] = (lse - (torch.exp(z - lse[:, None]) * z).sum(-1)).cpu()
-        entropy.clamp_min_(0)
+    def _packed_states(self, layout: Layout) -> tuple[Tensor, set[int | None]]:
+        """[tokens, d], and the sliding windows of the layers."""
+        with packed(self.body, layout) as windows:
+            states = self.body(
+                input_ids=torch.from_numpy(layout.ids)[None].to(self.device),
+                position_ids=torch.from_numpy(layout.positions)[None].to(self.device),
+                use_cache=False,
+            ).last_hidden_state[0]
+        return states, windows
+
+    def _padded_states(self, layout: Layout, longest: int) -> Tensor:
+        ids = torch.from_numpy(layout.ids).reshape(-1, longest).to(self.device)
+        states: Tensor = self.body(input_ids=ids, use_cache=False).last_hidden_state
+        return states.flatten(0, 1)
+
+    def _token_scores(self, signals: Signals, layout: Layout, states: Tensor, beta: float) -> None:
+        before, target, owner = layout.scored()
+        head_device = self.head.weight.device
+        chosen = states[torch.from_numpy(before).to(states.device)].to(head_device)
+        targets = torch.from_numpy(target).to(head_device)
+        if self.plain_head:
+            assert isinstance(self.head, nn.Linear)
+            loss, entropy = loss_and_entropy(chosen, targets, self.head)
+        else:
+            loss, entropy = loss_and_entropy_of(OwnHead(self.model, self.body), chosen, targets, self.vocabulary)
+        loss, entropy = loss.cpu(), entropy.clamp_min(0).cpu()
         upd = upd_per_token(loss, entropy, self.vocabulary, beta)
-        per_row = torch.zeros(n, dtype=torch.float64).index_add_(0, rows, torch.ones(count, dtype=torch.float64))
-        means = [
-            (torch.zeros(n, dtype=torch.float64).index_add_(0, rows, v.double()) / per_row).float().numpy()
-            for v in (loss, entropy, upd)
-        ]
-        signals.loss, signals.entropy, signals.upd = means
+        count = np.bincount(owner, minlength=len(layout.sequences))
+        with np.errstate(invalid="ignore"):
+            signals.loss, signals.entropy, signals.upd = (
+                (np.bincount(owner, values.double().numpy(), len(count)) / count).astype(np.float32)
+                for values in (loss, entropy, upd)
+            )
 
-    def _hook_neurons(self, signals: Signals, over: Tensor, layers: list[int] | None) -> list[Any]:
-        weight = over.float() / over.sum(1, keepdim=True).clamp_min(1)
-
+    def _hook_neurons(self, signals: Signals, over: list[tuple[int, int]], layers: list[int] | None) -> list[Any]:
         def hook(layer: int) -> Any:
             def capture(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                # [B, T, m] · [B, T] → [B, m]; the mean gives length no advantage.
-                signals.neurons[layer] = torch.einsum("btm,bt->bm", args[0].float().abs(), weight).cpu().numpy()
+                values = args[0].reshape(-1, args[0].shape[-1])
+                # Sums of slices: no copy of all values; the mean gives length no advantage.
+                sums = [values[start:end].abs().sum(0, dtype=torch.float32) / max(1, end - start) for start, end in over]
+                signals.neurons[layer] = torch.stack(sums).cpu().numpy()
 
             return capture
 
@@ -170,9 +208,48 @@ class Forward:
             raise DselectError(f"activations.layers names a layer above {len(found) - 1}, the model's last")
         return [found[layer].register_forward_pre_hook(hook(layer)) for layer in chosen]
 
+    @torch.inference_mode()
+    def _head_is_plain(self) -> bool:
+        """Whether logits are head(last state), or the model scales or caps them on the way (Gemma 2, Cohere)."""
+        if type(self.head) is not nn.Linear:
+            return False
+        ids = torch.arange(1, 9, device=self.device)[None]
+        states = self.body(input_ids=ids, use_cache=False).last_hidden_state
+        whole = self.model(input_ids=ids, use_cache=False).logits
+        return torch.allclose(self.head(states.to(self.head.weight.device)), whole, atol=1e-4, rtol=1e-3)
 
-# The MLP's last linear layer by the names the families use: Llama/Qwen/Mistral/Gemma, GPT-2, GPT-NeoX, Phi/OPT.
-_DOWN = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2", "fc2")
+    @torch.inference_mode()
+    def _cannot_pack(self) -> str | None:
+        """None where a flat batch with a shared root gives what the same sequences padded give; else why not."""
+        config = self.body.config.get_text_config()  # type: ignore[operator, union-attr]
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if not kinds <= {"full_attention", "sliding_attention"} or getattr(config, "attention_chunk_size", None):
+            return f"layers of {', '.join(sorted(kinds))}"
+        top = min(self.vocabulary - 1, 250)
+
+        def sequence(first: int, length: int, root: Sequence | None = None) -> Sequence:
+            ids = (np.arange(first, first + length) * 7 % top + 1).astype(np.int32)
+            return Sequence("probe", ids, np.zeros(length, dtype=bool), root=root)
+
+        root = sequence(1, 9)
+        probe = [sequence(40, 12), root, sequence(11, 5, root), sequence(23, 7, root), sequence(90, 3)]
+        try:
+            found, windows = self._packed_states(layout := flat(probe))
+        except (CannotPackError, TypeError, RuntimeError, ValueError, IndexError, NotImplementedError) as error:
+            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if "sliding_attention" in kinds and not any(windows):
+            return "its sliding windows are not told to the attention function"
+        row_layout, longest = padded(probe)
+        rows = self._padded_states(row_layout, longest)
+        for (start, end), (row, row_end) in zip(layout.spans, row_layout.spans, strict=True):
+            a, b = found[start:end].double(), rows[row:row_end].double()
+            if not (a - b).norm() <= _NOISE[found.dtype] * b.norm():
+                return "flat and padded batches give different states"
+        return None
+
+
+# The MLP's last linear layer by the names the families use: Llama/Qwen/Mistral/Gemma/OLMo, GPT-2, GPT-NeoX, Phi, GPT-J, OPT.
+_DOWN = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2", "mlp.fc_out", "fc2")
 
 
 def down_projections(body: nn.Module) -> list[nn.Module]:
@@ -186,6 +263,26 @@ def down_projections(body: nn.Module) -> list[nn.Module]:
     )
 
 
-def _pooled(states: Tensor, mask: Tensor) -> np.ndarray:
-    weight = mask.float() / mask.sum(1, keepdim=True).clamp_min(1)
-    return torch.einsum("btd,bt->bd", states.float(), weight).cpu().numpy()
+def _means(states: Tensor, spans: list[tuple[int, int]]) -> np.ndarray:
+    return torch.stack([states[a:b].sum(0, dtype=torch.float32) / max(1, b - a) for a, b in spans]).cpu().numpy()
+
+
+def _tokens(batch: list[Sequence]) -> int:
+    return sum(map(len, batch))
+
+
+def _trees(batch: list[Sequence]) -> list[Tree]:
+    """A batch as the trees it was filled with."""
+    children: dict[int, list[Sequence]] = {}
+    for sequence in batch:
+        if sequence.root is not None:
+            children.setdefault(id(sequence.root), []).append(sequence)
+    roots = [s for s in batch if s.root is None]
+    # In a padded batch a continuation stands without its root, which another batch may have been asked about.
+    here = {id(root) for root in roots}
+    elsewhere = {id(s.root): s.root.unasked() for s in batch if s.root is not None and id(s.root) not in here}
+    return [Tree(root, tuple(children.get(at, ()))) for at, root in [*((id(r), r) for r in roots), *elsewhere.items()]]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

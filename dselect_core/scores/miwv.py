@@ -2,22 +2,25 @@
 
     MIWV_i = L(y_i | shot, x_i) - L(y_i | x_i)     [paper]
 
-The shot is the sample's nearest neighbour by prompt embedding, in front of it as a user turn and an
-assistant turn of the same template. The zero-shot loss comes with the difficulty; only the one-shot pass
-is run here. A value belongs to (sample, shot, recipe): an earlier shot's value stays in the store, and how alike the
-two are belongs to the neighbours, not to the value.
+The shot is the sample's nearest neighbour by prompt embedding, in front of it as a user turn and an assistant turn of
+the same template. The zero-shot loss comes with the difficulty; only the one-shot pass is run here, samples with the
+same shot behind one run of it. A value belongs to (sample, shot, recipe): an earlier shot's value stays in the store,
+and how alike the two are belongs to the neighbours, not to the value.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from dselect_core.lm.batches import batches
 from dselect_core.lm.load import LanguageModel
-from dselect_core.lm.render import one_shot
+from dselect_core.lm.packing import Sequence, Tree
+from dselect_core.lm.render import Rendered, one_shot
 from dselect_core.progress import Progress
-from dselect_core.scores.one_pass import render_all
+from dselect_core.scores.one_pass import render
 
 REVISION = 1
 SCHEMA: dict[str, pl.DataType] = {
@@ -32,10 +35,43 @@ SCHEMA: dict[str, pl.DataType] = {
 _NO_SHOT = "no other sample to be its shot"
 _NO_LOSS = "no zero-shot loss"
 _NO_ROOM = "no room for a shot in the window"
+# Pairs that are rendered at a time: bounds what is held.
+_PAIRS = 4096
 
 
 def recipe(model: dict[str, Any]) -> dict[str, Any]:
     return {"score": "miwv", "revision": REVISION, **model}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a one-shot sequence is named by on its way through the model."""
+
+    sample_id: str
+    shot_id: str
+    cut_shot_tokens: int
+
+
+def behind(
+    shot_id: str, shot: Rendered, targets: list[tuple[str, Rendered]], window: int
+) -> tuple[tuple[Sequence, ...], list[Tree], list[str]]:
+    """One-shot sequences of samples with one shot: continuations of the whole shot; trees of their own where the shot
+    had to be cut to fit the window; and the ids of the samples that have no room for one.
+    """
+    continuations, apart, no_room = [], [], []
+    for sample_id, target in targets:
+        built = one_shot(target, shot, window)
+        if built is None:
+            no_room.append(sample_id)
+            continue
+        ids, scored, cut = built
+        name = Pair(sample_id, shot_id, cut)
+        if cut:
+            apart.append(Tree(Sequence(name, ids, scored)))
+        else:
+            own = slice(len(shot.ids), None)
+            continuations.append(Sequence(name, ids[own], scored[own]))
+    return tuple(continuations), apart, no_room
 
 
 def compute(
@@ -49,37 +85,66 @@ def compute(
     samples: SAMPLES, holding every sample and shot named in pairs; pairs: sample_id, shot_id, zero_shot_loss. A row
     without a shot, without a zero-shot loss or without room in the window has a null and its reason.
     """
-    wanted = pl.concat([pairs["sample_id"], pairs["shot_id"].drop_nulls()]).unique()
-    held = samples.join(wanted.to_frame("sample_id"), on="sample_id", how="semi")
-    rendered = dict(zip(held["sample_id"], render_all(lm, held), strict=True))
-    without: list[dict[str, Any]] = []
-    sequences = []
-    for row in pairs.select("sample_id", "shot_id", "zero_shot_loss").iter_rows(named=True):
-        if row["shot_id"] is None:
-            without.append(row | {"reason": _NO_SHOT})
-        elif row["zero_shot_loss"] is None:
-            without.append(row | {"reason": _NO_LOSS})
-        else:
-            built = one_shot(rendered[row["sample_id"]], rendered[row["shot_id"]], lm.window)
-            if built is None:
-                without.append(row | {"reason": _NO_ROOM})
-            else:
-                ids, response, cut = built
-                sequences.append((row | {"cut_shot_tokens": cut}, ids, response))
-    if without:
-        yield pl.DataFrame(without, schema=SCHEMA)
-    done = len(without)
-    for batch in batches([len(ids) for _, ids, _ in sequences], lm.spec.batch_tokens):
-        chosen = [sequences[i] for i in batch]
-        signals = lm.forward.run([ids for _, ids, _ in chosen], [response for _, _, response in chosen])
+    pairs = pairs.select("sample_id", "shot_id", pl.col("zero_shot_loss").cast(pl.Float32))
+    lacks = pl.when(pl.col("shot_id").is_null()).then(pl.lit(_NO_SHOT))
+    lacks = lacks.when(pl.col("zero_shot_loss").is_null()).then(pl.lit(_NO_LOSS))
+    lacking = pairs.with_columns(reason=lacks.otherwise(pl.lit(None, pl.String)))
+    without = lacking.filter(pl.col("reason").is_not_null())
+    # Those with one shot side by side, so that it runs once for them.
+    scorable = pairs.join(without, on="sample_id", how="anti").sort("shot_id", "sample_id")
+    zero_shot = dict(scorable.select("sample_id", "zero_shot_loss").iter_rows())
+    no_room: list[tuple[str, str]] = []
+
+    def trees() -> Iterator[Tree]:
+        for part in scorable.iter_slices(_PAIRS):
+            wanted = pl.concat([part["sample_id"], part["shot_id"]]).unique()
+            held = samples.join(wanted.to_frame("sample_id"), on="sample_id", how="semi")
+            rendered = {sample.id: sample.rendered for sample in render(lm, held)}
+            for shot_id, group in groupby(part.iter_rows(), key=lambda row: str(row[1])):
+                shot = rendered[shot_id]
+                targets = [(str(row[0]), rendered[row[0]]) for row in group]
+                continuations, apart, full = behind(shot_id, shot, targets, lm.window)
+                no_room.extend((sample_id, shot_id) for sample_id in full)
+                if continuations:
+                    yield Tree(Sequence(None, shot.ids, np.zeros(len(shot.ids), dtype=bool)), continuations)
+                yield from apart
+
+    if without.height:
+        yield _rows(without.to_dicts())
+    done = without.height
+    for batch, signals in lm.forward.over(trees(), lm.spec.batch_tokens):
         assert signals.loss is not None
-        yield pl.DataFrame(
-            [
-                row | {"one_shot_loss": float(loss), "miwv": float(loss) - row["zero_shot_loss"]}
-                for (row, _, _), loss in zip(chosen, signals.loss, strict=True)
-            ],
-            schema=SCHEMA,
-        )
-        done += len(batch)
+        scored = [(s.name, float(loss)) for s, loss in zip(batch, signals.loss, strict=True) if s.name is not None]
+        if scored:
+            yield frame(scored, zero_shot)
+        done += len(scored)
         if progress is not None:
             progress(done, pairs.height)
+    if no_room:
+        yield _rows(
+            [
+                {"sample_id": a, "shot_id": b, "zero_shot_loss": zero_shot[a], "reason": _NO_ROOM}
+                for a, b in no_room
+            ]
+        )
+
+
+def frame(one_shot_losses: list[tuple[Pair, float]], zero_shot: dict[str, float]) -> pl.DataFrame:
+    """SCHEMA, a row per pair, from its one-shot loss and the sample's zero-shot loss."""
+    return _rows(
+        [
+            {
+                "sample_id": pair.sample_id,
+                "shot_id": pair.shot_id,
+                "miwv": loss - zero_shot[pair.sample_id],
+                "one_shot_loss": loss,
+                "zero_shot_loss": zero_shot[pair.sample_id],
+                "cut_shot_tokens": pair.cut_shot_tokens,
+            }
+            for pair, loss in one_shot_losses
+        ]
+    )
+
+
+def _rows(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=SCHEMA)

@@ -1,0 +1,101 @@
+"""From last states to loss and entropy per token, without ever holding the logits of more than one block.
+
+Blocks of positions × vocabulary small enough to stay in the cache, swept once: running maximum, Σ exp and Σ exp·z give
+the log-sum-exp and with it loss and entropy, in float32 whatever the model's type. Beside the matrix product this
+costs a few per cent; a whole row of logits, written out and read again, costs as much as the product itself.
+
+A model that scales, caps or otherwise treats its logits (Gemma 2, Cohere, Granite) runs its own code on each block of
+states, all of the vocabulary at once: `OwnHead`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Positions × vocabulary of a block, in the cache of a CPU; a GPU wants larger products.
+_CPU_BLOCK = (1024, 1024)
+_GPU_BLOCK = (4096, 32_768)
+# Logits held at once where the vocabulary cannot be cut.
+_WHOLE_ROWS = 2**24
+
+Logits = Callable[[Tensor], Tensor]
+
+
+def loss_and_entropy(
+    states: Tensor, targets: Tensor, head: nn.Linear, block: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """states [n, d], targets int64 [n] → loss and entropy in nats, float32 [n] each, of softmax(head(states)).
+
+    loss = lse - z_target, entropy = lse - Σ p·z (D3, arXiv 2503.11441, the entropy of its UPD). block: positions and
+    vocabulary entries swept at a time.
+    """
+    rows, columns = block or (_CPU_BLOCK if states.device.type == "cpu" else _GPU_BLOCK)
+    losses, entropies = [], []
+    for start in range(0, len(states), rows):
+        h = states[start : start + rows]
+        top = torch.full((len(h), 1), float("-inf"), device=h.device)
+        total = torch.zeros_like(top)
+        weighted = torch.zeros_like(top)
+        target = torch.empty_like(top)
+        wanted = targets[start : start + rows, None]
+        for first in range(0, head.out_features, columns):
+            bias = None if head.bias is None else head.bias[first : first + columns]
+            z = nn.functional.linear(h, head.weight[first : first + columns], bias).float()
+            here = (wanted >= first) & (wanted < first + z.shape[1])
+            target = torch.where(here, z.gather(1, (wanted - first).clamp(0, z.shape[1] - 1)), target)
+            higher = torch.maximum(top, z.amax(1, keepdim=True))
+            shrink = torch.exp(top - higher)
+            e = (z - higher).exp_()
+            total = total * shrink + e.sum(1, keepdim=True)
+            weighted = weighted * shrink + e.mul_(z).sum(1, keepdim=True)
+            top = higher
+        lse = top + total.log()
+        losses.append(lse - target)
+        entropies.append(lse - weighted / total)
+    return _joined(losses), _joined(entropies)
+
+
+def loss_and_entropy_of(logits: Logits, states: Tensor, targets: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """The same where only whole rows of logits can be had: `logits` maps states [m, d] to them, [m, vocabulary]."""
+    rows = max(1, _WHOLE_ROWS // vocabulary)
+    losses, entropies = [], []
+    for start in range(0, len(states), rows):
+        z = logits(states[start : start + rows]).float()
+        lse = torch.logsumexp(z, dim=1, keepdim=True)
+        losses.append(lse - z.gather(1, targets[start : start + rows, None]))
+        entropies.append(lse - ((z - lse).exp_() * z).sum(1, keepdim=True))
+    return _joined(losses), _joined(entropies)
+
+
+def _joined(columns: list[Tensor]) -> Tensor:
+    return torch.cat(columns)[:, 0] if columns else torch.empty(0)
+
+
+class OwnHead:
+    """The model's own way from last states to logits, its body left out: for that while the body gives the states."""
+
+    def __init__(self, model: nn.Module, body: nn.Module):
+        self._model = model
+        self._name = next(name for name, module in model.named_children() if module is body)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
+        body = getattr(self._model, self._name)
+        setattr(self._model, self._name, _Gives(BaseModelOutputWithPast(last_hidden_state=states[None])))
+        try:
+            logits: Tensor = self._model(input_ids=None, inputs_embeds=states[None], use_cache=False).logits[0]
+        finally:
+            setattr(self._model, self._name, body)
+        return logits
+
+
+class _Gives(nn.Module):
+    def __init__(self, output: Any):
+        super().__init__()
+        self._output = output
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return self._output
