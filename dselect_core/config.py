@@ -70,10 +70,12 @@ class ModelSpec(_Strict):
     path: str = Field("builtin", description="hub name, local folder, or `builtin`")
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = Field("auto", description="auto (cuda, then mps, then cpu), or a torch device")
+    device: str = Field(
+        "auto", description="auto (cuda, then mps, then cpu), a torch device, or balanced: over all GPUs (accelerate)"
+    )
     max_length: int | None = Field(None, gt=8, description="window in tokens; by default the model's own")
     template: Literal["auto", "alpaca", "plain"] = Field("auto", description="auto: the tokenizer's chat template")
-    batch_tokens: int = Field(4096, gt=0, description="tokens per forward pass, padding included")
+    batch_tokens: int = Field(4096, gt=0, description="tokens per forward pass; halved when memory does not do")
 
 
 class WarmupSpec(_Strict):

@@ -10,6 +10,7 @@ padded batches (forward.py).
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,10 +20,17 @@ from dselect_core.lm.packing import Layout
 
 NAME = "dselect_packed"
 
-_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
-# Masks by (tokens, root tokens, window, device): the same for all layers and heads; forgotten with the batch.
-_masks: ContextVar[dict[Any, Tensor] | None] = ContextVar("masks", default=None)
-_windows: ContextVar[set[int | None] | None] = ContextVar("windows", default=None)
+
+@dataclass
+class _Batch:
+    """The flat batch that runs. masks: by (tokens, root tokens, window, device), for all layers; windows: asked for."""
+
+    layout: Layout
+    masks: dict[tuple[int, int, int | None, torch.device], Tensor] = field(default_factory=dict)
+    windows: set[int | None] = field(default_factory=set)
+
+
+_running: ContextVar[_Batch | None] = ContextVar("running", default=None)
 
 # Arguments that change what attention gives, and are not done here.
 _REFUSED = ("position_bias", "s_aux", "sinks", "head_mask", "cu_seq_lens_q")
@@ -44,24 +52,24 @@ def attend(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """query [1, heads, N, d], key and value [1, key-value heads, N, d] → [1, N, heads, d_value]."""
-    layout = _layout.get()
-    if layout is None or query.shape[0] != 1 or query.shape[2] != len(layout.ids) or attention_mask is not None:
+    batch = _running.get()
+    if batch is None or query.shape[0] != 1 or query.shape[2] != len(batch.layout.ids) or attention_mask is not None:
         raise CannotPackError("called without a flat batch")
     refused = [name for name in _REFUSED if others.get(name) is not None]
     if refused or not getattr(module, "is_causal", True):
         raise CannotPackError(f"{type(module).__name__} needs {', '.join(refused) or 'both directions'}")
-    if (windows := _windows.get()) is not None:
-        windows.add(sliding_window)
+    batch.windows.add(sliding_window)
     out = value.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     shared = query.shape[1] != key.shape[1]
-    for (start, end), (root, root_end) in zip(layout.spans, layout.roots, strict=True):
+    for (start, end), (root, root_end) in zip(batch.layout.spans, batch.layout.roots, strict=True):
         q, k, v = (states[:, :, start:end] for states in (query, key, value))
         before = root_end - root
         if before:
             k = torch.cat([key[:, :, root:root_end], k], dim=2)
             v = torch.cat([value[:, :, root:root_end], v], dim=2)
         beyond = sliding_window is not None and before + end - start > sliding_window
-        mask = _mask(end - start, before, sliding_window, q.device) if before or beyond or softcap is not None else None
+        masked = before or beyond or softcap is not None
+        mask = _mask(batch, end - start, before, sliding_window, q.device) if masked else None
         if softcap is not None:
             assert mask is not None
             seen = _soft_capped(q, k, v, mask, scaling, softcap)
@@ -73,16 +81,14 @@ def attend(
     return out, None
 
 
-def _mask(tokens: int, before: int, window: int | None, device: torch.device) -> Tensor:
+def _mask(batch: _Batch, tokens: int, before: int, window: int | None, device: torch.device) -> Tensor:
     """Boolean [tokens, before + tokens], True where a token is seen: none that follows, none a window or more back."""
-    masks = _masks.get()
-    assert masks is not None
-    at = (tokens, before, window)
-    if at not in masks:
+    at = (tokens, before, window, device)
+    if at not in batch.masks:
         distance = torch.arange(before, before + tokens)[:, None] - torch.arange(before + tokens)[None]
         seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        masks[at] = seen.to(device)
-    return masks[at]
+        batch.masks[at] = seen.to(device)
+    return batch.masks[at]
 
 
 def _soft_capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float | None, softcap: float) -> Tensor:
@@ -100,16 +106,15 @@ def packed(model: nn.Module, layout: Layout) -> Iterator[set[int | None]]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     own = {at: config._attn_implementation for at, config in configs.items()}
-    windows: set[int | None] = set()
-    tokens = [(v, v.set(value)) for v, value in ((_layout, layout), (_masks, {}), (_windows, windows))]  # type: ignore[attr-defined]
+    batch = _Batch(layout)
+    token = _running.set(batch)
     try:
         for config in configs.values():
             config._attn_implementation = NAME
-        yield windows
+        yield batch.windows
     finally:
         for at, config in configs.items():
             config._attn_implementation = own[at]
-        for variable, token in tokens:
-            variable.reset(token)  # type: ignore[attr-defined]
+        _running.reset(token)

@@ -60,14 +60,14 @@ class Forward:
     if not, why. most: tokens of a batch that fit into memory, once a larger one did not; None before.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         self.model = model
-        self.device = next(model.parameters()).device
-        self.body: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model  # type: ignore[operator, assignment]
-        self.head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+        self.device: torch.device = next(model.parameters()).device
+        self.body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.head: Any = model.get_output_embeddings()
         if self.head is None:
             raise DselectError(f"{type(model).__name__} has no output layer; a causal language model is needed")
-        self.vocabulary = int(self.head.weight.shape[0])  # type: ignore[arg-type, index]
+        self.vocabulary = int(self.head.weight.shape[0])
         self.tokens = 0
         self.most: int | None = None
         self.plain_head = self._head_is_plain()
@@ -142,7 +142,9 @@ class Forward:
         self.tokens += sum(len(s) if longest is None else s.whole for s in sequences)
         signals = Signals()
         hooks = []
-        pooled = [(*span, span[0] + s.prompt) for s, span in zip(sequences, layout.spans, strict=True) if s.prompt is not None]
+        pooled = [
+            (*span, span[0] + s.prompt) for s, span in zip(sequences, layout.spans, strict=True) if s.prompt is not None
+        ]
         if "activations" in want and pooled:
             over = [(start, mid if neuron_tokens == "prompt" else end) for start, end, mid in pooled]
             hooks = self._hook_neurons(signals, over, neuron_layers)
@@ -197,7 +199,9 @@ class Forward:
             def capture(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
                 values = args[0].reshape(-1, args[0].shape[-1])
                 # Sums of slices: no copy of all values; the mean gives length no advantage.
-                sums = [values[start:end].abs().sum(0, dtype=torch.float32) / max(1, end - start) for start, end in over]
+                sums = [
+                    values[start:end].abs().sum(0, dtype=torch.float32) / max(1, end - start) for start, end in over
+                ]
                 signals.neurons[layer] = torch.stack(sums).cpu().numpy()
 
             return capture
@@ -221,7 +225,7 @@ class Forward:
     @torch.inference_mode()
     def _cannot_pack(self) -> str | None:
         """None where a flat batch with a shared root gives what the same sequences padded give; else why not."""
-        config = self.body.config.get_text_config()  # type: ignore[operator, union-attr]
+        config = self.body.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ())
         if not kinds <= {"full_attention", "sliding_attention"} or getattr(config, "attention_chunk_size", None):
             return f"layers of {', '.join(sorted(kinds))}"
@@ -248,7 +252,8 @@ class Forward:
         return None
 
 
-# The MLP's last linear layer by the names the families use: Llama/Qwen/Mistral/Gemma/OLMo, GPT-2, GPT-NeoX, Phi, GPT-J, OPT.
+# The MLP's last linear layer by the names the families use: Llama/Qwen/Mistral/Gemma/OLMo, GPT-2, GPT-NeoX, Phi, GPT-J,
+# OPT.
 _DOWN = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2", "mlp.fc_out", "fc2")
 
 

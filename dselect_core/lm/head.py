@@ -1,7 +1,7 @@
 """From last states to loss and entropy per token, without ever holding the logits of more than one block.
 
-Blocks of positions × vocabulary small enough to stay in the cache, swept once: running maximum, Σ exp and Σ exp·z give
-the log-sum-exp and with it loss and entropy, in float32 whatever the model's type. Beside the matrix product this
+Blocks of positions × vocabulary small enough to stay in the cache, swept once: a running maximum m, Σ exp(z - m) and
+Σ exp(z - m)·(z - m) give loss and entropy, in float32 whatever the model's type. Beside the matrix product this
 costs a few per cent; a whole row of logits, written out and read again, costs as much as the product itself.
 
 A model that scales, caps or otherwise treats its logits (Gemma 2, Cohere, Granite) runs its own code on each block of
@@ -28,14 +28,15 @@ def loss_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """states [n, d], targets int64 [n] → loss and entropy in nats, float32 [n] each, of softmax(head(states)).
 
-    loss = lse - z_target, entropy = lse - Σ p·z (D3, arXiv 2503.11441, the entropy of its UPD). block: positions and
-    vocabulary entries swept at a time.
+    loss = lse - z_target, entropy = lse - Σ p·z (D3, arXiv 2503.11441, the entropy of its UPD), both counted from the
+    maximum so that large logits cost no digits. block: positions and vocabulary entries swept at a time.
     """
     rows, columns = block or (_CPU_BLOCK if states.device.type == "cpu" else _GPU_BLOCK)
     losses, entropies = [], []
     for start in range(0, len(states), rows):
         h = states[start : start + rows]
-        top = torch.full((len(h), 1), float("-inf"), device=h.device)
+        # Not -inf: what has been summed so far, nothing, is multiplied with the distance from it.
+        top = torch.full((len(h), 1), torch.finfo(torch.float32).min / 4, device=h.device)
         total = torch.zeros_like(top)
         weighted = torch.zeros_like(top)
         target = torch.empty_like(top)
@@ -46,14 +47,15 @@ def loss_and_entropy(
             here = (wanted >= first) & (wanted < first + z.shape[1])
             target = torch.where(here, z.gather(1, (wanted - first).clamp(0, z.shape[1] - 1)), target)
             higher = torch.maximum(top, z.amax(1, keepdim=True))
-            shrink = torch.exp(top - higher)
-            e = (z - higher).exp_()
+            fallen = top - higher
+            shrink = torch.exp(fallen)
+            z -= higher
+            e = z.exp()
+            weighted = (weighted + total * fallen) * shrink + z.mul_(e).sum(1, keepdim=True)
             total = total * shrink + e.sum(1, keepdim=True)
-            weighted = weighted * shrink + e.mul_(z).sum(1, keepdim=True)
             top = higher
-        lse = top + total.log()
-        losses.append(lse - target)
-        entropies.append(lse - weighted / total)
+        losses.append(total.log() + (top - target))
+        entropies.append(total.log() - weighted / total)
     return _joined(losses), _joined(entropies)
 
 
@@ -63,9 +65,9 @@ def loss_and_entropy_of(logits: Logits, states: Tensor, targets: Tensor, vocabul
     losses, entropies = [], []
     for start in range(0, len(states), rows):
         z = logits(states[start : start + rows]).float()
-        lse = torch.logsumexp(z, dim=1, keepdim=True)
-        losses.append(lse - z.gather(1, targets[start : start + rows, None]))
-        entropies.append(lse - ((z - lse).exp_() * z).sum(1, keepdim=True))
+        log_p = torch.log_softmax(z, dim=1)
+        losses.append(-log_p.gather(1, targets[start : start + rows, None]))
+        entropies.append(-(log_p.exp() * log_p).sum(1, keepdim=True))
     return _joined(losses), _joined(entropies)
 
 

@@ -118,12 +118,22 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
     from dselect_core.lm.forward import Forward
     from dselect_core.lm.render import Renderer
 
+    spread = spec.device == "balanced"
+    placed = {"device_map": "balanced"} if spread else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=spec.revision)
-        model = AutoModelForCausalLM.from_pretrained(path, revision=spec.revision, dtype=getattr(torch, spec.dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, revision=spec.revision, dtype=getattr(torch, spec.dtype), **placed
+        )
+    except ImportError as error:
+        raise DselectError(
+            f"model {path}: `device: balanced` needs accelerate (pip install accelerate): {first_line(error)}"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise DselectError(f"model {path}: cannot be opened as a causal language model: {first_line(error)}") from error
-    model.eval().to(device(spec.device))
+    model.eval()
+    if not spread:
+        model.to(device(spec.device))
     own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_WINDOW
     window = min(spec.max_length or own, own)
     return LanguageModel(model_identity, Renderer(tokenizer, window, spec.template), Forward(model), spec)

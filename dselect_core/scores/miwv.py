@@ -86,10 +86,10 @@ def compute(
     without a shot, without a zero-shot loss or without room in the window has a null and its reason.
     """
     pairs = pairs.select("sample_id", "shot_id", pl.col("zero_shot_loss").cast(pl.Float32))
-    lacks = pl.when(pl.col("shot_id").is_null()).then(pl.lit(_NO_SHOT))
-    lacks = lacks.when(pl.col("zero_shot_loss").is_null()).then(pl.lit(_NO_LOSS))
-    lacking = pairs.with_columns(reason=lacks.otherwise(pl.lit(None, pl.String)))
-    without = lacking.filter(pl.col("reason").is_not_null())
+    no_shot, no_loss = pl.col("shot_id").is_null(), pl.col("zero_shot_loss").is_null()
+    without = pairs.filter(no_shot | no_loss).with_columns(
+        reason=pl.when(no_shot).then(pl.lit(_NO_SHOT)).otherwise(pl.lit(_NO_LOSS))
+    )
     # Those with one shot side by side, so that it runs once for them.
     scorable = pairs.join(without, on="sample_id", how="anti").sort("shot_id", "sample_id")
     zero_shot = dict(scorable.select("sample_id", "zero_shot_loss").iter_rows())
@@ -122,10 +122,7 @@ def compute(
             progress(done, pairs.height)
     if no_room:
         yield _rows(
-            [
-                {"sample_id": a, "shot_id": b, "zero_shot_loss": zero_shot[a], "reason": _NO_ROOM}
-                for a, b in no_room
-            ]
+            [{"sample_id": a, "shot_id": b, "zero_shot_loss": zero_shot[a], "reason": _NO_ROOM} for a, b in no_room]
         )
 
 

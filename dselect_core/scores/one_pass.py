@@ -63,7 +63,9 @@ def how(settings: Settings) -> dict[str, Any]:
     return {"beta": settings.difficulty.beta, "neuron_tokens": spec.tokens, "neuron_layers": spec.layers}
 
 
-def frames(samples: list[Sample], signals: Signals, want: frozenset[str], settings: Settings) -> dict[str, pl.DataFrame]:
+def frames(
+    samples: list[Sample], signals: Signals, want: frozenset[str], settings: Settings
+) -> dict[str, pl.DataFrame]:
     """Signals of these samples, in their order, as one frame per kind in `want`."""
     ids = [sample.id for sample in samples]
     scored = {}

@@ -38,9 +38,7 @@ def score_together(
     there, so not always with the sample's other scores; what a row may lack, and its reason, is as in miwv.compute.
     """
     rows = {sample_id: at for at, sample_id in enumerate(samples["sample_id"])}
-    followers = dict(
-        shots.drop_nulls("shot_id").group_by("shot_id").agg(pl.col("sample_id").sort()).iter_rows()
-    )
+    followers = dict(shots.drop_nulls("shot_id").group_by("shot_id").agg(pl.col("sample_id").sort()).iter_rows())
 
     @lru_cache(maxsize=_RENDERED)
     def rendered(sample_id: str) -> Rendered:
@@ -65,7 +63,9 @@ def score_together(
         at = [i for i, s in enumerate(batch) if isinstance(s.name, Sample)]
         own = [batch[i].name for i in at]
         zero_shot |= {sample.id: float(signals.loss[i]) for i, sample in zip(at, own, strict=True)}
-        waiting += [(s.name, float(x)) for s, x in zip(batch, signals.loss, strict=True) if isinstance(s.name, miwv.Pair)]
+        waiting += [
+            (s.name, float(x)) for s, x in zip(batch, signals.loss, strict=True) if isinstance(s.name, miwv.Pair)
+        ]
         signals.loss, signals.entropy, signals.upd = (
             None if values is None else values[at] for values in (signals.loss, signals.entropy, signals.upd)
         )

@@ -7,14 +7,15 @@ import polars as pl
 import pytest
 import torch
 
-from dselect_core.config import EmbeddingSpec, ModelSpec, WarmupSpec
+from dselect_core.config import EmbeddingSpec, ModelSpec, Settings, WarmupSpec
 from dselect_core.errors import DselectError
 from dselect_core.lm.load import identity, load
 from dselect_core.lm.tune import tune, warmup_sample
 from dselect_core.scores.embeddings import encode
-from tests.tiny import conversation, samples_frame, save_llama, tokenizer
+from tests.tiny import conversation, samples_frame, save_llama, score, tokenizer
 
 POOL = samples_frame([conversation(f"Say {i} and {i * i}", f"{i} and {i * i}.") for i in range(60)])
+SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})
 SPEC = WarmupSpec(steps=30, samples=40, hidden_size=32, layers=2, heads=2, vocab_size=350, window=128, max_length=128)
 
 
@@ -40,6 +41,16 @@ def test_a_folder_with_a_config_and_no_causal_model_is_named(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DselectError, match="cannot be opened as a causal language model"):
         load(str(tmp_path), ModelSpec(path=str(tmp_path)), "x")
+
+
+def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path: Path) -> None:
+    folder = str(save_llama(tmp_path))
+    samples = samples_frame([conversation("Hi", "Hello there"), conversation("2 + 2?", "It is 4.")])
+    alone, spread = (
+        score(load(folder, ModelSpec(path=folder, device=device), "x"), samples, frozenset({"difficulty"}), SETTINGS)
+        for device in ("cpu", "balanced")
+    )
+    assert alone["difficulty"].equals(spread["difficulty"])
 
 
 def test_an_encoder_gives_the_mean_of_its_last_layer_over_the_text(tmp_path: Path) -> None:
