@@ -23,10 +23,10 @@ from dselect_core.select.strategies import SCORE_COLUMNS
 from dselect_core.tables import read_parquet, read_with_metadata, write_parquet
 from dselect_core.workspace import Workspace
 
+# Nothing that may change while the version of a source stands, as the count of a sample's rows does.
 SCHEMA: dict[str, pl.DataType] = {
     "sample_id": pl.String(),
     "sources": pl.List(pl.String()),
-    "n_rows": pl.UInt32(),
 }
 # Columns that travel with the scores without being one.
 _BESIDE = ("truncated", "shot_id")
@@ -76,7 +76,7 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
     parts = []
     for name in sorted(sources):
         try:
-            samples, landed = read_with_metadata(workspace.samples(name), ["sample_id", "n_rows"])
+            samples, landed = read_with_metadata(workspace.samples(name), ["sample_id"])
         except FileNotFoundError:
             excluded[name] = "not landed yet"
             continue
@@ -99,11 +99,11 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
         if samples.is_empty():
             continue  # a source that is gone leaves no trace in the pool
         present[name] = versions
-        parts.append(samples.select("sample_id", pl.lit(name).alias("source"), "n_rows"))
+        parts.append(samples.select("sample_id", pl.lit(name).alias("source")))
     frame = (
         pl.concat(parts)
         .group_by("sample_id")
-        .agg(pl.col("source").sort().alias("sources"), pl.col("n_rows").sum())
+        .agg(pl.col("source").sort().alias("sources"))
         .sort("sample_id")
         .cast(SCHEMA)  # type: ignore[arg-type]
         if parts
@@ -165,7 +165,7 @@ def load_pool(workspace: Workspace, index: Index, kinds: frozenset[str]) -> Pool
             "the pool is empty: no source is complete"
             + "".join(f"; {name}: {reason}" for name, reason in index.excluded.items())
         )
-    scores = index.frame.select("sample_id", "sources", "n_rows")
+    scores = index.frame.select("sample_id", "sources")
     arrays: dict[str, np.ndarray] = {}
     for kind in sorted(kinds | ({"difficulty"} & index.fingerprints.keys())):
         table = read_parquet(workspace.miwv) if kind == "miwv" else pool_scores(workspace, index, kind)

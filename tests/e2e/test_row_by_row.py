@@ -153,6 +153,10 @@ def duplicate_into_another_source(graph: Graph) -> None:
     write(b(graph), [A[7], *B])
 
 
+def duplicate_within_its_source(graph: Graph) -> None:
+    write(a(graph, 1), [*A[30:60], A[7]])
+
+
 def land_again_unchanged(graph: Graph) -> None:
     for i in range(3):
         write(a(graph, i), held(a(graph, i)))
@@ -170,10 +174,18 @@ CHANGES = [
     shuffle,
     compress,
     duplicate_into_another_source,
+    duplicate_within_its_source,
     land_again_unchanged,
 ]
 # The pool and its sources are what they were: nothing but the landing runs.
-SAME_ROWS = (move_to_another_file, split_over_ten_files, shuffle, compress, land_again_unchanged)
+SAME_ROWS = (
+    move_to_another_file,
+    split_over_ten_files,
+    shuffle,
+    compress,
+    duplicate_within_its_source,
+    land_again_unchanged,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
