@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/dselect refresh
 
 test: $(VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -167,7 +167,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
 
 @pytest.mark.timeout(0)
 def test_any_history_ends_in_the_tables_of_a_fresh_run(
-    start: Graph, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    start: Graph, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Drawing the histograms is a third of a small refresh, and other tests see to them.
     monkeypatch.setattr("dselect_dagster.report.png", lambda figure, title: dg.MetadataValue.md(title))
@@ -183,6 +183,5 @@ def test_any_history_ends_in_the_tables_of_a_fresh_run(
             print_blob=False,
         ),
     )
-    with capsys.disabled():
-        print(f"\n{Histories.walked} histories walked")
+    record_property("histories walked", Histories.walked)
     assert Histories.walked >= HISTORIES
