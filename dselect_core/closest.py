@@ -36,6 +36,12 @@ class Closest:
             self.dot[own] = np.einsum("nd,nd->n", self.grid[own], self.grid[with_])
             self.other[own] = with_
 
+    def cosine(self) -> np.ndarray:
+        """float32 [n]: of each row and what it has found, on the grid; -inf where that is nothing."""
+        squared = np.einsum("nd,nd->n", self.grid, self.grid).astype(np.float64)
+        theirs = np.append(squared, 1.0)[self.other]
+        return np.asarray((self.dot / np.sqrt(squared * theirs)).astype(np.float32))
+
     def compare(self, rows: np.ndarray, others: np.ndarray, vectors: np.ndarray) -> None:
         """Each of `rows` with each of `others` (both ascending), and the other way round.
 

@@ -1,7 +1,7 @@
 """Each sample's nearest other sample by cosine over prompt embeddings: MIWV's shot (arXiv 2511.07074).
 
-Likeness is the cosine of the embeddings rounded to the grid of select/grid.py, within about 5e-4 of the unrounded one
-and usually 1e-4; on the grid it is exact, so equals tie and ties go to the lowest sample id, on any machine.
+Nearest is by the dot product of the unit vectors rounded to the grid of select/grid.py: within 5e-4 of the cosine for
+d = 384, usually 1e-4. On the grid it is exact, so equals tie and ties go to the lowest sample id, on any machine.
 
 Exact (closest.py) by default: n²·d/2 multiplications, the grid (n·d float32) and a few MB. Approximate
 (inverted_lists.py) where the settings ask for it above a size: far fewer, and `recall` says how many shots are the
@@ -51,9 +51,9 @@ def nearest(
 ) -> pl.DataFrame:
     """ids ascending, vectors float32 [n, d] (NaN where missing) → SCHEMA, a row per id.
 
-    The nearest of i is argmax_{j≠i} cos(h_i, h_j) on the grid, lowest id at equal similarity; with `nprobe` among those
-    that inverted_lists.py compares. Shot and similarity are null for a sample without a vector, and where no other
-    sample has one. Similarity is at most 1, though rounding may put the cosine of equal vectors above.
+    The nearest of i is argmax_{j≠i} h_i·h_j of the unit vectors h on the grid, lowest id at equals; with `nprobe` among
+    those that inverted_lists.py compares. Similarity is the cosine of the two on the grid, 1 for equal vectors. Both
+    are null for a sample without a vector, and where no other sample has one.
     """
     return update(ids, vectors, None, progress, nprobe)
 
@@ -72,7 +72,7 @@ def update(
     """
     rows = _usable_rows(vectors)
     n = len(rows)
-    grid, scale = _on_grid(vectors, rows)
+    grid = _on_grid(vectors, rows)
     known = Closest.of(grid)
     # Where a row of the table stands in the grid, which lacks those without a vector; -1, also for row -1: nowhere.
     place = np.full(len(vectors) + 1, -1)
@@ -83,12 +83,14 @@ def update(
     anew = np.flatnonzero(~held)
     if nprobe is not None and len(anew) and (not held.any() or len(anew) * n > inverted_lists.comparisons(n, nprobe)):
         inverted_lists.search(known, nprobe, progress)
-    elif len(anew) and n > 1:
+        anew = np.flatnonzero(known.other == n)  # whoever is alone in the lists: few, and their shot must be found
+        progress = None
+    if len(anew) and n > 1:
         exact.search(known, anew, progress)
     shot_row, similarity = np.full(len(vectors), -1), np.zeros(len(vectors), np.float32)
     has = known.other < n
     shot_row[rows[has]] = rows[known.other[has]]
-    similarity[rows[has]] = _cosine(known.dot[has], scale)
+    similarity[rows[has]] = known.cosine()[has]
     found = pl.Series(shot_row >= 0)
     return pl.DataFrame(
         {"sample_id": ids, "shot_id": ids.gather(np.maximum(shot_row, 0)), "similarity": similarity}, schema=SCHEMA
@@ -106,15 +108,16 @@ def recall(table: pl.DataFrame, vectors: np.ndarray, sample: int = RECALL_SAMPLE
     if len(rows) < 2:
         return None
     asked = np.sort(np.random.default_rng(_SEED).choice(rows, min(sample, len(rows)), replace=False))
-    own, scale = _on_grid(vectors, asked)
+    own = _on_grid(vectors, asked)
     best = np.full(len(asked), -np.inf, np.float32)
     for start in range(0, len(rows), _BLOCK):
         them = rows[start : start + _BLOCK]
-        dot = own @ _on_grid(vectors, them)[0].T
+        dot = own @ _on_grid(vectors, them).T
         dot[asked[:, None] == them] = -np.inf
         best = np.maximum(best, dot.max(axis=1))
-    found = table["similarity"].gather(asked).fill_null(-2).to_numpy()
-    return float((found == _cosine(best, scale)).mean()), len(asked)
+    shots = _held_shots(table["sample_id"], table)[asked]
+    found = np.einsum("nd,nd->n", own, _on_grid(vectors, shots))
+    return float((found == best).mean()), len(asked)
 
 
 def _usable_rows(vectors: np.ndarray) -> np.ndarray:
@@ -122,12 +125,11 @@ def _usable_rows(vectors: np.ndarray) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def _on_grid(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, int]:
+def _on_grid(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     grid = np.empty((len(rows), vectors.shape[1]), np.float32)
-    scale = 1
     for start in range(0, len(rows), _BLOCK):
-        grid[start : start + _BLOCK], scale = round_unit_vectors(vectors[rows[start : start + _BLOCK]])
-    return grid, scale
+        grid[start : start + _BLOCK], _ = round_unit_vectors(vectors[rows[start : start + _BLOCK]])
+    return grid
 
 
 def _held_shots(ids: pl.Series, before: pl.DataFrame | None) -> np.ndarray:
@@ -141,7 +143,3 @@ def _held_shots(ids: pl.Series, before: pl.DataFrame | None) -> np.ndarray:
         .join(rows, on="shot_id", how="left", maintain_order="left")
     )
     return held["shot"].fill_null(-1).to_numpy()
-
-
-def _cosine(dot: np.ndarray, scale: int) -> np.ndarray:
-    return np.minimum(dot.astype(np.float64) / scale**2, 1).astype(np.float32)
