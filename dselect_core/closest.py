@@ -63,7 +63,9 @@ class Closest:
     def _offer(self, rows: np.ndarray, others: np.ndarray, dot: np.ndarray) -> None:
         """Most rows of a block have found better before: only those that have not are asked which one it is."""
         top = dot.max(axis=1)
-        at = np.flatnonzero((top >= self.dot[rows]) & (top > -np.inf))
+        # As near is not enough where even the first of the others comes after the one that was found.
+        as_near = (top == self.dot[rows]) & (others[0] < self.other[rows]) & (top > -np.inf)
+        at = np.flatnonzero((top > self.dot[rows]) | as_near)
         if not len(at):
             return
         found, top, rows = others[dot[at].argmax(axis=1)], top[at], rows[at]

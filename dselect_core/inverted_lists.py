@@ -3,7 +3,7 @@
 An inverted-file index as faiss's IndexIVFFlat (4·√n lists by k-means, `nprobe` of them looked at; Jégou et al. 2011),
 list by list instead of query by query: everybody who looks at a list is one matrix product with its members, and it
 serves both sides, so a pair is missed only where neither looks at the other's list. Centroids are on the grid too:
-every comparison is exact, and one set of rows has one result on any machine. 1M rows cost about 1 % of all pairs.
+every comparison is exact, and one set of rows has one result on any machine. Some n·√n·(4 + nprobe/2) dot products.
 """
 
 import math
