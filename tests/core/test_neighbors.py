@@ -278,7 +278,8 @@ from tests.core.test_neighbors import clustered, names
 vectors = clustered(3000, 96)
 for nprobe in (None, 6):
     table = nearest(names(range(3000)), vectors, nprobe=nprobe)
-    print(hashlib.sha256(table["shot_id"].str.join().item().encode() + table["similarity"].to_numpy().tobytes()).hexdigest())
+    shots = table["shot_id"].str.join().item().encode()
+    print(hashlib.sha256(shots + table["similarity"].to_numpy().tobytes()).hexdigest())
 """
 
 
