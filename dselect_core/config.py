@@ -112,6 +112,19 @@ class EmbeddingSpec(_Strict):
         return self
 
 
+class NeighborSpec(_Strict):
+    """How MIWV's shots are searched: exactly, unless a size is set above which nearly all of them will do."""
+
+    approximate_above: int | None = Field(
+        None, gt=0, description="pool rows above which the search is approximate (inverted lists); never by default"
+    )
+    nprobe: int = Field(32, gt=0, description="inverted lists, of 4·√rows, that a sample is compared with")
+
+    def nprobe_for(self, rows: int) -> int | None:
+        """What a pool of `rows` is searched with; None: exactly."""
+        return None if self.approximate_above is None or rows <= self.approximate_above else self.nprobe
+
+
 class DifficultySpec(_Strict):
     beta: float = Field(1.0, gt=0, description="exponent β of UPD")
 
@@ -188,6 +201,7 @@ class Settings(_Strict):
     model: ModelSpec = ModelSpec()
     warmup: WarmupSpec = WarmupSpec()
     embeddings: EmbeddingSpec = EmbeddingSpec()
+    neighbors: NeighborSpec = NeighborSpec()
     difficulty: DifficultySpec = DifficultySpec()
     activations: ActivationSpec = ActivationSpec()
     grader: GraderSpec = GraderSpec()

@@ -1,114 +1,145 @@
 """Each sample's nearest other sample by cosine over prompt embeddings: MIWV's shot (arXiv 2511.07074).
 
-Exact: a faiss flat index finds the few nearest in float32, and their similarities are computed again in
-float64 and rounded to 2⁻²⁰, so that prompts that are the same up to float noise tie, and ties go to the
-lowest sample id. O(n²·d) time, O(n·d) memory; fine to about 100,000 rows.
+Nearest is by the dot product of the unit vectors rounded to the grid of select/grid.py: within 5e-4 of the cosine for
+d = 384, usually 1e-4. On the grid it is exact, so equals tie and ties go to the lowest sample id, on any machine.
 
-A table that was made before is patched, to what a fresh run gives: a new row looks at all rows, an old one at the new
-rows only, and an old one whose shot is gone at all rows again. m new rows cost O(m·n·d).
+Exact (closest.py) by default: n²·d/2 multiplications, the grid (n·d float32) and a few MB. Approximate
+(inverted_lists.py) where the settings ask for it above a size: far fewer, and `recall` says how many shots are the
+nearest there is.
+
+A table that was made before is patched: the rows that are new or whose shot is gone look at all rows, and the same
+products tell the old rows whether a new one is nearer. m such rows cost m·n·d, and exact shots stay exact. Patched or
+fresh, an exact table is the same; an approximate one can only gain by what was found before.
 """
 
 import numpy as np
 import polars as pl
 
+from dselect_core import closest as exact
+from dselect_core import inverted_lists
+from dselect_core.closest import Closest
+from dselect_core.config import NeighborSpec
+from dselect_core.fingerprint import fingerprint
 from dselect_core.progress import Progress
-from dselect_core.select.grid import usable_vectors
+from dselect_core.select.grid import round_unit_vectors, usable_vectors
 
-REVISION = 1
-SIMILARITY_STEP = 2.0**-20
+REVISION = 2
 SCHEMA: dict[str, pl.DataType] = {
     "sample_id": pl.String(),
     "shot_id": pl.String(),
-    "similarity": pl.Float32(),  # holds every multiple of SIMILARITY_STEP in [-1, 1] exactly
+    "similarity": pl.Float32(),
 }
-# Nearest rows asked of faiss: the sample itself, its neighbour, and room to see ties.
-_SEARCH = 8
-_BLOCK = 4096
+RECALL_SAMPLE = 1000
+_SEED = 0
+_BLOCK = 8192  # rows at a time, wherever no product is taken
 
 
-def nearest(ids: pl.Series, vectors: np.ndarray, progress: Progress | None = None) -> pl.DataFrame:
+def recipe(spec: NeighborSpec, rows: int, prompts: list[str] | None) -> dict[str, object]:
+    """All that a table of `rows` rows depends on but the vectors' values. prompts: fingerprints of the vectors."""
+    nprobe = spec.nprobe_for(rows)
+    held: dict[str, object] = {"revision": REVISION, "prompts": prompts}
+    return held if nprobe is None else held | {"search": "inverted lists", "nprobe": nprobe}
+
+
+def patchable(spec: NeighborSpec, rows: int, prompts: list[str] | None) -> set[str]:
+    """Fingerprints of the recipes whose tables `update` may start from: the one in force, and the exact one."""
+    return {fingerprint(recipe(s, rows, prompts)) for s in (spec, NeighborSpec())}
+
+
+def nearest(
+    ids: pl.Series, vectors: np.ndarray, progress: Progress | None = None, nprobe: int | None = None
+) -> pl.DataFrame:
     """ids ascending, vectors float32 [n, d] (NaN where missing) → SCHEMA, a row per id.
 
-    The nearest of i is argmax_{j≠i} cos(h_i, h_j), lowest id at equal similarity. Shot and similarity are
-    null for a sample without a vector, and where no other sample has one.
+    The nearest of i is argmax_{j≠i} h_i·h_j of the unit vectors h on the grid, lowest id at equals; with `nprobe` among
+    those that inverted_lists.py compares. Similarity is the cosine of the two on the grid, 1 for equal vectors. Both
+    are null for a sample without a vector, and where no other sample has one.
     """
-    return update(ids, vectors, None, progress)
+    return update(ids, vectors, None, progress, nprobe)
 
 
 def update(
-    ids: pl.Series, vectors: np.ndarray, before: pl.DataFrame | None, progress: Progress | None = None
+    ids: pl.Series,
+    vectors: np.ndarray,
+    before: pl.DataFrame | None,
+    progress: Progress | None = None,
+    nprobe: int | None = None,
 ) -> pl.DataFrame:
     """The same as `nearest`, reached from an earlier result for some of the ids (and others that are gone by now).
 
-    before: SCHEMA, made from the same vectors for the ids that are in both; None: from nothing.
+    before: SCHEMA, made from the same vectors for the ids that are in both, and exact unless `nprobe` is given;
+    None: from nothing.
     """
-    usable = usable_vectors(vectors)
-    shot, similarity, known = _still_holding(ids, before)
-    old = np.flatnonzero(usable & known & (shot >= 0))
-    anew = np.flatnonzero(usable & ~(known & (shot >= 0)))
-    new = np.flatnonzero(usable & ~known)
-    shot[~usable], similarity[~usable] = -1, np.nan
-    unit = vectors.astype(np.float64)
-    unit[usable] /= np.linalg.norm(unit[usable], axis=1, keepdims=True)
-    if len(new) and len(old):
-        found, likeness = _best_among(new, old, unit)
-        closer = (likeness > similarity[old]) | ((likeness == similarity[old]) & (found < shot[old]))
-        shot[old[closer]], similarity[old[closer]] = found[closer], likeness[closer]
-    if len(anew) and usable.sum() > 1:
-        shot[anew], similarity[anew] = _best_among(np.flatnonzero(usable), anew, unit, progress)
-    has = pl.Series(shot >= 0)
+    rows = _usable_rows(vectors)
+    n = len(rows)
+    grid = _on_grid(vectors, rows)
+    known = Closest.of(grid)
+    # Where a row of the table stands in the grid, which lacks those without a vector; -1, also for row -1: nowhere.
+    place = np.full(len(vectors) + 1, -1)
+    place[rows] = np.arange(n)
+    shot = place[_held_shots(ids, before)[rows]]
+    held = shot >= 0
+    known.hold(np.flatnonzero(held), shot[held])
+    anew = np.flatnonzero(~held)
+    if nprobe is not None and len(anew) and (not held.any() or len(anew) * n > inverted_lists.comparisons(n, nprobe)):
+        inverted_lists.search(known, nprobe, progress)
+        anew = np.flatnonzero(known.other == n)  # whoever is alone in the lists: few, and their shot must be found
+        progress = None
+    if len(anew) and n > 1:
+        exact.search(known, anew, progress)
+    shot_row, similarity = np.full(len(vectors), -1), np.zeros(len(vectors), np.float32)
+    has = known.other < n
+    shot_row[rows[has]] = rows[known.other[has]]
+    similarity[rows[has]] = known.cosine()[has]
+    found = pl.Series(shot_row >= 0)
     return pl.DataFrame(
-        {"sample_id": ids, "shot_id": ids.gather(np.maximum(shot, 0)), "similarity": similarity}, schema=SCHEMA
-    ).with_columns(pl.when(has).then(pl.col("shot_id")), pl.when(has).then(pl.col("similarity")))
+        {"sample_id": ids, "shot_id": ids.gather(np.maximum(shot_row, 0)), "similarity": similarity}, schema=SCHEMA
+    ).with_columns(pl.when(found).then(pl.col("shot_id")), pl.when(found).then(pl.col("similarity")))
 
 
-def _still_holding(ids: pl.Series, before: pl.DataFrame | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row of each id's earlier shot (-1: none, or gone), its similarity, and whether the id was there at all."""
-    n = len(ids)
+def recall(table: pl.DataFrame, vectors: np.ndarray, sample: int = RECALL_SAMPLE) -> tuple[float, int] | None:
+    """(recall@1, rows it was measured on): how many of a random sample of rows have a shot as near as the nearest.
+
+    table: of `update`; vectors: the same rows. The sample is seeded, drawn from the rows that have a vector and
+    searched exactly, and nothing found here is put into the table: that would make it the better part. None where no
+    two rows have vectors.
+    """
+    rows = _usable_rows(vectors)
+    if len(rows) < 2:
+        return None
+    asked = np.sort(np.random.default_rng(_SEED).choice(rows, min(sample, len(rows)), replace=False))
+    own = _on_grid(vectors, asked)
+    best = np.full(len(asked), -np.inf, np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        them = rows[start : start + _BLOCK]
+        dot = own @ _on_grid(vectors, them).T
+        dot[asked[:, None] == them] = -np.inf
+        best = np.maximum(best, dot.max(axis=1))
+    shots = _held_shots(table["sample_id"], table)[asked]
+    found = np.einsum("nd,nd->n", own, _on_grid(vectors, shots))
+    return float((found == best).mean()), len(asked)
+
+
+def _usable_rows(vectors: np.ndarray) -> np.ndarray:
+    parts = [np.flatnonzero(usable_vectors(vectors[s : s + _BLOCK])) + s for s in range(0, len(vectors), _BLOCK)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _on_grid(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    grid = np.empty((len(rows), vectors.shape[1]), np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        grid[start : start + _BLOCK], _ = round_unit_vectors(vectors[rows[start : start + _BLOCK]])
+    return grid
+
+
+def _held_shots(ids: pl.Series, before: pl.DataFrame | None) -> np.ndarray:
+    """Row of each id's earlier shot; -1: none, or gone, or the id is new."""
     if before is None:
-        return np.full(n, -1, np.int64), np.full(n, np.nan), np.zeros(n, dtype=bool)
-    rows = pl.DataFrame({"shot_id": ids, "shot": pl.Series(range(n), dtype=pl.Int64)})
+        return np.full(len(ids), -1)
+    rows = pl.DataFrame({"shot_id": ids, "shot": pl.Series(range(len(ids)), dtype=pl.Int64)})
     held = (
         ids.to_frame("sample_id")
-        .join(before.with_columns(known=True), on="sample_id", how="left", maintain_order="left")
+        .join(before.select("sample_id", "shot_id"), on="sample_id", how="left", maintain_order="left")
         .join(rows, on="shot_id", how="left", maintain_order="left")
     )
-    return (
-        held["shot"].fill_null(-1).to_numpy().copy(),
-        held["similarity"].cast(pl.Float64).fill_null(np.nan).to_numpy().copy(),
-        held["known"].fill_null(False).to_numpy(),
-    )
-
-
-def _best_among(
-    base: np.ndarray, queries: np.ndarray, unit: np.ndarray, progress: Progress | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each row in `queries` the row of `base` (ascending) nearest to it but not itself, and their similarity."""
-    import faiss
-
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit[base].astype(np.float32))
-    shot, similarity = np.empty(len(queries), np.int64), np.empty(len(queries))
-    asked = min(_SEARCH, len(base))
-    for start in range(0, len(queries), _BLOCK):
-        own = queries[start : start + _BLOCK]
-        _, positions = index.search(unit[own].astype(np.float32), asked)
-        rows = base[positions]
-        exact = _rounded(np.einsum("nd,nkd->nk", unit[own], unit[rows]))
-        exact[rows == own[:, None]] = -np.inf
-        best = exact.max(1)
-        shot[start : start + len(own)] = np.where(exact == best[:, None], rows, len(unit)).min(1)
-        similarity[start : start + len(own)] = best
-        # More rows may tie than were asked for, or lie within float32's error: then, and only then, look at all.
-        close = (exact >= best[:, None] - 2 * SIMILARITY_STEP).sum(1)
-        for at in np.flatnonzero(close >= asked - 1) if asked < len(base) else ():
-            whole = _rounded(unit[base] @ unit[own[at]])
-            whole[base == own[at]] = -np.inf
-            shot[start + at], similarity[start + at] = base[int(whole.argmax())], whole.max()
-        if progress is not None:
-            progress(start + len(own), len(queries))
-    return shot, similarity
-
-
-def _rounded(similarity: np.ndarray) -> np.ndarray:
-    return np.rint(similarity / SIMILARITY_STEP) * SIMILARITY_STEP
+    return held["shot"].fill_null(-1).to_numpy()

@@ -21,8 +21,7 @@ from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.index import fixed_width, needed_kinds, read_index
 from dselect_core.lm import current
 from dselect_core.lm.load import IDENTITIES, identity
-from dselect_core.neighbors import REVISION as NEIGHBORS_REVISION
-from dselect_core.neighbors import update
+from dselect_core.neighbors import patchable, update
 from dselect_core.plan import Plan, Rate, Step
 from dselect_core.scores.kinds import BY_SOURCE, needs_model, open_store, recipe_of
 from dselect_core.scores.table import read_head
@@ -312,8 +311,8 @@ class _Planner:
         """The assignments there will be, where every prompt has its vector already, and how many rows they move."""
         before, seen = self._assigned()
         store, ids = self._store("prompts", model), pool.ids
-        recipe = {"revision": NEIGHBORS_REVISION, "prompts": None if store is None else [store.fingerprint]}
-        if before is None or seen.get("fingerprint") != fingerprint(recipe):
+        spec, prompts = self.workspace.settings.neighbors, None if store is None else [store.fingerprint]
+        if before is None or seen.get("fingerprint") not in patchable(spec, ids.height, prompts):
             before = None
         new = ids if before is None else ids.join(before, on="sample_id", how="anti")
         gone = 0 if before is None else before.join(ids, on="sample_id", how="anti").height
@@ -321,7 +320,8 @@ class _Planner:
             return before, 0
         if store is not None and self.new_ids["prompts"].is_empty() and ids.height:
             table = store.read(ids, ["prompt_embedding"])
-            found = update(table["sample_id"], fixed_width(table["prompt_embedding"]), before)
+            vectors, nprobe = fixed_width(table["prompt_embedding"]), spec.nprobe_for(ids.height)
+            found = update(table["sample_id"], vectors, before, nprobe=nprobe)
             if before is None:
                 return found, found.height
             same = found.join(before, on=["sample_id", "shot_id"], how="semi", nulls_equal=True).height

@@ -9,6 +9,7 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.index import needed_kinds
 from dselect_core.lm.load import IDENTITIES, identity
+from dselect_core.neighbors import REVISION as NEIGHBORS_REVISION
 from dselect_core.scores import activations, dependability, difficulty, embeddings, miwv
 from dselect_dagster.assets import corpus, corpus_wide, model, scores, selection
 from dselect_dagster.checks import asset_checks
@@ -29,7 +30,7 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
         scores.score_source(settings, needed, versions),
         scores.dependability_grades(settings, needed, versions["dependability_grades"]),
         corpus_wide.corpus_index(settings, needed),
-        corpus_wide.neighbors(settings, needed),
+        corpus_wide.neighbors(settings, needed, versions["neighbors"]),
         corpus_wide.miwv_values(settings, needed, versions["miwv_values"]),
         selection.coreset_spec(settings),
         selection.candidates(settings, needed),
@@ -64,6 +65,8 @@ def code_versions(settings: Settings) -> dict[str, str]:
         ],
         "activations": activations.recipe(rendering, settings.activations),
         "dependability_grades": dependability.recipe(settings.grader),
+        # The mode depends on the pool's size too; the table itself records which one it was.
+        "neighbors": [NEIGHBORS_REVISION, settings.neighbors.model_dump()],
         "miwv_values": miwv.recipe(rendering),
     }
     return {name: fingerprint(part)[:12] for name, part in parts.items()}

@@ -5,6 +5,7 @@ again and goes on from there. The neighbours are the one thing that is patched, 
 neighbors.py.
 """
 
+import json
 from contextlib import ExitStack
 
 import polars as pl
@@ -13,9 +14,8 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.index import Index, fixed_width, pool_samples, pool_scores
 from dselect_core.lm.current import current
-from dselect_core.neighbors import REVISION as NEIGHBORS_REVISION
 from dselect_core.neighbors import SCHEMA as NEIGHBORS
-from dselect_core.neighbors import update
+from dselect_core.neighbors import patchable, recall, recipe, update
 from dselect_core.progress import Progress
 from dselect_core.scores import dependability, embeddings, miwv
 from dselect_core.scores.kinds import store_of
@@ -81,25 +81,36 @@ def update_grades(workspace: Workspace, source: str, progress: Progress | None =
 
 
 def update_neighbors(workspace: Workspace, index: Index, progress: Progress | None = None) -> TableReport:
-    """Each pooled sample's shot, patched where rows came or went; `computed` counts the new and the reassigned."""
-    recipe = {"revision": NEIGHBORS_REVISION, "prompts": index.fingerprints["prompts"]}
-    made_by = fingerprint(recipe)
+    """Each pooled sample's shot, patched where rows came or went; `computed` counts the new and the reassigned.
+
+    The report's figures say how it was searched and, where that was not exact, the recall measured on this very table.
+    """
+    spec, rows, prompts = workspace.settings.neighbors, index.frame.height, index.fingerprints["prompts"]
+    made_by = fingerprint(recipe(spec, rows, prompts))
     # Vectors of a sample under one recipe never change, so this says whether there is anything to look at.
     inputs = fingerprint([made_by, index.version_of(frozenset({"prompts"}))])
     before, seen = _before(workspace)
     if before is not None and seen.get("inputs") == inputs:
-        return TableReport(before, seen["version"], made_by, computed=0, reused=before.height)
-    held = before if seen.get("fingerprint") == made_by else None
+        return TableReport(
+            before, seen["version"], made_by, computed=0, reused=before.height, figures=json.loads(seen["figures"])
+        )
+    held = before if seen.get("fingerprint") in patchable(spec, rows, prompts) else None
+    nprobe = spec.nprobe_for(rows)
+    figures: dict[str, str | int | float] = {"search": "exact" if nprobe is None else f"approximate, nprobe {nprobe}"}
     if index.sources:
         table = pool_scores(workspace, index, "prompts", ["prompt_embedding"])
-        found = update(table["sample_id"], fixed_width(table["prompt_embedding"]), held, progress)
+        vectors = fixed_width(table["prompt_embedding"])
+        found = update(table["sample_id"], vectors, held, progress, nprobe)
+        measured = None if nprobe is None else recall(found, vectors)
+        if measured is not None:
+            figures |= {"recall@1": measured[0], "recall@1 measured on rows": measured[1]}
     else:
         found = pl.DataFrame(schema=NEIGHBORS)
     version = version_of(found, made_by)
-    metadata = {"fingerprint": made_by, "version": version, "inputs": inputs}
+    metadata = {"fingerprint": made_by, "version": version, "inputs": inputs, "figures": json.dumps(figures)}
     write_parquet(found, workspace.neighbors, metadata)
     same = 0 if held is None else found.join(held, on=["sample_id", "shot_id"], how="semi", nulls_equal=True).height
-    return TableReport(found, version, made_by, computed=found.height - same, reused=same)
+    return TableReport(found, version, made_by, computed=found.height - same, reused=same, figures=figures)
 
 
 def _before(workspace: Workspace) -> tuple[pl.DataFrame | None, dict[str, str]]:

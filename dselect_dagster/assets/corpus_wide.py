@@ -58,13 +58,13 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
     return corpus_index
 
 
-def neighbors(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
+def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
     @dg.asset(
         deps=["corpus_index"],
         group_name="corpus",
-        kinds={"faiss", "parquet"},
+        kinds={"numpy", "parquet"},
         owners=settings.owners,
-        code_version="1",
+        code_version=code_version,
         automation_condition=on_input_change() if "miwv" in needed else None,
         description=(
             "The nearest other sample of each sample by cosine over prompts: MIWV's shot. Its data version hashes the "
@@ -77,6 +77,7 @@ def neighbors(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition
         place = workspace.open()
         progress = Progress(context, "neighbors")
         report = update_neighbors(place, read_index(place), progress)
+        context.log.info(", ".join(f"{name}: {figure}" for name, figure in report.figures.items()))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.version),
             metadata=tables_metadata(context, {"neighbors": report}, progress.seconds),

@@ -1,4 +1,8 @@
-"""Neighbours that are patched are the fresh ones, and a patch looks only where it has to."""
+"""Neighbours are the nearest by definition, patched ones are the fresh ones, and a patch looks only where it has to."""
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -6,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core import neighbors
-from dselect_core.neighbors import SCHEMA, SIMILARITY_STEP, nearest, update
+from dselect_core import closest, inverted_lists
+from dselect_core.closest import Closest
+from dselect_core.config import NeighborSpec
+from dselect_core.neighbors import SCHEMA, nearest, patchable, recall, recipe, update
+from dselect_core.select.grid import round_unit_vectors
 
 
 def names(rows: np.ndarray | list[int] | range) -> pl.Series:
@@ -23,26 +30,44 @@ def patched(vectors: np.ndarray, rows: np.ndarray | list[int] | range, before: p
     return update(names(rows), vectors[list(rows)], before)
 
 
-def by_definition(vectors: np.ndarray, rows: np.ndarray | list[int] | range) -> list[tuple[str, str | None, float]]:
-    """The neighbours among `rows`, by looking at every pair: the definition, written again."""
-    units = {}
-    for row in rows:
-        vector = vectors[row].astype(np.float64)
-        if np.isfinite(vector).all() and vector.any():
-            units[row] = vector / np.sqrt((vector * vector).sum())
-    table = []
-    for row in rows:
-        shot, best = None, None
-        for other in units if row in units else ():
-            likeness = round(float((units[row] * units[other]).sum()) / SIMILARITY_STEP) * SIMILARITY_STEP
-            if other != row and (best is None or likeness > best):
-                shot, best = f"{other:04}", likeness
-        table.append((f"{row:04}", shot, best))
+def renumbered(table: pl.DataFrame, rows: list[int]) -> pl.DataFrame:
+    """The table with positions in `rows` for ids."""
+    at = {f"{row:04}": f"{position:04}" for position, row in enumerate(rows)}
+    return table.with_columns(pl.col("sample_id", "shot_id").replace_strict(at))
+
+
+def by_definition(
+    vectors: np.ndarray, rows: np.ndarray | list[int] | range
+) -> list[tuple[str, str | None, float | None]]:
+    """The neighbours among `rows`, by looking at every pair in float64: the definition, written again."""
+    scale = np.floor(4096 - np.sqrt(vectors.shape[1]) / 2)
+    whole = vectors[list(rows)].astype(np.float64)
+    has = np.isfinite(whole).all(axis=1) & whole.any(axis=1)
+    length = np.sqrt(sum(column * column for column in whole[has].T))
+    # Divided by the length last, as the grid does: where a component is half a step, the order decides.
+    units = np.rint(whole[has] * scale / length[:, None])
+    table: list[tuple[str, str | None, float | None]] = [(f"{row:04}", None, None) for row in rows]
+    usable = np.flatnonzero(has)
+    for at, unit in enumerate(units):
+        dot = units @ unit
+        dot[at] = -np.inf
+        other = int(dot.argmax())
+        if other != at:
+            similarity = np.float32(dot[other] / np.sqrt((unit @ unit) * (units[other] @ units[other])))
+            table[usable[at]] = (table[usable[at]][0], table[usable[other]][0], float(similarity))
     return table
 
 
 def assert_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
     assert found.equals(expected) and found.schema == expected.schema == SCHEMA
+
+
+def clustered(n: int, dimensions: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    size = 1 / np.arange(1, n // 30 + 1)
+    centers = random.normal(size=(len(size), dimensions))
+    of = random.choice(len(size), n, p=size / size.sum())
+    return (centers[of] + 0.5 * random.normal(size=(n, dimensions))).astype(np.float32)
 
 
 @st.composite
@@ -59,6 +84,16 @@ def pools(draw: st.DrawFn) -> np.ndarray:
     for row in draw(st.sets(st.integers(0, len(chosen) - 1), max_size=2)):
         vectors[row] = 0
     return vectors
+
+
+@settings(max_examples=1000, deadline=None)
+@given(pools(), st.sampled_from([1, 2, 3, 8, 1024]))
+def test_every_row_has_the_nearest_other_by_definition(vectors: np.ndarray, tile: int) -> None:
+    rows = range(len(vectors))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closest, "_TILE", tile)
+        found = fresh(vectors, rows)
+    assert found.schema == SCHEMA and found.rows() == by_definition(vectors, rows)
 
 
 @settings(max_examples=150, deadline=None)
@@ -83,8 +118,7 @@ def test_after_any_history_a_patched_table_is_the_fresh_one(vectors: np.ndarray,
 
 
 @pytest.mark.parametrize("dimensions", [3, 64])
-def test_likenesses_that_float32_cannot_tell_apart(dimensions: int) -> None:
-    # Hundreds of prompts within a few steps of each other: the search in float32 gets their order wrong.
+def test_likenesses_within_a_few_steps_of_each_other(dimensions: int) -> None:
     random = np.random.default_rng(dimensions)
     vectors = np.ones((300, dimensions)) + random.normal(0, 1e-3, (300, dimensions))
     vectors[random.integers(0, 300, 60)] = vectors[7]
@@ -97,25 +131,20 @@ def test_likenesses_that_float32_cannot_tell_apart(dimensions: int) -> None:
         assert before.rows() == by_definition(vectors, rows)
 
 
-def test_likenesses_on_both_sides_of_a_step_that_float32_cannot_tell_apart() -> None:
-    # One prompt, and sixty others so close to the middle between two steps that float32 rounds either way.
-    random = np.random.default_rng(0)
-    prompt = random.normal(size=64)
-    prompt /= np.linalg.norm(prompt)
-    aside = random.normal(size=(60, 64))
-    aside -= (aside @ prompt)[:, None] * prompt
-    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
-    likeness = (round(0.9 / SIMILARITY_STEP) + 0.5 + random.uniform(-0.02, 0.02, (60, 1))) * SIMILARITY_STEP
-    vectors = np.vstack([likeness * prompt + np.sqrt(1 - likeness**2) * aside, prompt]).astype(np.float32)
-    assert fresh(vectors, range(61)).rows() == by_definition(vectors, range(61))
-    for old in (range(60), range(30, 61), [*range(10), 60]):
-        assert_same(patched(vectors, range(61), fresh(vectors, old)), fresh(vectors, range(61)))
+def test_the_grid_costs_little_likeness() -> None:
+    vectors = clustered(400, 64)
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -1)
+    found = fresh(vectors, range(400))
+    shots = found["shot_id"].cast(pl.Int64).to_numpy()
+    assert np.abs(found["similarity"].to_numpy() - cosine[range(400), shots]).max() < 5e-4
+    assert (cosine.max(1) - cosine[range(400), shots]).max() < 1e-3
 
 
 @pytest.mark.parametrize("new", [[40], list(range(40, 60)), [0], list(range(20)), [0, 59]])
-def test_more_ties_than_are_searched_go_to_the_lowest_id(new: list[int]) -> None:
+def test_ties_go_to_the_lowest_id(new: list[int]) -> None:
     vectors = np.tile(np.array([[3, 1, 2], [1, 1, 0]], np.float32), (30, 1))
-    assert len(vectors) / 2 > 3 * neighbors._SEARCH
     old = [row for row in range(60) if row not in new]
     found = patched(vectors, range(60), fresh(vectors, old))
     assert_same(found, fresh(vectors, range(60)))
@@ -161,16 +190,16 @@ def test_a_new_row_takes_over_where_it_is_nearer_or_as_near_and_lower() -> None:
     assert patched(ties, [0, 1, 3], fresh(ties, [0, 3]))["shot_id"].to_list() == ["0003", "0003", "0000"]
 
 
-def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]:
-    """What is compared from here on: (the rows searched in, the rows that search) of each search."""
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]:
+    """What is compared from here on: (the rows that look, the rows they look at) of each call."""
     seen: list[tuple[list[int], list[int]]] = []
-    search = neighbors._best_among
+    compare = Closest.compare
 
-    def listen(base: np.ndarray, queries: np.ndarray, *rest: object) -> tuple[np.ndarray, np.ndarray]:
-        seen.append((base.tolist(), queries.tolist()))
-        return search(base, queries, *rest)  # type: ignore[arg-type]
+    def listen(self: Closest, rows: np.ndarray, others: np.ndarray, vectors: np.ndarray) -> None:
+        seen.append((rows.tolist(), others.tolist()))
+        compare(self, rows, others, vectors)
 
-    monkeypatch.setattr(neighbors, "_best_among", listen)
+    monkeypatch.setattr(Closest, "compare", listen)
     return seen
 
 
@@ -186,16 +215,12 @@ def test_only_new_rows_and_orphaned_followers_look_at_all(monkeypatch: pytest.Mo
     followers = left.filter(pl.col("shot_id").is_in(names(gone).implode()))["sample_id"].cast(pl.Int64).to_list()
     assert 3 <= len(followers) < 20
 
-    seen = searches(monkeypatch)
+    seen = comparisons(monkeypatch)
     told: list[tuple[int, int]] = []
     found = update(names(now), vectors[now], before, lambda done, total, reused=0: told.append((done, total)))
-    at = {row: position for position, row in enumerate(now)}
-    stay = [row for row in now if row not in new and row not in followers]
-    assert seen == [
-        ([at[row] for row in new], [at[row] for row in stay]),
-        (list(range(len(now))), sorted(at[row] for row in new + followers)),
-    ]
-    assert told == [(len(new + followers), len(new + followers))]
+    look = sorted(now.index(row) for row in new + followers)
+    assert seen == [(look, list(range(len(now))))]
+    assert told == [(len(look), len(look))]
     assert_same(found, fresh(vectors, now))
 
 
@@ -204,7 +229,7 @@ def test_a_table_that_nothing_touched_is_searched_for_nothing(monkeypatch: pytes
     vectors[7], vectors[8] = 0, np.nan
     before = fresh(vectors, range(40))
     followed = set(before["shot_id"].cast(pl.Int64))
-    seen = searches(monkeypatch)
+    seen = comparisons(monkeypatch)
     assert_same(patched(vectors, range(40), before), before)
     # Nor where only rows without a vector came and went, or one that nobody follows went.
     without = [row for row in range(40) if row not in (7, 8)]
@@ -216,25 +241,141 @@ def test_a_table_that_nothing_touched_is_searched_for_nothing(monkeypatch: pytes
     assert_same(found, fresh(vectors, [row for row in range(40) if row != lonely]))
 
 
-def test_from_nothing_every_row_looks_at_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_nothing_every_pair_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closest, "_TILE", 8)
     vectors = np.random.default_rng(2).normal(size=(30, 3)).astype(np.float32)
     vectors[11] = 0
-    usable = [row for row in range(30) if row != 11]
-    seen = searches(monkeypatch)
-    fresh(vectors, range(30))
-    patched(vectors, range(30), pl.DataFrame(schema=SCHEMA))
-    patched(vectors, range(30), fresh(vectors, [11]))
-    assert seen == [(usable, usable)] * 3
+    seen = comparisons(monkeypatch)
+    whole = fresh(vectors, range(30))
+    assert seen == [(list(range(at, min(at + 8, 29))), list(range(at, 29))) for at in range(0, 29, 8)]
+    assert_same(patched(vectors, range(30), pl.DataFrame(schema=SCHEMA)), whole)
+    assert_same(patched(vectors, range(30), fresh(vectors, [11])), whole)
+    # More than half new: the same, since looking at all of the new rows would be more.
+    assert_same(patched(vectors, range(30), fresh(vectors, range(10))), whole)
+    assert [len(others) for _, others in seen] == [29, 21, 13, 5] * 3 + [10, 2] + [29, 21, 13, 5]
 
 
-def test_many_blocks_are_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = np.random.default_rng(3)
-    vectors = random.integers(-2, 3, (150, 4)).astype(np.float32)
-    whole = fresh(vectors, range(150))
-    monkeypatch.setattr(neighbors, "_BLOCK", 16)
+@pytest.mark.parametrize("nprobe", [None, 3])
+def test_block_sizes_change_nothing(monkeypatch: pytest.MonkeyPatch, nprobe: int | None) -> None:
+    vectors = np.random.default_rng(3).integers(-2, 3, (150, 4)).astype(np.float32)
+    whole = nearest(names(range(150)), vectors, nprobe=nprobe)
+    later = update(names(range(150)), vectors, fresh(vectors, range(130)), nprobe=nprobe)
+    monkeypatch.setattr(closest, "_TILE", 16)
+    monkeypatch.setattr(inverted_lists, "_BLOCK", 7)
     told: list[tuple[int, int]] = []
-    found = nearest(names(range(150)), vectors, lambda done, total, reused=0: told.append((done, total)))
+    found = nearest(names(range(150)), vectors, lambda done, total, reused=0: told.append((done, total)), nprobe)
     assert_same(found, whole)
     usable = whole["shot_id"].count()
-    assert told == [(min(start + 16, usable), usable) for start in range(0, usable, 16)]
-    assert_same(patched(vectors, range(20, 150), fresh(vectors, range(100))), fresh(vectors, range(20, 150)))
+    assert told[-1] == (usable, usable) and len(told) > 5
+    assert_same(update(names(range(150)), vectors, fresh(vectors, range(130)), nprobe=nprobe), later)
+
+
+THREADS = """
+import hashlib, sys
+import numpy as np, polars as pl
+from dselect_core.neighbors import nearest
+from tests.core.test_neighbors import clustered, names
+vectors = clustered(3000, 96)
+for nprobe in (None, 6):
+    table = nearest(names(range(3000)), vectors, nprobe=nprobe)
+    shots = table["shot_id"].str.join().item().encode()
+    print(hashlib.sha256(shots + table["similarity"].to_numpy().tobytes()).hexdigest())
+"""
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    printed = []
+    for threads in ("1", "2"):
+        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        run = subprocess.run(
+            [sys.executable, "-c", THREADS], env=os.environ | limits, capture_output=True, text=True, check=True
+        )
+        printed.append(run.stdout.split())
+    assert printed[0] == printed[1] and len(set(printed[0])) == 2
+
+
+def likeness(vectors: np.ndarray, found: pl.DataFrame | None = None) -> np.ndarray:
+    """Of each row and its shot in `found`, else of each row and its nearest, on the grid; -inf where it has none."""
+    usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+    grid = np.zeros(vectors.shape)
+    grid[usable] = round_unit_vectors(vectors[usable])[0]
+    dot = grid @ grid.T
+    dot[:, ~usable] = dot[~usable] = -np.inf
+    np.fill_diagonal(dot, -np.inf)
+    if found is None:
+        return dot.max(1)
+    # A row without a shot is asked about itself.
+    shots = found.select(pl.coalesce("shot_id", "sample_id").cast(pl.Int64)).to_series().to_numpy()
+    return dot[range(len(dot)), shots]
+
+
+def share(vectors: np.ndarray, found: pl.DataFrame) -> float:
+    """Of all rows: the share whose shot is as near as the nearest."""
+    return float((likeness(vectors, found) == likeness(vectors)).mean())
+
+
+def test_the_recall_that_is_stated_is_the_one_that_is_measured() -> None:
+    vectors = clustered(3000, 32)
+    ids = names(range(3000))
+    few, many = (nearest(ids, vectors, nprobe=nprobe) for nprobe in (1, 16))
+    measured_few, measured_many = share(vectors, few), share(vectors, many)
+    assert measured_few < 0.99 and measured_few < measured_many  # there is something to measure
+    assert measured_many > 0.95
+    assert recall(few, vectors, 3000) == (measured_few, 3000)
+    assert recall(many, vectors, 3000) == (measured_many, 3000)
+    assert recall(fresh(vectors, range(3000)), vectors) == (1.0, 1000)
+    stated, rows = recall(few, vectors) or (0.0, 0)
+    assert rows == 1000 and abs(stated - measured_few) < 4 * np.sqrt(measured_few * (1 - measured_few) / 1000)
+    # Rows without a vector have no shot to be right or wrong about.
+    vectors[::3] = np.nan
+    assert recall(fresh(vectors, range(3000)), vectors, 5000) == (1.0, 2000)
+    assert recall(nearest(ids[:1], vectors[:1]), vectors[:1]) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(pools(), st.integers(1, 3))
+def test_looking_at_every_list_is_exact_and_at_some_is_never_better(vectors: np.ndarray, nprobe: int) -> None:
+    ids = names(range(len(vectors)))
+    exact = nearest(ids, vectors)
+    assert_same(nearest(ids, vectors, nprobe=len(vectors)), exact)
+    some = nearest(ids, vectors, nprobe=nprobe)
+    assert some["sample_id"].equals(ids) and some.schema == SCHEMA
+    assert some["shot_id"].is_null().equals(exact["shot_id"].is_null()) and not (some["shot_id"] == ids).any()
+    assert (likeness(vectors, some) <= likeness(vectors, exact)).all()
+
+
+def test_an_approximate_table_is_patched_exactly_and_never_gets_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = clustered(2400, 32)
+    ids = names(range(2400))
+    old = [row for row in range(2400) if row % 100]
+    before = nearest(names(old), vectors[old], nprobe=1)
+    found = update(ids, vectors, before, nprobe=1)
+    whole = fresh(vectors, range(2400))
+    new = [row for row in range(2400) if not row % 100]
+    assert found[new].equals(whole[new])
+    assert (likeness(vectors, found)[old] >= likeness(vectors[old], renumbered(before, old))).all()
+    nearer_is_new = whole["shot_id"].is_in(ids[new].implode())
+    assert found.filter(nearer_is_new).equals(whole.filter(nearer_is_new))
+    assert recall(found, vectors, 2400) == (share(vectors, found), 2400)
+    # Many new rows are searched by lists again, and what was found before is kept where it is nearer.
+    seen = comparisons(monkeypatch)
+    again = update(ids, vectors, whole.head(800), nprobe=1)
+    assert sum(len(rows) * len(others) for rows, others in seen) < 2400**2 / 4
+    assert again.head(800).equals(whole.head(800))
+    # An exact table stays what it is while nothing moves.
+    assert_same(update(ids, vectors, whole, nprobe=1), whole)
+
+
+def test_equal_vectors_do_not_crowd_the_lists() -> None:
+    vectors = np.tile(np.array([[3, 1, 2], [1, 1, 0]], np.float32), (300, 1))
+    found = nearest(names(range(600)), vectors, nprobe=1)
+    assert_same(found, fresh(vectors, range(600)))
+
+
+def test_the_search_is_approximate_above_the_size_that_is_set_and_part_of_the_recipe() -> None:
+    never, above = NeighborSpec(), NeighborSpec(approximate_above=100, nprobe=8)
+    assert [never.nprobe_for(10**9), above.nprobe_for(100), above.nprobe_for(101)] == [None, None, 8]
+    assert recipe(above, 100, ["p"]) == recipe(never, 10**9, ["p"]) != recipe(above, 101, ["p"])
+    assert recipe(above, 101, ["p"]) != recipe(above.model_copy(update={"nprobe": 9}), 101, ["p"])
+    # What is exact may be patched to be nearly so, never the other way round.
+    assert patchable(never, 101, ["p"]) == patchable(above, 100, ["p"]) < patchable(above, 101, ["p"])

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from dselect_core.corpus.canonical import sample_id
+from dselect_core.select.grid import round_unit_vectors
 from tests.e2e.graph import Graph
 
 Row = dict[str, str]
@@ -44,9 +45,8 @@ def shots(graph: Graph) -> dict[str, str | None]:
     """Each pooled sample's nearest other prompt by brute force, lowest id at a tie."""
     table = graph.scores("prompts")
     ids = table["sample_id"].to_list()
-    unit = table["prompt_embedding"].to_numpy().astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    likeness = np.rint(unit @ unit.T * 2**20)
+    grid = round_unit_vectors(table["prompt_embedding"].to_numpy())[0].astype(np.float64)
+    likeness = grid @ grid.T
     np.fill_diagonal(likeness, -np.inf)
     return {i: ids[int(row.argmax())] if len(ids) > 1 else None for i, row in zip(ids, likeness, strict=True)}
 

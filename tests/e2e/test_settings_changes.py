@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from tests.e2e.content import computed, shots, write
@@ -149,3 +150,17 @@ def test_other_weights_in_the_same_folder_are_another_model(graph: Graph) -> Non
     assert graph.manifest("d3")["model"]["identity"] != ""
     save_llama(folder, seed=0)
     assert set(computed(materialised(graph.refresh())).values()) == {0}
+
+
+def test_an_approximate_search_says_how_good_it_is(graph: Graph) -> None:
+    graph.settings(neighbors={"approximate_above": N - 1, "nprobe": 1})
+    figures = materialised(graph.refresh())["neighbors", None]
+    # The table that was there is exact, and a looser recipe keeps it.
+    assert (figures["search"], figures["recall@1"], figures["rows computed"]) == ("approximate, nprobe 1", 1.0, 0)
+    graph.workspace.neighbors.unlink()
+    graph.settings(neighbors={"approximate_above": N - 1, "nprobe": 2})
+    figures = materialised(graph.refresh())["neighbors", None]
+    assert (figures["search"], figures["recall@1 measured on rows"]) == ("approximate, nprobe 2", N)
+    found = dict(pl.read_parquet(str(graph.workspace.neighbors)).select("sample_id", "shot_id").iter_rows())
+    right = sum(found[sample] == shot for sample, shot in shots(graph).items())
+    assert figures["recall@1"] == right / N
