@@ -1,4 +1,4 @@
-"""Peers' own code, unmodified, in this process and on the model already open: ODA-DataScorer, Superfiltering, Cherry_LLM.
+"""Peers' own code, unmodified, in this process, on the model already open: ODA-DataScorer, Superfiltering, Cherry_LLM.
 
 Each is named by the folder of a checkout, in ODA_DATASCORER, SUPERFILTERING or CHERRY_LLM; who is not there is left
 out. Each is at its best setting on a CPU: batch 1 (padding makes ODA dearer, the others know no batches).
@@ -85,12 +85,18 @@ def oda(checkout: Path, bed: Bed) -> Peer:
 
 
 def oda_padded(bed: Bed, batch: int) -> list[float]:
-    """ODA's UPD of all rows in padded batches: for what it gives, not for what it takes. After `oda`."""
+    """ODA's UPD of all rows in padded batches, longest first: for what it gives, not for what it takes. After `oda`."""
     with quiet():
         upd = _its("UPDScorer")({"model": str(bed.folder), "max_length": bed.rows.window, "batch_size": batch})
         upd.tokenizer.padding_side, upd.model = "right", bed.model
         rows = _rendered(bed)
-        return [score for at in range(0, len(rows), batch) for score in upd.score_batch(rows[at : at + batch])]
+        scores = [0.0] * len(rows)
+        by_length = sorted(range(len(rows)), key=lambda i: -len(rows[i]["instruction"] + rows[i]["output"]))
+        for at in range(0, len(rows), batch):
+            chosen = by_length[at : at + batch]
+            for i, score in zip(chosen, upd.score_batch([rows[i] for i in chosen]), strict=True):
+                scores[i] = score
+        return scores
 
 
 def superfiltering(checkout: Path, bed: Bed) -> Peer:
@@ -134,7 +140,11 @@ def version(checkout: Path) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Peers print a line or a bar for everything."""
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 

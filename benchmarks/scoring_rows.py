@@ -153,8 +153,8 @@ def _components(pairs: pl.DataFrame, rows: int, seed: int) -> list[int]:
     return sorted(chosen)
 
 
-def save_model(folder: Path, rows: Rows, vocabulary: int, **shape: int) -> Path:
-    """A random Llama (by default 6 layers, hidden 384) with spread logits, and the tokenizer, in `folder`.
+def save_model(folder: Path, rows: Rows, vocabulary: int) -> Path:
+    """A random Llama (6 layers, hidden 384) with spread logits, and the tokenizer, in `folder`.
 
     The tokenizer's ids lie below `vocabulary`, which is the size of the embedding and of the output layer.
     """
@@ -164,7 +164,10 @@ def save_model(folder: Path, rows: Rows, vocabulary: int, **shape: int) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
-        **{"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, **shape},
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=6,
         max_position_embeddings=rows.window,
         initializer_range=0.1,  # at the usual 0.02 every entropy is ln V
         tie_word_embeddings=False,
