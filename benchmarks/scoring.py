@@ -177,7 +177,9 @@ def _gap(own: pl.Series, theirs: Any) -> float:
     return float(np.abs(own.to_numpy() - np.asarray(theirs)).max())
 
 
-def same_as_peers(found: dict[str, pl.DataFrame], peers: list[Peer], sides: dict[str, Side], bed: Bed) -> list[str]:
+def same_as_peers(
+    found: dict[str, pl.DataFrame], peers: list[Peer], sides: dict[str, Side], bed: Bed, todo: Work
+) -> list[str]:
     """As `same_as_loop`, for what peers give of the same token ids."""
     lines = []
     own = found["difficulty"]
@@ -187,8 +189,7 @@ def same_as_peers(found: dict[str, pl.DataFrame], peers: list[Peer], sides: dict
             joint = bed.rows.tokenizer(
                 [p + a for p, (_, a) in zip(bed.prompts, bed.rows.pairs, strict=True)], add_special_tokens=False
             )["input_ids"]
-            lengths = (own["prompt_tokens"] + own["response_tokens"]).to_list()
-            same = np.array([len(ids) == length for ids, length in zip(joint, lengths, strict=True)])
+            same = np.array([ids == row.ids[0].tolist() for ids, row in zip(joint, todo.zero, strict=True)])
             for what, values in (
                 ("one at a time", given["upd"]),
                 (f"right-padded, {PADDED} at a time", oda_padded(bed, PADDED)),
@@ -255,7 +256,7 @@ def compare(rows: Rows, vocabulary: int, repeats: int) -> None:
         for loop in ("two-pass loop", "four-pass loop"):
             same = same_as_loop(found, sides[loop].result.result)
         print(f"\n**Vocabulary {vocabulary:,}**\n")
-        print("\n".join([f"Largest gap to the loops: {same[0]}", *same_as_peers(found, peers, sides, bed)]), "\n")
+        print("\n".join([f"Largest gap to the loops: {same[0]}", *same_as_peers(found, peers, sides, bed, todo)]), "\n")
         print(_table(sides, own, peers), "\n")
         ideal = todo.flops(model) / rate
         reached = ideal / own.median_wall

@@ -10,6 +10,7 @@ can be compared; ODA's MIWV and Cherry_LLM get the bare rows and put their own, 
 """
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -67,10 +68,9 @@ def oda(checkout: Path, bed: Bed) -> Peer:
     np.save(vectors, np.nan_to_num(bed.rows.vectors))
     settings = {"model": str(bed.folder), "max_length": bed.rows.window, "batch_size": 1}
     with quiet():
-        upd = _its("UPDScorer")(dict(settings))
-        miwv = _its("MIWVScorer")(settings | {"embedding_path": str(vectors), "distance_metric": "cosine"})
+        upd = _its("UPDScorer", bed)(dict(settings))
+        miwv = _its("MIWVScorer", bed)(settings | {"embedding_path": str(vectors), "distance_metric": "cosine"})
     upd.tokenizer.padding_side = "right"  # it indexes as if it were, and does not set it
-    upd.model = miwv.model = bed.model
     row_of = {key: i for i, key in enumerate(bed.rows.samples["sample_id"])}
     ours = [row_of.get(shot) for shot in bed.rows.shots["shot_id"]]
     same = sum(theirs == own for theirs, own in zip(miwv.most_similar_indices, ours, strict=True))
@@ -87,8 +87,8 @@ def oda(checkout: Path, bed: Bed) -> Peer:
 def oda_padded(bed: Bed, batch: int) -> list[float]:
     """ODA's UPD of all rows in padded batches, longest first: for what it gives, not for what it takes. After `oda`."""
     with quiet():
-        upd = _its("UPDScorer")({"model": str(bed.folder), "max_length": bed.rows.window, "batch_size": batch})
-        upd.tokenizer.padding_side, upd.model = "right", bed.model
+        upd = _its("UPDScorer", bed)({"model": str(bed.folder), "max_length": bed.rows.window, "batch_size": batch})
+        upd.tokenizer.padding_side = "right"
         rows = _rendered(bed)
         scores = [0.0] * len(rows)
         by_length = sorted(range(len(rows)), key=lambda i: -len(rows[i]["instruction"] + rows[i]["output"]))
@@ -183,8 +183,11 @@ def _bare(bed: Bed) -> list[dict[str, str]]:
     ]
 
 
-def _its(name: str) -> Any:
-    return getattr(importlib.import_module(f"scorers.{name}"), name)
+def _its(name: str, bed: Bed) -> Any:
+    """ODA's scorer of that name, which will open `bed.model`."""
+    module: Any = importlib.import_module(f"scorers.{name}")
+    module.AutoModelForCausalLM = _Open(bed.model)
+    return getattr(module, name)
 
 
 def _script(path: Path, name: str) -> Any:
