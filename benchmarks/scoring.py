@@ -1,0 +1,328 @@
+"""What scoring costs: all of UPD, MIWV, loss, entropy, both embeddings and activations by us, against row-by-row loops
+and the peers, on the same random Llama and the same real rows.
+
+    DSELECT_CORPORA=<folder> ODA_DATASCORER=<checkout> SUPERFILTERING=<checkout> CHERRY_LLM=<checkout> \\
+        python benchmarks/scoring.py [--rows N] [--vocabulary V …] [--threads T] [--repeats R]
+
+Sides run interleaved in one process; figures are medians, ratios the medians of those within a repetition. Before any
+is printed, outputs are compared: ours with the loops' in every score, with ODA-DataScorer's UPD, and with
+Superfiltering's conditional loss; a difference above the bound ends the run. What stands in whose favour is in
+scoring_baselines.py and scoring_peers.py: ours renders and tokenises within its time, the loops do not.
+
+**Share of what the machine allows**: the work that must be done is the body at each zero-shot token once and at each
+continuation behind a shot once (the shot itself is another row's zero-shot text), and the output layer at the response
+positions of both; attention is left out. Its time is what the best measured float32 matrix product of the same run, on
+the same threads, would take. The share is that time by our wall time.
+
+IFD needs two losses: the response's behind its prompt is among ours; alone, which Superfiltering and Cherry_LLM also
+forward, it is not. A table of 256 rows in five repetitions takes an hour or so at 32k and several at 152k.
+
+Random weights: seconds are those of a trained model of the shape, and score ranges are not.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # peers would take a GPU that they find
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import polars as pl
+import torch
+from measure import Side, interleaved, ratio, table
+from scoring_baselines import Scores, Sequence, four_pass, sequence, two_pass
+from scoring_peers import Bed, Peer, oda_padded, present
+from scoring_rows import Rows, save_model, take
+
+from dselect_core.config import ModelSpec, Settings
+from dselect_core.lm.load import LanguageModel, load, quiet_transformers
+from dselect_core.lm.render import one_shot
+from dselect_core.scores import miwv, one_pass
+
+WANT = frozenset({"difficulty", "embeddings", "prompts", "activations", "miwv"})
+SETTINGS = Settings(sources={}, coresets={})
+SAME = 2e-5  # nats, or 1: a score may differ by float32 noise
+SAME_VECTOR = 1e-4
+SAME_NEURONS = 0.999  # values on the edge of the top share may trade places
+SAME_AS_ODA = 1e-4
+AIMS = {"two-pass loop": 2.0, "four-pass loop": 3.3, "ODA-DataScorer, UPD + MIWV": 4.0}
+AIM_SHARE = 0.6
+PADDED = 4  # rows of a batch; 8 of them at 152k would take gigabytes
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one side gave in one repetition, and the tokens that it forwarded."""
+
+    result: Any
+    tokens: int
+
+
+def ours(lm: LanguageModel, rows: Rows) -> dict[str, pl.DataFrame]:
+    """Every score, a frame a kind, ascending by id."""
+    if importlib.util.find_spec("dselect_core.scores.together"):
+        together = importlib.import_module("dselect_core.scores.together")
+        return _by_kind(together.score_together(lm, rows.samples, rows.shots, SETTINGS, WANT))
+    kinds = _by_kind(one_pass.one_pass(lm, rows.samples, WANT - {"miwv"}, SETTINGS))
+    losses = kinds["difficulty"].select("sample_id", zero_shot_loss="loss")
+    pairs = rows.shots.join(losses, on="sample_id", maintain_order="left")
+    return kinds | _by_kind({"miwv": part} for part in miwv.compute(lm, rows.samples, pairs))
+
+
+def _by_kind(parts: Iterable[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
+    found: dict[str, list[pl.DataFrame]] = {}
+    for part in parts:
+        for kind, frame in part.items():
+            found.setdefault(kind, []).append(frame)
+    return {kind: pl.concat(frames).sort("sample_id") for kind, frames in found.items()}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The rows as token sequences, in our rendering: zero-shot, behind the shot, and what follows the shot."""
+
+    zero: list[Sequence]
+    one: list[Sequence]
+    continuations: int  # tokens, all rows
+
+    @property
+    def zero_tokens(self) -> int:
+        return sum(row.ids.shape[1] for row in self.zero)
+
+    @property
+    def two_pass_tokens(self) -> int:
+        return self.zero_tokens + sum(row.ids.shape[1] for row in self.one)
+
+    @property
+    def tree_tokens(self) -> int:
+        return self.zero_tokens + self.continuations
+
+    @property
+    def scored(self) -> int:
+        return sum(len(row.scored) for row in self.zero + self.one)
+
+    def flops(self, model: Any) -> float:
+        head = model.get_output_embeddings()
+        body: int = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
+        return 2.0 * (body * self.tree_tokens + int(head.weight.numel()) * self.scored)
+
+
+def work(lm: LanguageModel, rows: Rows) -> Work:
+    rendered = {key: lm.renderer.render(messages) for key, messages, *_ in rows.samples.iter_rows()}
+    zero, one, continuations = [], [], 0
+    for row, shot in rows.shots.iter_rows():
+        built = one_shot(rendered[row], rendered[shot], lm.window)
+        assert built is not None and not built[2], "rows are cut so that each fits behind its shot"
+        zero.append(sequence(rendered[row].ids, rendered[row].response))
+        one.append(sequence(built[0], built[1]))
+        continuations += len(built[0]) - len(rendered[shot].ids)
+    return Work(zero, one, continuations)
+
+
+def matrix_rate(model: Any) -> float:
+    """The best float32 rate, FLOP/s on the threads set, of products in the model's shapes and of a large square."""
+    width, vocabulary = model.config.hidden_size, model.config.vocab_size
+    inner = model.config.intermediate_size
+    shapes = [(2048, width, inner), (2048, inner, width), (512, width, vocabulary), (2048, 2048, 2048)]
+    best = 0.0
+    for n, k, m in shapes:
+        a, b, out = torch.rand(n, k), torch.rand(m, k), torch.empty(n, m)  # b as a linear layer holds it
+        until, done = time.perf_counter() + 1.0, 0
+        while done < 3 or time.perf_counter() < until:
+            start, done = time.perf_counter(), done + 1
+            torch.mm(a, b.T, out=out)
+            best = max(best, 2.0 * n * k * m / (time.perf_counter() - start))
+    return best
+
+
+def same_as_loop(found: dict[str, pl.DataFrame], loop: Scores) -> list[str]:
+    """A line for the largest difference of each score; ends the run where one is above its bound."""
+    difficulty, shots = found["difficulty"], found["miwv"]
+    gaps = {
+        "upd": _gap(difficulty["upd"], loop.upd),
+        "loss": _gap(difficulty["loss"], loop.loss),
+        "entropy": _gap(difficulty["entropy"], loop.entropy),
+        "one_shot_loss": _gap(shots["one_shot_loss"], loop.one_shot_loss),
+        "miwv": _gap(shots["miwv"], np.subtract(loop.one_shot_loss, loop.loss)),
+    }
+    vectors = {
+        "embedding": _gap(found["embeddings"]["embedding"], loop.state),
+        "prompt_embedding": _gap(found["prompts"]["prompt_embedding"], loop.prompt_state),
+    }
+    pairs = zip(found["activations"]["neurons"].to_numpy(), loop.neurons, strict=True)
+    shared = statistics.fmean(len(np.intersect1d(own, theirs)) / len(theirs) for own, theirs in pairs)
+    bounds = [
+        *((name, gap, SAME) for name, gap in gaps.items()),
+        *((n, gap, SAME_VECTOR) for n, gap in vectors.items()),
+    ]
+    if wrong := [f"{name} {gap:.1e}" for name, gap, bound in bounds if not gap <= bound]:
+        raise SystemExit(f"ours and the loop differ: {', '.join(wrong)}")
+    if shared < SAME_NEURONS:
+        raise SystemExit(f"ours and the loop share {shared:.2%} of the active neurons")
+    return [", ".join(f"{name} {gap:.1e}" for name, gap, _ in bounds) + f"; active neurons in common {shared:.3%}"]
+
+
+def _gap(own: pl.Series, theirs: Any) -> float:
+    return float(np.abs(own.to_numpy() - np.asarray(theirs)).max())
+
+
+def same_as_peers(
+    found: dict[str, pl.DataFrame], peers: list[Peer], sides: dict[str, Side], bed: Bed, todo: Work
+) -> list[str]:
+    """As `same_as_loop`, for what peers give of the same token ids."""
+    lines = []
+    own = found["difficulty"]
+    for peer in peers:
+        given = sides[peer.name].result.result
+        if "upd" in given:
+            joint = bed.rows.tokenizer(
+                [p + a for p, (_, a) in zip(bed.prompts, bed.rows.pairs, strict=True)], add_special_tokens=False
+            )["input_ids"]
+            same = np.array([ids == row.ids[0].tolist() for ids, row in zip(joint, todo.zero, strict=True)])
+            for what, values in (
+                ("one at a time", given["upd"]),
+                (f"right-padded, {PADDED} at a time", oda_padded(bed, PADDED)),
+            ):
+                gap = float(np.abs(own["upd"].to_numpy() - np.array(values))[same].max())
+                lines.append(f"UPD of {same.sum()} rows, {peer.name.split(',')[0]}'s ({what}): largest gap {gap:.1e}")
+                if not gap <= SAME_AS_ODA:
+                    raise SystemExit(lines[-1])
+        if "loss" in given:
+            gap = _gap(own["loss"], given["loss"])
+            lines.append(f"conditional loss, {peer.name.split(',')[0]}'s: largest gap {gap:.1e}")
+            if not gap <= SAME_AS_ODA:
+                raise SystemExit(lines[-1])
+    return lines
+
+
+def counted(model: Any, run: Callable[[], Any]) -> Callable[[], Ran]:
+    """`run` with a count of the tokens that entered the embedding layer."""
+
+    def counting() -> Ran:
+        seen = [0]
+
+        def hook(_module: Any, given: tuple[Any, ...]) -> None:
+            seen[0] += given[0].numel()
+
+        held = model.get_input_embeddings().register_forward_pre_hook(hook)
+        try:
+            return Ran(run(), seen[0])
+        finally:
+            held.remove()
+
+    return counting
+
+
+def compare(rows: Rows, vocabulary: int, repeats: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save_model(Path(scratch), rows, vocabulary)
+        lm = load(str(folder), ModelSpec(path=str(folder), max_length=rows.window, device="cpu"), "benchmark")
+        model: Any = lm.forward.model
+        prompts = [lm.renderer.text(messages[:1], True) for messages in rows.samples["messages"].to_list()]
+        bed, todo = Bed(folder, model, rows, prompts), work(lm, rows)
+        peers = present(bed)
+
+        def our_side() -> Ran:
+            before = lm.forward.tokens
+            result = ours(lm, rows)
+            return Ran(result, lm.forward.tokens - before)
+
+        share = SETTINGS.activations.top_share
+        runs: dict[str, Callable[[], Ran]] = {
+            "ours, all scores": our_side,
+            "two-pass loop": counted(model, lambda: two_pass(model, todo.zero, todo.one, share)),
+            "four-pass loop": counted(model, lambda: four_pass(model, todo.zero, todo.one, share)),
+            **{peer.name: counted(model, peer.run) for peer in peers},
+        }
+        rate = matrix_rate(model)
+        our_side()  # what compiles on first use
+        two_pass(model, todo.zero[:2], todo.one[:2], share)
+        sides = interleaved(runs, repeats, warm_up=False)
+        rate = max(rate, matrix_rate(model))
+
+        own = sides["ours, all scores"]
+        found = own.result.result
+        for loop in ("two-pass loop", "four-pass loop"):
+            same = same_as_loop(found, sides[loop].result.result)
+        print(f"\n**Vocabulary {vocabulary:,}**\n")
+        print("\n".join([f"Largest gap to the loops: {same[0]}", *same_as_peers(found, peers, sides, bed, todo)]), "\n")
+        print(_table(sides, own, peers), "\n")
+        ideal = todo.flops(model) / rate
+        reached = ideal / own.median_wall
+        by_cpu = ideal * torch.get_num_threads() / own.median_cpu
+        spread = np.ptp(own.wall) / own.median_wall
+        busy = statistics.median(f for side in sides.values() for f in side.foreign)
+        print(
+            f"Must be done: {todo.flops(model) / 1e12:.2f} TFLOP ({todo.tree_tokens:,} tokens, {todo.scored:,} scored "
+            f"positions) at {rate / 1e9:.0f} GFLOP/s = {ideal:.2f} s; ours {own.median_wall:.2f} s: {reached:.0%} "
+            f"(aim {AIM_SHARE:.0%}; of our CPU seconds {by_cpu:.0%}). Tokens forwarded by two passes: "
+            f"{todo.two_pass_tokens:,}; by us {own.result.tokens / todo.two_pass_tokens:.3f} of that. Our wall seconds "
+            f"spread over {spread:.0%}; other processes used {busy:.1f} cores."
+        )
+        missed = [f"share {reached:.0%} < {AIM_SHARE:.0%}"] * (reached < AIM_SHARE)
+        for name, side in sides.items():
+            times = ratio(side, own, "cpu")
+            missed += [f"{name} {times:.2f} < {AIMS.get(name, 0)}"] * (times < AIMS.get(name, 0))
+            missed += [f"memory of {name}"] * (max(side.peak) < max(own.peak))
+        print("Aims: all reached." if not missed else f"Aims missed: {'; '.join(missed)}.", flush=True)
+
+
+def _table(sides: dict[str, Side], own: Side, peers: list[Peer]) -> str:
+    versions = {peer.name: f" ({peer.version})" for peer in peers}
+    return table(
+        ["side", "CPU s", "wall s", "CPU / ours", "wall / ours", "tokens forwarded", "peak MB"],
+        [
+            [
+                name + versions.get(name, ""),
+                f"{side.median_cpu:.2f}",
+                f"{side.median_wall:.2f}",
+                f"{ratio(side, own, 'cpu'):.2f}",
+                f"{ratio(side, own, 'wall'):.2f}",
+                f"{side.result.tokens:,}",
+                f"{max(side.peak):.0f}",
+            ]
+            for name, side in sides.items()
+        ],
+    )
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    arguments.add_argument("--corpora", type=Path, default=os.environ.get("DSELECT_CORPORA"))
+    arguments.add_argument("--rows", type=int, default=256)
+    arguments.add_argument("--cut", type=int, default=512, help="tokens after which a row is cut")
+    arguments.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 151_936])
+    arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments.add_argument("--repeats", type=int, default=5)
+    given = arguments.parse_args()
+    if given.corpora is None:
+        raise SystemExit("name a folder of corpora: --corpora, or DSELECT_CORPORA")
+    torch.set_num_threads(given.threads)
+    sys.dont_write_bytecode = True  # into peers' checkouts
+    quiet_transformers()
+    rows = take(given.corpora, given.rows, given.cut)
+    lengths = [[len(rows.tokenizer(text)["input_ids"]) for text in pair] for pair in rows.pairs]
+    prompt, answer = np.array(lengths).T
+    print(
+        f"{given.rows} rows, {given.threads} threads, torch {torch.__version__}; prompt {prompt.mean():.0f} tokens "
+        f"(largest {prompt.max()}), response {answer.mean():.0f} (largest {answer.max()}); "
+        f"{rows.shared:.0%} are somebody's shot (of the pool {rows.pool_shared:.0%})",
+        flush=True,
+    )
+    for vocabulary in given.vocabulary:
+        compare(rows, vocabulary, given.repeats)
+
+
+if __name__ == "__main__":
+    main()
