@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from dselect_core.config import Settings
 from dselect_core.errors import DselectError
-from dselect_core.lm.forward import Signals
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Sequence, Tree
 from dselect_core.lm.render import Rendered
 from dselect_core.progress import Progress
 from dselect_core.scores import activations, difficulty, embeddings
+
+if TYPE_CHECKING:
+    from dselect_core.lm.forward import Signals
 
 KINDS = frozenset({"difficulty", "embeddings", "prompts", "activations"})
 
@@ -64,7 +66,7 @@ def how(settings: Settings) -> dict[str, Any]:
 
 
 def frames(
-    samples: list[Sample], signals: Signals, want: frozenset[str], settings: Settings
+    samples: list[Sample], signals: "Signals", want: frozenset[str], settings: Settings
 ) -> dict[str, pl.DataFrame]:
     """Signals of these samples, in their order, as one frame per kind in `want`."""
     ids = [sample.id for sample in samples]
