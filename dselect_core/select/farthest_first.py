@@ -272,5 +272,5 @@ def _largest(bounds: np.ndarray, count: int) -> tuple[np.ndarray, int | None]:
     above, level = np.flatnonzero(bounds > last), np.flatnonzero(bounds == last)
     short = count - len(above)
     at = np.union1d(above, level[:short])
-    after = int(level[short]) if len(level) > short else int(np.argmax(np.where(bounds < last, bounds, -1)))
+    after = int(level[short]) if len(level) > short else int(np.argmax(np.where(bounds < last, bounds, -2)))
     return at[bounds[at] >= 0], after

@@ -10,8 +10,8 @@ SCHEMA, then the strategy's own score columns as they were in the pool, then its
   reason      why the strategy could not use the sample; null where it could
   rank        from 1; null where not picked
   gain, pass  of the pick, as in `Pick`
-  standing    the gain the sample would have as the next pick; null where picked or not defined. At most that, where
-              state_seen (d3, kcenter) is less than the picks made: see `Kept.is_bound`
+  standing    the gain the sample would have as the next pick, or an upper bound of it (`Kept.is_bound`); null where
+              picked or not defined
 """
 
 import logging
@@ -92,7 +92,7 @@ class Kept:
 
     @property
     def is_bound(self) -> pl.Expr:
-        """Boolean, of rows of `table`: their standing is an upper bound of it, not known to be reached."""
+        """Boolean, of rows of `table`: their standing is an upper bound that may not be reached. Null where picked."""
         if _SEEN not in self.table.columns:
             return pl.lit(False)
         return (pl.col(_SEEN) < len(self.picks)) & (pl.col("standing") > 0)
