@@ -37,9 +37,9 @@ class Sizes:
     where that is more.
     """
 
-    pool: int = 1024
+    pool: int = 2048
     picks: int = 128
-    front: int = 8192
+    front: int = 32_768
 
 
 def farthest_first(
