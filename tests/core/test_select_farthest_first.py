@@ -128,7 +128,7 @@ def test_where_all_rows_fit_in_a_pool_every_gain_is_known() -> None:
 def clustered() -> FarthestFirst:
     random = np.random.default_rng(5)
     vectors = random.normal(size=(60, 48))[random.integers(0, 60, 6000)] + 0.5 * random.normal(size=(6000, 48))
-    return farthest_first(vectors.astype(np.float32), random.integers(1, 65_536, 6000))
+    return farthest_first(vectors.astype(np.float32), random.integers(1, 65_536, 6000), None, Sizes(pool=256))
 
 
 def test_it_computes_far_fewer_distances_than_a_loop() -> None:
