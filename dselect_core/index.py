@@ -186,8 +186,10 @@ def fixed_width(column: pl.Series) -> np.ndarray:
     """An Array column as [n, d]; null rows are NaN in floats, zeros in integers."""
     dtype = column.dtype
     assert isinstance(dtype, pl.Array)
-    present = column.is_not_null().to_numpy()
     values = column.drop_nulls().to_numpy().reshape(-1, dtype.size)
+    if len(values) == len(column):
+        return values
+    present = column.is_not_null().to_numpy()
     out = np.full((len(column), dtype.size), np.nan if dtype.inner.is_float() else 0, values.dtype)
     out[present] = values
     return out

@@ -142,7 +142,7 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
     kept = read_kept(workspace.orders / f"{key}.parquet", key) if key else None
     if kept is None:
         return Choice(*head, None, None, "not chosen; the order it would stand in is not kept any more")
-    rows = kept.table.filter(pl.col("sample_id") == sample_id)
+    rows = kept.table.filter(pl.col("sample_id") == sample_id).with_columns(is_bound=kept.is_bound)
     if rows.is_empty():
         return Choice(*head, None, None, "not in the pool this coreset was chosen from")
     row = rows.row(0, named=True)
@@ -154,4 +154,5 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
         return Choice(*head, None, None, f"does not come before the budget ends, at {order.height}")
     last = kept.table["gain"].filter(kept.table["rank"] == kept.table["rank"].max())
     ended = f"; the last of {len(kept.picks)} picks gained {last[0]:.6g}" if len(last) and last[0] is not None else ""
-    return Choice(*head, None, row["standing"], f"would gain {row['standing']:.6g} as the next pick{ended}")
+    standing = f"{'at most ' if row['is_bound'] else ''}{row['standing']:.6g}"
+    return Choice(*head, None, row["standing"], f"would gain {standing} as the next pick{ended}")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dselect_core.fingerprint import digest
-from dselect_core.select.d3 import farthest_first
+from dselect_core.select.farthest_first import farthest_first
 from dselect_core.select.grid import SCORE_STEP
 from dselect_core.select.kept import Kept
 from dselect_core.select.pool import Order, Pool

@@ -15,7 +15,7 @@ SCORE_STEP = 2.0**-16
 NORM_LIMIT = 4096
 """Longest rounded vector: products and partial sums of two such stay within 4096² = 2^24, exact in float32."""
 
-_BLOCK = 65_536  # rows widened to float64 at a time: bounds the memory, changes no value
+_BLOCK = 512  # rows worked on at a time, so that they stay in the cache; changes no value
 
 
 def round_scores(values: np.ndarray) -> np.ndarray:
@@ -26,7 +26,11 @@ def round_scores(values: np.ndarray) -> np.ndarray:
 
 def usable_vectors(vectors: np.ndarray) -> np.ndarray:
     """Boolean [n]: rows of `vectors` [n, d] that have a direction, i.e. all finite and not all zero."""
-    return np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+    usable = np.empty(len(vectors), dtype=bool)
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        usable[start : start + _BLOCK] = np.isfinite(block).all(axis=1) & block.any(axis=1)
+    return usable
 
 
 def round_unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, int]:
@@ -36,13 +40,20 @@ def round_unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, int]:
     at most √d/2 to a length, so 4096 - √d/2 keeps every row within NORM_LIMIT. By Cauchy-Schwarz no partial sum of a
     dot product exceeds 2^24, hence float32 gives the same integer for any BLAS, blocking and number of threads.
     """
-    scale = math.floor(NORM_LIMIT - math.sqrt(vectors.shape[1]) / 2)
-    grid = np.empty(vectors.shape, dtype=np.float32)
-    for start in range(0, len(vectors), _BLOCK):
-        wide = vectors[start : start + _BLOCK].astype(np.float64)
-        squared_length = np.zeros(len(wide))
+    n, width = vectors.shape
+    scale = math.floor(NORM_LIMIT - math.sqrt(width) / 2)
+    grid = np.empty((n, width), dtype=np.float32)
+    wide_rows, wide_columns = np.empty((_BLOCK, width)), np.empty((width, _BLOCK))
+    for start in range(0, n, _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        wide, columns = wide_rows[: len(block)], wide_columns[:, : len(block)]
+        columns[:] = block.T
+        np.multiply(columns, columns, out=columns)
+        squared_length = np.zeros(len(block))
         # Column by column: elementwise sums have one order, while the order inside a row reduction depends on the CPU.
-        for column in wide.T:
-            squared_length += column * column
-        grid[start : start + _BLOCK] = np.rint(wide * scale / np.sqrt(squared_length)[:, None])
+        for column in columns:
+            squared_length += column
+        np.multiply(block, scale, out=wide, dtype=np.float64)
+        wide /= np.sqrt(squared_length)[:, None]
+        grid[start : start + _BLOCK] = np.rint(wide, out=wide)
     return grid, scale

@@ -10,7 +10,8 @@ SCHEMA, then the strategy's own score columns as they were in the pool, then its
   reason      why the strategy could not use the sample; null where it could
   rank        from 1; null where not picked
   gain, pass  of the pick, as in `Pick`
-  standing    the gain the sample would have as the next pick; null where picked or not defined
+  standing    the gain the sample would have as the next pick, or an upper bound of it (`Kept.is_bound`); null where
+              picked or not defined
 """
 
 import logging
@@ -34,6 +35,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "standing": pl.Float64(),
 }
 _STATE = "state_"
+_SEEN = _STATE + "seen"
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +89,13 @@ class Kept:
     def standing(self) -> np.ndarray:
         """float64 [n], NaN where null, as `Order.standing` gave it."""
         return self._ordered["standing"].fill_null(float("nan")).to_numpy()
+
+    @property
+    def is_bound(self) -> pl.Expr:
+        """Boolean, of rows of `table`: their standing is an upper bound that may not be reached. Null where picked."""
+        if _SEEN not in self.table.columns:
+            return pl.lit(False)
+        return (pl.col(_SEEN) < len(self.picks)) & (pl.col("standing") > 0)
 
     @property
     def _ordered(self) -> pl.DataFrame:

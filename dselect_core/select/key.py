@@ -13,7 +13,7 @@ from dselect_core.fingerprint import digest
 from dselect_core.select.pool import Pool
 from dselect_core.select.strategies import strategy
 
-ORDER_REVISION = 1
+ORDER_REVISION = 2
 """Goes up with any change of a strategy's picks, gains, standing or state, or of what the kept table holds."""
 
 _BLOCK = 16_384  # rows hashed at a time: bounds the memory; part of the key, so it stays

@@ -41,7 +41,8 @@ class Order(Iterator[Pick]):
     def standing(self) -> np.ndarray:
         """float64 [n]: the gain each row would have were it picked next; NaN where picked, and where none is defined.
 
-        With the picks this says how near a row came that was not chosen.
+        With the picks this says how near a row came that was not chosen. An order that does not know every gain gives
+        the least bound it has from above; its state then has `seen`, less than the picks made where it is a bound.
         """
 
 
@@ -98,7 +99,9 @@ class Pool:
         return self.scores["sample_id"]
 
     def take(self, rows: np.ndarray) -> "Pool":
-        """The pool of the given rows alone (ascending row numbers)."""
+        """The pool of the given rows alone (ascending row numbers); copies nothing if they are all."""
+        if len(rows) == len(self):
+            return self
         return Pool(
             self.scores[rows],
             *(None if array is None else array[rows] for array in (self.embeddings, self.neurons, self.has_neurons)),

@@ -184,8 +184,8 @@ def test_the_file_has_every_sample_of_the_pool(orders: Orders) -> None:
     scores, embeddings, neurons, has_neurons = make_rows(4, 50)
     pool = Pool.of(scores, embeddings, neurons, has_neurons)
     for name, columns in (
-        ("d3", ["upd", "grade", "state_nearest"]),
-        ("kcenter", ["state_nearest"]),
+        ("d3", ["upd", "grade", "state_nearest", "state_seen"]),
+        ("kcenter", ["state_nearest", "state_seen"]),
         ("mads", []),
         ("miwv", ["miwv"]),
         ("topk:loss", ["loss"]),
@@ -203,7 +203,7 @@ def test_the_file_has_every_sample_of_the_pool(orders: Orders) -> None:
         assert picked["pass"].null_count() == (0 if name == "mads" else 12)
         for column in columns:
             if column.startswith("state_"):
-                assert table[column].dtype == pl.Int64
+                assert table[column].dtype == pl.Int32
                 assert table[column].is_null().equals(table["reason"].is_not_null())
             else:
                 assert table[column].equals(pool.scores[column])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
 from dselect_core.select import grid as grid_module
-from dselect_core.select.d3 import MOST_STEPS, farthest_first
+from dselect_core.select.farthest_first import MOST_STEPS, farthest_first
 from dselect_core.select.grid import NORM_LIMIT, SCORE_STEP, round_unit_vectors
 from dselect_core.select.pool import Pool
 from dselect_core.select.select import select

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core.select.d3 import farthest_first
+from dselect_core.select.farthest_first import farthest_first
 from dselect_core.select.grid import SCORE_STEP
 from dselect_core.select.mads import max_coverage
 from dselect_core.select.pool import Pool

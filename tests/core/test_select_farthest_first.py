@@ -1,0 +1,150 @@
+"""The lazy engine with tiny pools, so that every case takes many rounds, against a loop that computes everything."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dselect_core.select.farthest_first import MOST_STEPS, FarthestFirst, Sizes, farthest_first
+from dselect_core.select.grid import SCORE_STEP, round_unit_vectors
+from dselect_core.select.kept import Kept
+from dselect_core.select.pool import Pick
+from tests.core.test_select_d3 import small_cases
+
+tiny = st.builds(Sizes, pool=st.integers(1, 5), picks=st.integers(1, 4), front=st.integers(1, 8))
+
+
+def loop(vectors: np.ndarray, weights: np.ndarray) -> tuple[list[int], list[float | None], np.ndarray]:
+    """Rows, gains, and int64 [k, n]: every w²·m² after each pick, all from int64 distances between all pairs."""
+    grid, scale = round_unit_vectors(vectors)
+    whole = grid.astype(np.int64)
+    lengths = (whole * whole).sum(axis=1)
+    distances = lengths[:, None] + lengths - 2 * whole @ whole.T
+    rows, gains = [int(np.argmax(weights))], [None]
+    after = [weights**2 * distances[rows[0]]]
+    while len(rows) < len(vectors):
+        left = after[-1].copy()
+        left[rows] = -1
+        rows.append(int(np.argmax(left)))
+        gains.append(float(np.sqrt(left[rows[-1]]) * SCORE_STEP / scale))
+        after.append(np.minimum(after[-1], weights**2 * distances[rows[-1]]))
+    return rows, gains, np.array(after)
+
+
+def random_case(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Few directions and weights, zero among them (ties, duplicates); or as good as none equal."""
+    random = np.random.default_rng(seed)
+    if seed % 3 == 0:
+        return random.normal(size=(n, 12)).astype(np.float32), random.integers(1, MOST_STEPS + 1, n)
+    vectors = random.integers(-2, 3, size=(n, 3)).astype(np.float32)
+    vectors[~vectors.any(axis=1)] = 1
+    return vectors, random.choice([0, 1, 2, 65_536] if seed % 3 == 1 else [65_536], n)
+
+
+def assert_same(picks: list[Pick], rows: list[int], gains: list[float | None]) -> None:
+    assert [pick.row for pick in picks] == rows
+    assert picks[0].gain is None
+    assert [pick.gain for pick in picks[1:]] == pytest.approx(gains[1:], rel=1e-12)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(small_cases, tiny)
+def test_small_cases_with_ties_duplicates_and_zero_weights(case: list[tuple[list[int], int]], sizes: Sizes) -> None:
+    vectors, weights = np.array([v for v, _ in case], dtype=np.float32), np.array([w for _, w in case])
+    rows, gains, _ = loop(vectors, weights)
+    assert_same(list(farthest_first(vectors, weights, None, sizes)), rows, gains)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(30, 150), tiny)
+def test_many_rounds(seed: int, n: int, sizes: Sizes) -> None:
+    vectors, weights = random_case(seed, n)
+    rows, gains, _ = loop(vectors, weights)
+    order = farthest_first(vectors, weights, None, sizes)
+    assert_same(list(order), rows, gains)
+    if seed % 3 == 0:
+        assert order.rounds > n / 2 / sizes.pool  # the case is what it should be
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 60), tiny)
+def test_stopped_at_every_pick_it_goes_on_as_if_it_had_not(seed: int, n: int, sizes: Sizes) -> None:
+    vectors, weights = random_case(seed, n)
+    samples = pl.DataFrame({"sample_id": [f"{i:04}" for i in range(n)], "reason": [None] * n})
+    whole = farthest_first(vectors, weights, None, sizes)
+    kept, picks = None, []
+    for _ in range(n):
+        order = farthest_first(vectors, weights, kept, sizes)
+        picks.append(next(order))
+        assert picks[-1] == next(whole)
+        kept = Kept.of("key", samples, picks, order.state(), order.standing())
+        # What is kept of an order that was stopped after each pick is that of one that never was.
+        assert kept.table.equals(Kept.of("key", samples, picks, whole.state(), whole.standing()).table)
+    fresh = farthest_first(vectors, weights, None, sizes)
+    assert list(fresh) == picks  # never asked
+    assert all(np.array_equal(values, whole.state()[name]) for name, values in fresh.state().items())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 60), tiny)
+def test_standing_is_a_bound_between_the_gain_and_that_of_the_last_pick(seed: int, n: int, sizes: Sizes) -> None:
+    vectors, weights = random_case(seed, n)
+    _, scale = round_unit_vectors(vectors)
+    rows, _, after = loop(vectors, weights)
+    samples = pl.DataFrame({"sample_id": [f"{i:04}" for i in range(n)], "reason": [None] * n})
+    order = farthest_first(vectors, weights, None, sizes)
+    picks = []
+    for made in range(1, n + 1):
+        picks.append(next(order))
+        standing = order.standing()
+        exact = np.sqrt(after[made - 1]) * SCORE_STEP / scale
+        left = np.setdiff1d(np.arange(n), rows[:made])
+        assert np.isnan(standing[rows[:made]]).all()
+        assert (standing[left] >= exact[left] * (1 - 1e-12)).all()
+        if made > 1:
+            assert (standing[left] <= picks[-1].gain).all()
+        kept = Kept.of("key", samples, picks, order.state(), standing)
+        known = ~kept.table.select(kept.is_bound.fill_null(False)).to_series().to_numpy()[left]
+        assert standing[left][known] == pytest.approx(exact[left][known], rel=1e-12)
+
+
+def test_where_all_rows_fit_in_a_pool_every_gain_is_known() -> None:
+    vectors, weights = random_case(3, 300)
+    order = farthest_first(vectors, weights)
+    rows, _, after = loop(vectors, weights)
+    for made in range(1, 40):
+        next(order)
+        assert (order.state()["seen"] == made).all()
+    exact = np.sqrt(after[38]) * SCORE_STEP / round_unit_vectors(vectors)[1]
+    left = np.setdiff1d(np.arange(300), rows[:39])
+    assert order.standing()[left] == pytest.approx(exact[left], rel=1e-12)
+
+
+def clustered() -> FarthestFirst:
+    random = np.random.default_rng(5)
+    vectors = random.normal(size=(60, 48))[random.integers(0, 60, 6000)] + 0.5 * random.normal(size=(6000, 48))
+    return farthest_first(vectors.astype(np.float32), random.integers(1, 65_536, 6000), None, Sizes(pool=256))
+
+
+def test_it_computes_far_fewer_distances_than_a_loop() -> None:
+    order = clustered()
+    for _ in range(600):
+        next(order)
+    assert order.compared < 0.25 * 6000 * 600
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_order_does_not_depend_on_threads(threads: str) -> None:
+    code = (
+        "from itertools import islice; from tests.core.test_select_farthest_first import clustered as c; "
+        "print(*[pick.row for pick in islice(c(), 600)])"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    order = clustered()
+    assert [int(row) for row in told.stdout.split()] == [next(order).row for _ in range(600)]
