@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 # Positions × vocabulary of a block, in the cache of a CPU; a GPU wants larger products.
-_CPU_BLOCK = (1024, 1024)
+_CPU_BLOCK = (512, 1024)
 _GPU_BLOCK = (4096, 32_768)
 # Logits held at once where the vocabulary cannot be cut.
 _WHOLE_ROWS = 2**24
