@@ -43,7 +43,7 @@ class TableReport:
     """What happened to a table: its rows, and how many were computed and reused.
 
     tokens: pushed through the model for the computed rows, where they are counted. skipped: {file: why} of parts that
-    could not be trusted.
+    could not be trusted. types: {column: type} of vectors, of which `frame` says only whether they are there.
     """
 
     frame: pl.DataFrame
@@ -53,6 +53,7 @@ class TableReport:
     reused: int
     tokens: int | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
 
     @property
     def value(self) -> pl.Series:

@@ -11,7 +11,7 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.index import Index, fixed_width, pool_samples, pool_scores
+from dselect_core.index import Index, pool_samples, pool_scores, pool_vectors
 from dselect_core.lm.current import current
 from dselect_core.neighbors import REVISION as NEIGHBORS_REVISION
 from dselect_core.neighbors import SCHEMA as NEIGHBORS
@@ -91,8 +91,8 @@ def update_neighbors(workspace: Workspace, index: Index, progress: Progress | No
         return TableReport(before, seen["version"], made_by, computed=0, reused=before.height)
     held = before if seen.get("fingerprint") == made_by else None
     if index.sources:
-        table = pool_scores(workspace, index, "prompts", ["prompt_embedding"])
-        found = update(table["sample_id"], fixed_width(table["prompt_embedding"]), held, progress)
+        prompts = pool_vectors(workspace, index, "prompts")
+        found = update(prompts.keys["sample_id"], prompts.values, held, progress)
     else:
         found = pl.DataFrame(schema=NEIGHBORS)
     version = version_of(found, made_by)
@@ -169,13 +169,14 @@ def _report(
     computed: int,
     tokens: int | None = None,
 ) -> TableReport:
-    """Read back what stands for the source now, and write its head."""
+    """Look up what stands for the source now (no vector is read for that), and write its head."""
     if computed:
         store.compact(COMPACT_FROM)
-    frame = store.read(samples.select("sample_id"))
+    frame, types = store.outline(samples.select("sample_id"))
     _complete(store, kind, samples, frame)
     version = version_of(frame, store.fingerprint)
-    report = TableReport(frame, version, store.fingerprint, computed, samples.height - computed, tokens, store.skipped)
+    reused = samples.height - computed
+    report = TableReport(frame, version, store.fingerprint, computed, reused, tokens, store.skipped, types)
     nulls = report.value.null_count() if frame.height else 0
     write_head(Head(store.fingerprint, version, landed, frame.height, nulls), workspace.head(kind, source))
     return report
