@@ -202,7 +202,7 @@ class Store:
             some = self._again(lambda: self._rows(wanted, rows))
             if some is None:
                 return rows.select(self.keys).clear()
-            held = some[0].sort(self.keys)
+            held = some[0]
         return held.drop(WRITTEN, CHECK, _SOURCE, strict=False) if wanted is None else held.select(wanted)
 
     def read_array(self, rows: pl.DataFrame) -> Vectors:
@@ -225,7 +225,7 @@ class Store:
             return rows.select(self.keys).clear(), {}
         held, sources = found
         has = pl.when(pl.col(ROW).is_not_null()).then(True).alias(ROW)
-        frame = held.sort(self.keys).with_columns(has).rename({ROW: self.array}).drop(WRITTEN, CHECK, _SOURCE)
+        frame = held.with_columns(has).rename({ROW: self.array}).drop(WRITTEN, CHECK, _SOURCE)
         layout = self._shape(sources)
         return frame, {self.array: f"Array({np.dtype(layout.dtype)}, {layout.width})"}
 
@@ -281,7 +281,7 @@ class Store:
 
     def _replace(self, parts: list[Part], frames: list[pl.DataFrame]) -> int:
         """Put the rows in place of the parts; returns how many, none where a vector turns out to be altered."""
-        rows = pl.concat(self._numbered(frames)).pipe(self._best).sort(self.keys)
+        rows = self._ascending(pl.concat(self._numbered(frames)))
         written = None
         if self.array is None:
             written = self.append(rows)
@@ -311,7 +311,7 @@ class Store:
     def _rows(
         self, columns: Sequence[str] | None, wanted: pl.DataFrame
     ) -> tuple[pl.DataFrame, list[tuple[UPath, vectors.Layout]]] | None:
-        """Columns of the rows whose keys are in `wanted`, one row a key; None without parts.
+        """Columns of the rows whose keys are in `wanted`, ascending by key, one row a key; None without parts.
 
         With vectors also their rows, checks and the numbers of their parts, and those parts.
         """
@@ -339,20 +339,19 @@ class Store:
         if not found:
             return None
         frames = self._numbered(part.frame for part in found)
-        return self._best(pl.concat(frames)), [(part.path, part.layout) for part in found if part.layout]
+        return self._ascending(pl.concat(frames), keys), [(part.path, part.layout) for part in found if part.layout]
 
     def _with_vectors(
         self, columns: Sequence[str] | None, wanted: pl.DataFrame
     ) -> tuple[pl.DataFrame, np.ndarray] | None:
-        """As `_rows`, ascending by key, with the vectors. A row found altered may stand in another part: look again."""
+        """As `_rows`, with the vectors. A row found altered may stand in another part: look again."""
         while True:
 
             def work() -> tuple[pl.DataFrame, np.ndarray | None] | None:
                 found = self._rows(columns, wanted)
                 if found is None:
                     return None
-                held = found[0].sort(self.keys)
-                return held, self._values(held, found[1])
+                return found[0], self._values(*found)
 
             found = self._again(work)
             if found is None:
@@ -408,10 +407,24 @@ class Store:
             self._skip(note, "not a list of rows")
             return set()
 
+    def _ascending(self, rows: pl.DataFrame, wanted: pl.DataFrame | None = None) -> pl.DataFrame:
+        """One row a key, ascending by key. wanted: keys, all that the rows have; in order they save the sorting."""
+        if wanted is not None and len(self.keys) == 1 and wanted.to_series().is_sorted():
+            on = list(self.keys)
+            ordered = wanted.unique(maintain_order=True) if self._repeats(wanted) else wanted
+            ordered = ordered.join(rows, on=on, how="inner", nulls_equal=True, maintain_order="left")
+            ordered = ordered.select(rows.columns)
+        else:
+            ordered = rows.sort(self.keys)
+        return self._best(rows).sort(self.keys) if self._repeats(ordered) else ordered
+
+    def _repeats(self, ordered: pl.DataFrame) -> bool:
+        """Whether a key stands twice; like keys are neighbours."""
+        same = pl.all_horizontal(pl.col(key).eq_missing(pl.col(key).shift()) for key in self.keys)
+        return bool(ordered.select(same.slice(1).any()).item())
+
     def _best(self, rows: pl.DataFrame) -> pl.DataFrame:
         """One row a key: of those with a value the oldest, which others may have read; else the latest attempt."""
-        if not rows.select(pl.struct(self.keys).is_duplicated().any()).item():
-            return rows
         rows = rows.sort(WRITTEN, maintain_order=True)
         if self.retry:
             tried = pl.col(self.retry).is_null()
