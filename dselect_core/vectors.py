@@ -10,8 +10,10 @@ save that copy, and die with the process (SIGBUS) where somebody cuts the file w
 
 import io
 import json
+import mmap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from upath import UPath
@@ -20,6 +22,8 @@ from dselect_core.tables import is_local, write_buffers
 
 # Of a block: small enough for a core's cache, large enough that numpy's calls do not count.
 _BLOCK_BYTES = 1 << 20
+# Fewer rows than one in so many are read from a disk page by page.
+_SPARSE = 8
 # On an object store: what lies closer is asked for together; most of a request, and of those in memory.
 _GAP_BYTES = 1 << 18
 _RANGE_BYTES = 1 << 23
@@ -125,10 +129,14 @@ def fill(
 
 def _mapped(path: UPath, layout: Layout, rows: np.ndarray) -> Iterator[np.ndarray]:
     """The rows (ascending), block by block, from a file on a disk."""
-    try:
-        mapped = np.memmap(path.path, layout.dtype, "r", layout.offset, (layout.rows, layout.width))
-    except ValueError as error:  # the file is shorter than that
-        raise FileNotFoundError(f"{path}: {error}") from None
+    with Path(path.path).open("rb") as file:
+        try:
+            pages = mmap.mmap(file.fileno(), layout.size, access=mmap.ACCESS_READ)
+        except ValueError as error:  # the file is shorter than that
+            raise FileNotFoundError(f"{path}: {error}") from None
+    if len(rows) * _SPARSE < layout.rows:
+        pages.madvise(mmap.MADV_RANDOM)  # else the kernel reads and maps what lies around each row
+    mapped = np.frombuffer(pages, layout.dtype, offset=layout.offset).reshape(layout.rows, layout.width)
     step = max(1, _BLOCK_BYTES // layout.row_bytes)
     for start in range(0, len(rows), step):
         at = rows[start : start + step]
