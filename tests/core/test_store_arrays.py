@@ -38,7 +38,7 @@ def server() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def bucket(server: dict[str, Any]) -> UPath:
-    made = UPath("s3://bucket", **server)
+    made = UPath(f"s3://{uuid.uuid4()}", **server)
     elsewhere(made).fs.mkdir(made.path)
     return made
 
