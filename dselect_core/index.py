@@ -20,6 +20,7 @@ from dselect_core.scores.table import read_head
 from dselect_core.select.pool import Pool
 from dselect_core.select.select import needs
 from dselect_core.select.strategies import SCORE_COLUMNS
+from dselect_core.store import Store, Vectors
 from dselect_core.tables import read_parquet, read_with_metadata, write_parquet
 from dselect_core.workspace import Workspace
 
@@ -141,17 +142,33 @@ def pool_scores(workspace: Workspace, index: Index, kind: str, columns: Sequence
 
     Raises DselectError when the pool's scores are of several recipes, or not all there any more.
     """
+    store = _store_of_pool(workspace, index, kind)
+    frame = store.read(index.frame, columns)
+    _all_there(store, index, kind, frame)
+    return frame
+
+
+def pool_vectors(workspace: Workspace, index: Index, kind: str) -> Vectors:
+    """The vectors of a kind over the pool, in its row order, one copy in memory. Raises as `pool_scores`."""
+    store = _store_of_pool(workspace, index, kind)
+    vectors = store.read_array(index.frame)
+    _all_there(store, index, kind, vectors.keys)
+    return vectors
+
+
+def _store_of_pool(workspace: Workspace, index: Index, kind: str) -> Store:
     made_by = index.fingerprints[kind]
     if len(made_by) != 1:
         raise DselectError(f"{kind}: scores of {len(made_by)} recipes in one pool; run `dselect refresh` again")
-    store = open_store(workspace, kind, made_by[0])
-    frame = store.read(index.frame, columns)
-    if frame.height < index.frame.height:
+    return open_store(workspace, kind, made_by[0])
+
+
+def _all_there(store: Store, index: Index, kind: str, found: pl.DataFrame) -> None:
+    if found.height < index.frame.height:
         raise DselectError(
-            f"{store.folder}: {index.frame.height - frame.height} of {index.frame.height} samples have no {kind} "
+            f"{store.folder}: {index.frame.height - found.height} of {index.frame.height} samples have no {kind} "
             "there; run `dselect refresh` again"
         )
-    return frame
 
 
 def load_pool(workspace: Workspace, index: Index, kinds: frozenset[str]) -> Pool:
@@ -168,28 +185,14 @@ def load_pool(workspace: Workspace, index: Index, kinds: frozenset[str]) -> Pool
     scores = index.frame.select("sample_id", "sources")
     arrays: dict[str, np.ndarray] = {}
     for kind in sorted(kinds | ({"difficulty"} & index.fingerprints.keys())):
-        table = read_parquet(workspace.miwv) if kind == "miwv" else pool_scores(workspace, index, kind)
-        table = index.frame.select("sample_id").join(table, on="sample_id", how="left", maintain_order="left")
         if kind == "embeddings":
-            arrays["embeddings"] = fixed_width(table["embedding"])
-        elif kind == "activations":
-            arrays["has_neurons"] = table["neurons"].is_not_null().to_numpy()
-            arrays["neurons"] = fixed_width(table["neurons"])
-        else:
-            known = LENGTHS if kind not in kinds else (*_BESIDE, *(c for c, of in SCORE_COLUMNS.items() if of == kind))
-            columns = [c for c in table.columns if c in known]
-            scores = scores.join(table.select("sample_id", *columns), on="sample_id", how="left", maintain_order="left")
+            arrays["embeddings"] = pool_vectors(workspace, index, kind).values
+            continue
+        if kind == "activations":
+            _, arrays["neurons"], arrays["has_neurons"] = pool_vectors(workspace, index, kind)
+            continue
+        table = read_parquet(workspace.miwv) if kind == "miwv" else pool_scores(workspace, index, kind)
+        known = LENGTHS if kind not in kinds else (*_BESIDE, *(c for c, of in SCORE_COLUMNS.items() if of == kind))
+        columns = [c for c in table.columns if c in known]
+        scores = scores.join(table.select("sample_id", *columns), on="sample_id", how="left", maintain_order="left")
     return Pool(scores, **arrays)
-
-
-def fixed_width(column: pl.Series) -> np.ndarray:
-    """An Array column as [n, d]; null rows are NaN in floats, zeros in integers."""
-    dtype = column.dtype
-    assert isinstance(dtype, pl.Array)
-    values = column.drop_nulls().to_numpy().reshape(-1, dtype.size)
-    if len(values) == len(column):
-        return values
-    present = column.is_not_null().to_numpy()
-    out = np.full((len(column), dtype.size), np.nan if dtype.inner.is_float() else 0, values.dtype)
-    out[present] = values
-    return out

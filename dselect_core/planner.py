@@ -18,7 +18,7 @@ from dselect_core.corpus.land import look
 from dselect_core.errors import DselectError
 from dselect_core.estimates import FOLLOWERS, judge_tokens, lengths
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.index import fixed_width, needed_kinds, read_index
+from dselect_core.index import needed_kinds, read_index
 from dselect_core.lm import current
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors import patchable, update
@@ -319,9 +319,9 @@ class _Planner:
         if before is not None and not new.height and not gone:
             return before, 0
         if store is not None and self.new_ids["prompts"].is_empty() and ids.height:
-            table = store.read(ids, ["prompt_embedding"])
-            vectors, nprobe = fixed_width(table["prompt_embedding"]), spec.nprobe_for(ids.height)
-            found = update(table["sample_id"], vectors, before, nprobe=nprobe)
+            vectors = store.read_array(ids)
+            nprobe = spec.nprobe_for(ids.height)
+            found = update(vectors.keys["sample_id"], vectors.values, before, nprobe=nprobe)
             if before is None:
                 return found, found.height
             same = found.join(before, on=["sample_id", "shot_id"], how="semi", nulls_equal=True).height

@@ -2,6 +2,8 @@
 
     scores/<kind>/<fingerprint of the recipe>/recipe.json
                                               <hash of the bytes>.parquet
+                                              <the same hash>.npy          where the store has vectors
+                                              <the same hash>.bad          rows of that array found altered
 
 A part is written whole under a name that is its content, so writers in any number of processes never collide, a
 killed one leaves whole parts only, and a file that is torn, altered or somebody else's is recognised: it is named
@@ -11,46 +13,73 @@ Trade-offs: a part is read whole to be verified (hashing it costs less than the 
 then remembered while the process lives, for parts never change: a lookup reads files once, and rows are read only from
 parts that hold some of them. `compact` keeps the number of files small. There is no lock and no list of parts to keep
 in step: the folder is the truth, on a disk and on an object store alike.
+
+Vectors lie beside their part in an array file (vectors.py), which is written first, so that a part whose rows are seen
+has its vectors. The part holds, instead of the vector, its row there (null: no vector) and the row's check. So a lookup
+reads no vector, only whether the array file is there in its full size; a vector is verified when it is read. One that
+is not what was written is noted in `.bad`: from then on its row counts as not there, in every process, and the next
+refresh makes it again. An array without a part (a writer that was killed, a part that was compacted away) is nothing;
+`compact` and `gc` remove it once it is so old that nobody can be about to write its part.
 """
 
+import contextlib
 import io
 import json
 import logging
+import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import polars as pl
 from polars.exceptions import ColumnNotFoundError, PolarsError
 from upath import UPath
 
+from dselect_core import vectors
+from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.tables import parquet_bytes, write_bytes, write_text
+from dselect_core.tables import is_local, parquet_bytes, write_bytes, write_text
 
 WRITTEN = "written_at"
 """Column of every part: when the row was first written. It decides between duplicates, whatever was compacted since."""
 
 LARGE = 64 * 2**20
-"""Bytes from which `compact` leaves a part alone, so that its work follows what is new and not what is there."""
+"""Bytes, with the array, from which `compact` leaves a part alone: its work follows what is new, not what is there.
+
+Parts are put together until they reach twice as much, which bounds the memory it takes.
+"""
 
 COMPACT_FROM = 8
 """Small parts that are worth compacting."""
 
+ORPHAN_SECONDS = 3600.0
+"""Age from which an array without its part, or a temporary file, is nobody's any more: a part follows in seconds."""
+
+ROW, CHECK = "row", "check"
+"""Columns of a part of a store of vectors: where in the array file the vector is, null for none, and its check."""
+
 _PART = re.compile(r"(?P<hash>[0-9a-f]{32})\.parquet")
+_BESIDE = re.compile(r"(?P<hash>[0-9a-f]{32})\.(?P<what>npy|bad)")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(parquet|npy|bad)\.[0-9a-f]{32}\.tmp")
+_SOURCE = "source"  # number of the part that a row is from, while rows of several are put together
 _RECIPE = "recipe.json"
 # Another process may compact while this one reads: the list is made again, for so long before it is an error. On an
 # object store the files of a compaction go one by one.
 _PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 
-# Keys of verified parts: (recipe, file name, its size and time, columns) → frame. Forgotten whole when it grows long.
-_known: dict[tuple[str, ...], pl.DataFrame] = {}
+# Keys of verified parts: (recipe, file name, its size and time, columns). Forgotten whole when it grows long.
+_known: dict[tuple[str, ...], "Part"] = {}
 _KNOWN_AT_MOST = 10_000
+
+# Part → rows of its array that this process found altered, for where that cannot be noted beside the part.
+_altered: dict[str, set[int]] = {}
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -58,20 +87,41 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a store, its rows or some of their columns, and its size in bytes."""
+    """One file of a store, its rows or some of their columns, its bytes on disk, and the layout of its array."""
 
     path: UPath
     frame: pl.DataFrame
     size: int
+    layout: vectors.Layout | None = None
+
+
+class Vectors(NamedTuple):
+    """keys: the key columns, ascending; values [n, width]: NaN, or 0 in integers, where `present` [n] is False."""
+
+    keys: pl.DataFrame
+    values: np.ndarray
+    present: np.ndarray
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file as the folder lists it. stamp: size and time, or what an object store has for it."""
+    """A part as the folder lists it. size: with its array; stamp: what tells that it is another file by now.
+
+    array: size of its array file, None where there is none; bad: whether rows of that were found altered.
+    """
 
     path: UPath
     size: int
     stamp: str
+    array: int | None
+    bad: bool
+
+
+class _Listed(NamedTuple):
+    name: str
+    size: int
+    stamp: str
+    modified: float  # seconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -80,12 +130,14 @@ class Store:
 
     folder: where the parts lie; keys: columns that name a row (a null is a key like any other); retry: a column whose
     null means that the row was tried in vain: kept for the record, yet still `missing`. None: a null is an answer.
+    array: the pl.Array column of numbers that is kept in array files; None: every column is in the parts.
     skipped: {file: why} of what was met in the folder and not trusted.
     """
 
     folder: UPath
     keys: tuple[str, ...] = ("sample_id",)
     retry: str | None = None
+    array: str | None = None
     skipped: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -107,24 +159,31 @@ class Store:
 
     def missing(self, rows: pl.DataFrame, *, tried: bool = True) -> pl.DataFrame:
         """The rows (their order and columns kept) that no part holds, and, with `tried`, those tried in vain."""
+        columns = [*self.keys, self.retry] if self.retry else list(self.keys)
         keys = self._each(self._keys_in)
         if not keys:
             return rows
-        held = pl.concat(keys)
+        held = pl.concat([part.frame.select(columns) for part in keys])
         if self.retry and tried:
             held = held.filter(pl.col(self.retry).is_not_null())
         return rows.join(held, on=list(self.keys), how="anti", nulls_equal=True, maintain_order="left")
 
     def append(self, frame: pl.DataFrame) -> UPath | None:
-        """Write rows as one more part, visible whole or not at all; returns its path, None for no rows."""
+        """Write rows as one more part, visible whole or not at all; returns its path, None for no rows.
+
+        Raises ValueError when the column of vectors is not a pl.Array of numbers, or has a null inside a row.
+        """
         if frame.is_empty():
             return None
         if WRITTEN not in frame.columns:
             frame = frame.with_columns(pl.lit(datetime.now(UTC), pl.Datetime("us", "UTC")).alias(WRITTEN))
-        data = parquet_bytes(frame, {"fingerprint": self.fingerprint})
-        path: UPath = self.folder / f"{digest([data])}.parquet"
-        write_bytes(data, path)
-        return path
+        if self.array is None:
+            return self._write(frame)
+        values = _array_of(frame[self.array])
+        has = frame[self.array].is_not_null()
+        row = pl.when(has).then(has.cum_sum() - 1).cast(pl.Int64).alias(self.array)
+        # In the vector's place, for the order of the columns is kept.
+        return self._write(frame.with_columns(row).rename({self.array: ROW}), values)
 
     def read(self, rows: pl.DataFrame, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """What is held of `rows` (their key columns are read), ascending by key, one row a key.
@@ -132,80 +191,261 @@ class Store:
         columns: those wanted beside the keys; by default all but WRITTEN. With nothing held, a frame without rows.
         """
         wanted = None if columns is None else list(dict.fromkeys([*self.keys, *columns]))
-        held = self._rows(wanted, rows)
-        if held is None:
-            return rows.select(self.keys).clear()
-        return (held.drop(WRITTEN) if wanted is None else held.select(wanted)).sort(self.keys)
+        if self.array is not None and (wanted is None or self.array in wanted):
+            apart = None if wanted is None else [name for name in wanted if name != self.array]
+            found = self._with_vectors(apart, rows)
+            if found is None:
+                return rows.select(self.keys).clear()
+            held, values = found
+            held = held.with_columns(_column(values, held[ROW].is_not_null()).alias(ROW)).rename({ROW: self.array})
+        else:
+            some = self._again(lambda: self._rows(wanted, rows))
+            if some is None:
+                return rows.select(self.keys).clear()
+            held = some[0]
+        return held.drop(WRITTEN, CHECK, _SOURCE, strict=False) if wanted is None else held.select(wanted)
+
+    def read_array(self, rows: pl.DataFrame) -> Vectors:
+        """The vectors held of `rows`, ascending by key, one row a key, without a copy as a frame.
+
+        With no part at all there is no width: values are [0, 0]. Raises DselectError when parts differ in shape.
+        """
+        found = self._with_vectors(self.keys, rows)
+        if found is None:
+            return Vectors(rows.select(self.keys).clear(), np.zeros((0, 0), np.float32), np.zeros(0, bool))
+        held, values = found
+        return Vectors(held.select(self.keys), values, held[ROW].is_not_null().to_numpy())
+
+    def outline(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
+        """`read`, but of the vectors only whether there is one (True, or null), and {column: type} of those."""
+        if self.array is None:
+            return self.read(rows), {}
+        found = self._again(lambda: self._rows(None, rows))
+        if found is None:
+            return rows.select(self.keys).clear(), {}
+        held, sources = found
+        has = pl.when(pl.col(ROW).is_not_null()).then(True).alias(ROW)
+        frame = held.with_columns(has).rename({ROW: self.array}).drop(WRITTEN, CHECK, _SOURCE)
+        layout = self._shape(sources)
+        return frame, {self.array: f"Array({np.dtype(layout.dtype)}, {layout.width})"}
 
     def parts(self, columns: Sequence[str] | None = None) -> list[Part]:
-        """Every part that can be trusted, with all or some columns. A part is verified before it is read."""
-        return self._each(lambda file: self._part(file.path, columns))
+        """Every part that can be trusted, with all or some columns, none of them the vectors'."""
+        parts = self._parts(columns)
+        if self.array is None:
+            return parts
+        return [replace(part, frame=part.frame.drop(ROW, CHECK, strict=False)) for part in parts]
 
     def compact(self, at_least: int = 2) -> int:
-        """Put the small parts into one when there are `at_least` so many; returns how many it replaced.
+        """Put the small parts together when there are `at_least` so many; returns how many it replaced.
 
         Safe beside writers, readers and other compactions: a part goes only once its rows stand in the new one.
         """
+        self._sweep()
         at_least = max(2, at_least)
-        if sum(file.size < LARGE for file in self._files()) < at_least:
+        if len(self._each(lambda file: file.size < LARGE or None)) < at_least:
             return 0
-        small = self._each(lambda file: self._part(file.path, None) if file.size < LARGE else None)
-        return self._replace(small, pl.concat([part.frame for part in small])) if len(small) >= at_least else 0
+        small = self._each(lambda file: self._part_of(file, None) if file.size < LARGE else None)
+        if len(small) < at_least:
+            return 0
+        return sum(self._replace(group, [part.frame for part in group]) for group in _groups(small))
 
     def gc(self, keep: pl.DataFrame) -> int:
         """Drop the rows whose key is not in `keep` (its key columns are read); returns how many rows."""
+        self._sweep()
         dropped = 0
-        for part in self.parts():
+        for part in self._parts(None):
             kept = part.frame.join(keep, on=list(self.keys), how="semi", nulls_equal=True)
-            if kept.height < part.frame.height:
+            if kept.height < part.frame.height and self._replace([part], [kept]):
                 dropped += part.frame.height - kept.height
-                self._replace([part], kept)
         return dropped
 
-    def _replace(self, parts: list[Part], rows: pl.DataFrame) -> int:
-        written = self.append(self._best(rows).sort(self.keys))
+    def _parts(self, columns: Sequence[str] | None) -> list[Part]:
+        if columns is not None and self.array is not None:
+            columns = [*columns, ROW]
+        return self._each(lambda file: self._part_of(file, columns))
+
+    def _write(self, frame: pl.DataFrame, values: np.ndarray | None = None) -> UPath:
+        metadata = {"fingerprint": self.fingerprint}
+        if values is not None:
+            check = np.zeros(frame.height, np.uint64)
+            check[frame[ROW].is_not_null().to_numpy()] = vectors.checks(values)
+            frame = frame.with_columns(pl.Series(CHECK, check))
+            metadata["array"] = str(vectors.Layout.of(values))
+        data = parquet_bytes(frame, metadata)
+        path: UPath = self.folder / f"{digest([data])}.parquet"
+        if values is not None and len(values):
+            vectors.write(values, _beside(path, "npy"))
+        write_bytes(data, path)
+        return path
+
+    def _replace(self, parts: list[Part], frames: list[pl.DataFrame]) -> int:
+        """Put the rows in place of the parts; returns how many, none where a vector turns out to be altered."""
+        rows = self._ascending(pl.concat(self._numbered(frames)))
+        written = None
+        if self.array is None:
+            written = self.append(rows)
+        elif rows.height:
+            try:
+                values = self._values(rows, [(part.path, part.layout) for part in parts if part.layout])
+            except FileNotFoundError:  # somebody else has put them together
+                values = None
+            if values is None:
+                return 0
+            has = rows[ROW].is_not_null()
+            row = pl.when(has).then(has.cum_sum() - 1).cast(pl.Int64).alias(ROW)
+            written = self._write(rows.with_columns(row).drop(CHECK, _SOURCE), values[has.to_numpy()])
         for part in parts:
             if part.path != written:
                 part.path.unlink(missing_ok=True)
+                if part.layout is not None:  # after the part, so that no part is without its array
+                    for what in ("npy", "bad"):
+                        _beside(part.path, what).unlink(missing_ok=True)
         return len(parts)
 
-    def _rows(self, columns: Sequence[str] | None, wanted: pl.DataFrame) -> pl.DataFrame | None:
-        """Columns of the rows whose keys are in `wanted`, one row a key; None without parts."""
+    def _numbered(self, frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
+        if self.array is None:
+            return list(frames)
+        return [frame.with_columns(pl.lit(number, pl.UInt32).alias(_SOURCE)) for number, frame in enumerate(frames)]
+
+    def _rows(
+        self, columns: Sequence[str] | None, wanted: pl.DataFrame
+    ) -> tuple[pl.DataFrame, list[tuple[UPath, vectors.Layout]]] | None:
+        """Columns of the rows whose keys are in `wanted`, ascending by key, one row a key; None without parts.
+
+        With vectors also their rows, checks and the numbers of their parts, and those parts.
+        """
         if columns is not None:
-            columns = [*columns, WRITTEN, *([self.retry] if self.retry else [])]
+            beside = [ROW, CHECK] if self.array else []
+            columns = list(dict.fromkeys([*columns, *beside, WRITTEN, *([self.retry] if self.retry else [])]))
         keys = wanted.select(self.keys)
 
         def among(frame: pl.DataFrame) -> pl.DataFrame:
             return frame.join(keys, on=list(self.keys), how="semi", nulls_equal=True)
 
-        def look(file: _File) -> pl.DataFrame | None:
+        def look(file: _File) -> Part | None:
             held = self._keys_in(file)
-            part = None if held is None or among(held).is_empty() else self._part(file.path, columns)
-            return None if part is None else among(part.frame)
+            if held is None or (mine := among(held.frame)).is_empty():
+                return None
+            if columns is not None and set(columns) <= set(mine.columns):
+                return replace(held, frame=mine.select(columns))
+            part = self._part_of(file, columns)
+            return None if part is None else replace(part, frame=among(part.frame))
 
-        frames = self._each(look)
-        if not frames:  # then no rows, but the columns that any part has
-            frames = [part.frame.clear() for part in self._each(lambda file: self._part(file.path, columns), most=1)]
-        return self._best(pl.concat(frames)) if frames else None
+        found = self._looked(look)
+        if not found:  # then no rows, but the columns that any part has
+            some = self._looked(lambda file: self._part_of(file, columns), most=1)
+            found = [replace(part, frame=part.frame.clear()) for part in some]
+        if not found:
+            return None
+        frames = self._numbered(part.frame for part in found)
+        return self._ascending(pl.concat(frames), keys), [(part.path, part.layout) for part in found if part.layout]
+
+    def _with_vectors(
+        self, columns: Sequence[str] | None, wanted: pl.DataFrame
+    ) -> tuple[pl.DataFrame, np.ndarray] | None:
+        """As `_rows`, with the vectors. A row found altered may stand in another part: look again."""
+        while True:
+
+            def work() -> tuple[pl.DataFrame, np.ndarray | None] | None:
+                found = self._rows(columns, wanted)
+                if found is None:
+                    return None
+                return found[0], self._values(*found)
+
+            found = self._again(work)
+            if found is None:
+                return None
+            held, values = found
+            if values is not None:
+                return held, values
+
+    def _values(self, rows: pl.DataFrame, sources: list[tuple[UPath, vectors.Layout]]) -> np.ndarray | None:
+        """The vectors of rows of these parts; None when some are not what was written: then they are noted."""
+        layout = self._shape(sources)
+        dtype = np.dtype(layout.dtype)
+        values = np.empty((rows.height, layout.width), dtype)
+        has = rows[ROW].is_not_null().to_numpy()
+        values[~has] = np.nan if dtype.kind == "f" else 0
+        row, check, source = rows[ROW].fill_null(0).to_numpy(), rows[CHECK].to_numpy(), rows[_SOURCE].to_numpy()
+        sound = True
+        for number, (path, of_part) in enumerate(sources):
+            mine = np.flatnonzero(has & (source == number))
+            if not len(mine):
+                continue
+            wrong = vectors.fill(_beside(path, "npy"), of_part, row[mine], check[mine], values, mine)
+            if len(wrong):
+                self._note_altered(path, of_part, wrong)
+                sound = False
+        return values if sound else None
+
+    def _shape(self, sources: list[tuple[UPath, vectors.Layout]]) -> vectors.Layout:
+        shapes = {(layout.dtype, layout.width) for _, layout in sources}
+        if len(shapes) > 1:
+            raise DselectError(f"{self.folder}: vectors of several shapes under one recipe: {sorted(shapes)}")
+        return sources[0][1]
+
+    def _note_altered(self, path: UPath, layout: vectors.Layout, rows: np.ndarray) -> None:
+        """From now on these rows of a part count as not there; beside it, so that every process knows."""
+        noted = _altered.setdefault(str(path), set())
+        noted |= {int(row) for row in rows}
+        array, note = _beside(path, "npy"), _beside(path, "bad")
+        why = f"altered: {len(noted)} of its {layout.rows} rows are not what was written, and are made again"
+        self.skipped[str(array)] = why
+        _log.warning("%s: %s", array, why)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                noted |= self._noted(note)
+            write_text(json.dumps(sorted(noted)), note)
+        except OSError as error:
+            _log.warning("%s: cannot be written (%s); other processes will not know", note, error)
+
+    def _noted(self, note: UPath) -> set[int]:
+        try:
+            return {int(row) for row in json.loads(note.read_text("utf-8"))}
+        except (ValueError, TypeError):
+            self._skip(note, "not a list of rows")
+            return set()
+
+    def _ascending(self, rows: pl.DataFrame, wanted: pl.DataFrame | None = None) -> pl.DataFrame:
+        """One row a key, ascending by key. wanted: keys, all that the rows have; in order they save the sorting."""
+        if wanted is not None and len(self.keys) == 1 and wanted.to_series().is_sorted():
+            on = list(self.keys)
+            ordered = wanted.unique(maintain_order=True) if self._repeats(wanted) else wanted
+            ordered = ordered.join(rows, on=on, how="inner", nulls_equal=True, maintain_order="left")
+            ordered = ordered.select(rows.columns)
+        else:
+            ordered = rows.sort(self.keys)
+        return self._best(rows).sort(self.keys) if self._repeats(ordered) else ordered
+
+    def _repeats(self, ordered: pl.DataFrame) -> bool:
+        """Whether a key stands twice; like keys are neighbours."""
+        same = pl.all_horizontal(pl.col(key).eq_missing(pl.col(key).shift()) for key in self.keys)
+        return bool(ordered.select(same.slice(1).any()).item())
 
     def _best(self, rows: pl.DataFrame) -> pl.DataFrame:
         """One row a key: of those with a value the oldest, which others may have read; else the latest attempt."""
-        if not rows.select(pl.struct(self.keys).is_duplicated().any()).item():
-            return rows
         rows = rows.sort(WRITTEN, maintain_order=True)
         if self.retry:
             tried = pl.col(self.retry).is_null()
             rows = pl.concat([rows.filter(~tried), rows.filter(tried).reverse()])
         return rows.unique(self.keys, keep="first", maintain_order=True)
 
-    def _each(self, look: Callable[[_File], _T | None], most: int | None = None) -> list[_T]:
-        """What `look` finds in the files of the folder (in the first `most` with something in them)."""
+    def _each(self, look: Callable[[_File], _T | None]) -> list[_T]:
+        """What `look` finds in the files of the folder."""
+        return self._again(lambda: self._looked(look))
+
+    def _looked(self, look: Callable[[_File], _T | None], most: int | None = None) -> list[_T]:
+        """The same, of the first `most` with something in them. Raises FileNotFoundError when a file goes meanwhile."""
+        return list(islice((found for file in self._files() if (found := look(file)) is not None), most))
+
+    def _again(self, work: Callable[[], _T]) -> _T:
+        """Do the work, and again while files that it saw are gone: what replaced them is in the next listing."""
         until = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
-                return list(islice((f for file in self._files() if (f := look(file)) is not None), most))
+                return work()
             except FileNotFoundError:
-                # Compacted away since the listing; what replaced it is in the next.
                 if time.monotonic() > until:
                     raise FileNotFoundError(
                         f"{self.folder}: its files keep vanishing; is something else deleting them?"
@@ -214,27 +454,65 @@ class Store:
 
     def _files(self) -> list[_File]:
         """The parts by name. Raises FileNotFoundError when one goes while its size and time are asked for."""
-        files = []
-        for name, size, stamp in sorted(_listing(self.folder)):
+        parts, beside = [], {}
+        for listed in sorted(_listing(self.folder)):
+            name = listed.name
             if _PART.fullmatch(name):
-                files.append(_File(self.folder / name, size, stamp))
+                parts.append(listed)
+            elif self.array and _BESIDE.fullmatch(name):
+                beside[name] = listed.size
             # A dotted name is a write under way, or one whose process was killed.
             elif name not in ("", self.fingerprint, _RECIPE) and not name.startswith("."):
                 self._skip(self.folder / name, "not a part of this store")
+        files = []
+        for part in parts:
+            stem = part.name.removesuffix(".parquet")
+            array = beside.get(f"{stem}.npy")
+            size, bad = part.size + (array or 0), f"{stem}.bad" in beside
+            files.append(_File(self.folder / part.name, size, part.stamp, array, bad))
         return files
 
-    def _keys_in(self, file: _File) -> pl.DataFrame | None:
-        """Keys, and the column that decides about trying again, of a part; verified once per process."""
-        columns = [*self.keys, self.retry] if self.retry else list(self.keys)
+    def _keys_in(self, file: _File) -> Part | None:
+        """Keys, and what decides about trying again or finds a vector, of a part; verified once per process."""
+        columns = [*self.keys, *([self.retry] if self.retry else []), *([ROW, CHECK, WRITTEN] if self.array else [])]
         at = (self.fingerprint, file.path.name, file.stamp, *columns)
-        if at not in _known:
+        part = _known.get(at)
+        if part is None:
             part = self._part(file.path, columns)
             if part is None:
                 return None
             if len(_known) >= _KNOWN_AT_MOST:
                 _known.clear()
-            _known[at] = part.frame
-        return _known[at]
+            _known[at] = part
+        # The same bytes may lie in several folders.
+        return self._sound(file, replace(part, path=file.path))
+
+    def _part_of(self, file: _File, columns: Sequence[str] | None) -> Part | None:
+        part = self._part(file.path, columns)
+        return None if part is None else self._sound(file, part)
+
+    def _sound(self, file: _File, part: Part) -> Part | None:
+        """The part without the rows whose vectors are known to be altered; None when it lacks its array."""
+        if part.layout is None:
+            return part
+        if str(file.path) in self.skipped:
+            return None
+        if part.layout.rows and file.array != part.layout.size:
+            # Compacted away since the listing, or listed before its array was.
+            listed = {other.name: other.size for other in _listing(self.folder)}
+            if file.path.name not in listed:
+                raise FileNotFoundError(file.path.path)
+            array = _beside(file.path, "npy").name
+            if listed.get(array) != part.layout.size:
+                self._skip(file.path, f"its array {array} is {'torn' if array in listed else 'not there'}")
+                return None
+        noted = _altered.get(str(file.path), set())
+        if file.bad:
+            noted = noted | self._noted(_beside(file.path, "bad"))
+        if not noted:
+            return part
+        keep = pl.col(ROW).is_null() | ~pl.col(ROW).is_in(sorted(noted))
+        return replace(part, frame=part.frame.filter(keep))
 
     def _part(self, path: UPath, columns: Sequence[str] | None) -> Part | None:
         if str(path) in self.skipped:
@@ -246,10 +524,17 @@ class Store:
             self._skip(path, "torn or altered: its content is not what its name says")
             return None
         try:
-            if pl.read_parquet_metadata(io.BytesIO(data)).get("fingerprint") == self.fingerprint:
+            metadata = pl.read_parquet_metadata(io.BytesIO(data))
+            if metadata.get("fingerprint") != self.fingerprint:
+                self._skip(path, "of another recipe")
+            elif ("array" in metadata) != (self.array is not None):
+                self._skip(path, "of another layout: its vectors are not where they are kept now")
+            else:
+                layout = vectors.Layout.parse(metadata["array"]) if self.array else None
                 selected = None if columns is None else list(dict.fromkeys(columns))
-                return Part(path, pl.read_parquet(io.BytesIO(data), columns=selected), len(data))
-            self._skip(path, "of another recipe")
+                frame = pl.read_parquet(io.BytesIO(data), columns=selected)
+                size = len(data) + (layout.size if layout and layout.rows else 0)
+                return Part(path, frame, size, layout)
         except ColumnNotFoundError:
             raise  # the caller's mistake, not the file's
         except PolarsError as error:
@@ -263,10 +548,70 @@ class Store:
                 del _known[known]
             _log.warning("%s: skipped, %s; its rows count as not there. Remove the file.", path, why)
 
+    def _sweep(self) -> None:
+        """Remove what killed writers and compactions left, if it is old: arrays without a part, temporary files."""
+        if self.array is None:
+            return
+        listed = self._again(lambda: _listing(self.folder))
+        parts = {each.name.removesuffix(".parquet") for each in listed if _PART.fullmatch(each.name)}
+        for each in listed:
+            beside = _BESIDE.fullmatch(each.name)
+            orphan = beside is not None and beside["hash"] not in parts
+            if orphan or _TEMPORARY.fullmatch(each.name):
+                path = self.folder / each.name
+                if time.time() - _modified(path, each) > ORPHAN_SECONDS:
+                    path.unlink(missing_ok=True)
 
-def _listing(folder: UPath) -> list[tuple[str, int, str]]:
-    """(name, size, stamp) of what lies in a folder now; empty where there is none."""
-    if folder.protocol in ("", "file", "local"):
+
+def _groups(parts: list[Part]) -> list[list[Part]]:
+    """Parts to be put together, at least two each, so that each sum is no more than three times LARGE."""
+    groups: list[list[Part]] = [[]]
+    for part in parts:
+        if sum(other.size for other in groups[-1]) >= 2 * LARGE:
+            groups.append([])
+        groups[-1].append(part)
+    return [group for group in groups if len(group) > 1]
+
+
+def _beside(part: UPath, what: str) -> UPath:
+    """The array ("npy") of a part, or the note ("bad") of rows of it that were found altered."""
+    return part.with_name(f"{part.name.removesuffix('.parquet')}.{what}")
+
+
+def _modified(path: UPath, listed: _Listed) -> float:
+    """When the file was last written, as it is now; infinite when it is gone or its place does not tell."""
+    if not is_local(path):
+        return listed.modified
+    try:
+        return Path(path.path).stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def _array_of(column: pl.Series) -> np.ndarray:
+    """The rows of a column of vectors that are not null, [n, width]."""
+    dtype, present = column.dtype, column.drop_nulls()
+    if not isinstance(dtype, pl.Array) or not dtype.inner.is_numeric() or dtype.size == 0:
+        raise ValueError(f"{column.name}: vectors must be a pl.Array of numbers, not {dtype}")
+    if present.reshape((-1,)).null_count():
+        raise ValueError(f"{column.name}: a vector has a null inside")
+    values: np.ndarray = present.to_numpy().reshape(-1, dtype.size)
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{column.name}: vectors of {dtype.inner} are not of fixed width")
+    return values
+
+
+def _column(values: np.ndarray, present: pl.Series) -> pl.Series:
+    """Vectors as a pl.Array column, null where not present."""
+    column = pl.Series(values, dtype=pl.Array(pl.Series(values[:0, 0]).dtype, values.shape[1]))
+    if present.all():
+        return column
+    return pl.select(pl.when(present).then(column)).to_series()
+
+
+def _listing(folder: UPath) -> list[_Listed]:
+    """What lies in a folder now; empty where there is none. Of a file of no part's name only the name is known."""
+    if is_local(folder):
         local = Path(folder.path)
         try:
             names = {path.name for path in local.iterdir()}
@@ -275,17 +620,25 @@ def _listing(folder: UPath) -> list[tuple[str, int, str]]:
                 names = again
         except FileNotFoundError:
             return []
-        stats = [(name, (local / name).stat()) for name in names if _PART.fullmatch(name)]
-        others = [(name, 0, "") for name in names if not _PART.fullmatch(name)]
-        return others + [(name, stat.st_size, f"{stat.st_size} {stat.st_mtime_ns}") for name, stat in stats]
+        known = {name for name in names if _PART.fullmatch(name) or _BESIDE.fullmatch(name)}
+        stats = [(name, (local / name).stat()) for name in known]
+        others = [_Listed(name, 0, "", math.inf) for name in names - known]
+        return others + [
+            _Listed(n, stat.st_size, f"{stat.st_size} {stat.st_mtime_ns}", stat.st_mtime) for n, stat in stats
+        ]
     try:
         # `refresh`: another process, or thread, may have written since the listing that is in the cache.
-        listed = folder.fs.ls(folder.path, detail=True, refresh=True)
+        entries = folder.fs.ls(folder.path, detail=True, refresh=True)
     except FileNotFoundError:
         return []
     return [
-        (str(e["name"]).rsplit("/", 1)[-1], int(e["size"] or 0), f"{e['size']} {e.get('ETag') or e.get('mtime')}")
-        for e in listed
+        _Listed(
+            str(e["name"]).rsplit("/", 1)[-1],
+            int(e["size"] or 0),
+            f"{e['size']} {e.get('ETag') or e.get('mtime')}",
+            e["LastModified"].timestamp() if e.get("LastModified") else math.inf,
+        )
+        for e in entries
     ]
 
 

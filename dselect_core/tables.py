@@ -2,11 +2,12 @@
 
 On a local disk a file is written under a temporary name beside its place and renamed; an object store shows an object
 only once it is complete. Either way a killed process leaves the old file or none. A table passes through memory as
-compressed bytes: right for tables of scores and samples, not for vectors (those are memory-mapped files).
+compressed bytes: right for tables of scores and samples, not for vectors (vectors.py).
 """
 
 import io
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -58,14 +59,25 @@ def write_text(text: str, upath: UPath) -> None:
 
 def write_bytes(data: bytes, upath: UPath) -> None:
     """Write `data`; makes the folder, replaces the file."""
-    if upath.protocol not in ("", "file", "local"):
-        upath.fs.pipe_file(upath.path, data)
+    write_buffers([data], upath)
+
+
+def is_local(upath: UPath) -> bool:
+    return upath.protocol in ("", "file", "local")
+
+
+def write_buffers(buffers: Sequence[bytes | memoryview], upath: UPath) -> None:
+    """Write the buffers one after the other as one file; on a disk they are not copied."""
+    if not is_local(upath):
+        upath.fs.pipe_file(upath.path, b"".join(buffers))
         return
     target = Path(upath.path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            for buffer in buffers:
+                file.write(buffer)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -106,6 +106,8 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterat
             store = open_store(workspace, kind, stored.name)
             parts = [part.frame.filter(pl.col("sample_id") == sample_id) for part in store.parts()]
             rows = pl.concat(parts) if parts else pl.DataFrame()
+            if store.array is not None and rows.height:
+                rows = rows.join(store.read(rows, [store.array]), on=store.keys, nulls_equal=True)
             for row in rows.unique(store.keys).iter_rows(named=True) if rows.height else ():
                 now = _of_pool(workspace) if kind == "miwv" else in_force.get(kind, [])
                 used = stored.name in now and row.get("shot_id") == (shot_id if kind == "miwv" else None)

@@ -94,9 +94,10 @@ def drain(
             due = {(s.asset, s.partition) for s in stale} - failed
             level = dg.evaluate_automation_conditions(defs=levels, instance=instance) if due else None
             able = [key for key in _requested(levels, level) if key in due] if level else []
-            keys = [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
+            # First what is to be restored: no staleness tells that what reads it waits for it.
+            keys: list[Key] = [key for key in sorted(to_restore) if not staleness.waits(key, able)]
+            keys += [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
             keys += [key for key in able if not staleness.waits(key, able)]
-            keys += [key for key in to_restore if not staleness.waits(key, able)]
             keys = [key for key in dict.fromkeys(keys) if wanted(*key)]
             to_restore -= set(keys)
         if not keys:

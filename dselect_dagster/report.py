@@ -97,7 +97,7 @@ def _of_kind(prefix: str, report: TableReport, seconds: float) -> dict[str, Any]
     frame = report.frame
     shown: dict[str, Any] = {
         f"{prefix} recipe fingerprint".strip(): report.fingerprint,
-        "dagster/column_schema": column_schema(frame.schema),
+        "dagster/column_schema": column_schema({**frame.schema, **report.types}),
         **report.figures,
     }
     if report.tokens is not None:

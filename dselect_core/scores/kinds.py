@@ -18,6 +18,8 @@ BY_SOURCE = ("difficulty", "embeddings", "prompts", "activations", "grades")
 # A grade that failed may succeed tomorrow; a null of any other kind is what the model says.
 _RETRY = {"grades": "grade"}
 _KEYS = {"miwv": ("sample_id", "shot_id")}
+# Fixed-width rows, kept in array files.
+_ARRAYS = {"embeddings": "embedding", "prompts": "prompt_embedding", "activations": "neurons"}
 
 
 def recipe_of(workspace: Workspace, kind: str, model: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -53,4 +55,5 @@ def store_of(workspace: Workspace, kind: str) -> Store:
 
 
 def open_store(workspace: Workspace, kind: str, recipe_fingerprint: str) -> Store:
-    return Store(workspace.store(kind, recipe_fingerprint), _KEYS.get(kind, ("sample_id",)), _RETRY.get(kind))
+    keys, folder = _KEYS.get(kind, ("sample_id",)), workspace.store(kind, recipe_fingerprint)
+    return Store(folder, keys, _RETRY.get(kind), _ARRAYS.get(kind))

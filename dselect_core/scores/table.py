@@ -43,7 +43,8 @@ class TableReport:
     """What happened to a table: its rows, and how many were computed and reused.
 
     tokens: pushed through the model for the computed rows, where they are counted. skipped: {file: why} of parts that
-    could not be trusted. figures: what else is worth telling of how it was made, by name.
+    could not be trusted. figures: what else is worth telling of how it was made, by name. types: {column: type} of
+    vectors, of which `frame` says only whether they are there.
     """
 
     frame: pl.DataFrame
@@ -54,6 +55,7 @@ class TableReport:
     tokens: int | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     figures: dict[str, str | int | float] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
 
     @property
     def value(self) -> pl.Series:

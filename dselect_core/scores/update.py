@@ -12,7 +12,7 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.index import Index, fixed_width, pool_samples, pool_scores
+from dselect_core.index import Index, pool_samples, pool_scores, pool_vectors
 from dselect_core.lm.current import current
 from dselect_core.neighbors import SCHEMA as NEIGHBORS
 from dselect_core.neighbors import patchable, recall, recipe, update
@@ -98,10 +98,9 @@ def update_neighbors(workspace: Workspace, index: Index, progress: Progress | No
     nprobe = spec.nprobe_for(rows)
     figures: dict[str, str | int | float] = {"search": "exact" if nprobe is None else f"approximate, nprobe {nprobe}"}
     if index.sources:
-        table = pool_scores(workspace, index, "prompts", ["prompt_embedding"])
-        vectors = fixed_width(table["prompt_embedding"])
-        found = update(table["sample_id"], vectors, held, progress, nprobe)
-        measured = None if nprobe is None else recall(found, vectors)
+        vectors = pool_vectors(workspace, index, "prompts")
+        found = update(vectors.keys["sample_id"], vectors.values, held, progress, nprobe)
+        measured = None if nprobe is None else recall(found, vectors.values)
         if measured is not None:
             figures |= {"recall@1": measured[0], "recall@1 measured on rows": measured[1]}
     else:
@@ -180,13 +179,14 @@ def _report(
     computed: int,
     tokens: int | None = None,
 ) -> TableReport:
-    """Read back what stands for the source now, and write its head."""
+    """Look up what stands for the source now (no vector is read for that), and write its head."""
     if computed:
         store.compact(COMPACT_FROM)
-    frame = store.read(samples.select("sample_id"))
+    frame, types = store.outline(samples.select("sample_id"))
     _complete(store, kind, samples, frame)
     version = version_of(frame, store.fingerprint)
-    report = TableReport(frame, version, store.fingerprint, computed, samples.height - computed, tokens, store.skipped)
+    reused = samples.height - computed
+    report = TableReport(frame, version, store.fingerprint, computed, reused, tokens, store.skipped, types=types)
     nulls = report.value.null_count() if frame.height else 0
     write_head(Head(store.fingerprint, version, landed, frame.height, nulls), workspace.head(kind, source))
     return report

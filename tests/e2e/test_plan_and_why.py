@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 
@@ -144,6 +145,32 @@ def test_a_torn_part_is_named_and_its_rows_are_made_again(graph: Graph) -> None:
     assert "scores are gone from the store" in told
     path.unlink()
     assert "Nothing to do" in dselect(graph.folder, "refresh")
+
+
+def test_altered_vectors_are_named_when_they_are_read_and_made_again(graph: Graph) -> None:
+    recipes = graph.workspace.settings.model_dump()["coresets"]
+    before = graph.scores("embeddings")
+    folder = Path(store_of(graph.workspace, "embeddings").folder.path)
+    altered = 0
+    for path in folder.glob("*.npy"):
+        values = np.load(path)
+        values[:3] *= -1
+        altered += min(3, len(values))
+        np.save(path, values)
+    assert graph.plan().lost == []  # a lookup reads no vector
+    graph.settings(coresets=recipes | {"near": {"strategy": "kcenter", "budget": 3}})
+    told = dselect(graph.folder, "refresh", code=1)
+    assert f"{altered} of {before.height} samples have no embeddings there; run `dselect refresh` again" in told
+    told = dselect(graph.folder, "refresh")
+    assert "scores are gone from the store" in told
+    assert_close(graph.scores("embeddings"), before)
+    assert graph.order("near").height == 3
+    assert "Nothing to do" in dselect(graph.folder, "refresh")
+
+
+def assert_close(a: pl.DataFrame, b: pl.DataFrame) -> None:
+    assert a["sample_id"].equals(b["sample_id"])
+    assert np.abs(a["embedding"].to_numpy() - b["embedding"].to_numpy()).max() <= 1e-4
 
 
 @pytest.fixture
