@@ -2,7 +2,7 @@
 and the peers, on the same random Llama and the same real rows.
 
     DSELECT_CORPORA=<folder> ODA_DATASCORER=<checkout> SUPERFILTERING=<checkout> CHERRY_LLM=<checkout> \\
-        python benchmarks/scoring.py [--rows N] [--vocabulary V …] [--threads T] [--repeats R]
+        python benchmarks/scoring.py [--rows N] [--vocabulary V …] [--threads T] [--repeats R] [--profile]
 
 Sides run interleaved in one process; figures are medians, ratios the medians of those within a repetition. Before any
 is printed, outputs are compared: ours with the loops' in every score, with ODA-DataScorer's UPD, and with
@@ -278,6 +278,39 @@ def compare(rows: Rows, vocabulary: int, repeats: int) -> None:
         print("Aims: all reached." if not missed else f"Aims missed: {'; '.join(missed)}.", flush=True)
 
 
+_PARTS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul"),
+    "attention": ("scaled_dot_product", "flash_attention"),
+    "exponentials and sums over the vocabulary": ("exp", "logsumexp", "log_softmax", "softmax", "amax", "maximum"),
+}
+
+
+def profile(rows: Rows, vocabulary: int) -> None:
+    """Where our CPU seconds go, by torch's profiler; what it does not see is Python: rendering, tokenising, frames."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save_model(Path(scratch), rows, vocabulary)
+        lm = load(str(folder), ModelSpec(path=str(folder), max_length=rows.window, device="cpu"), "benchmark")
+        ours(lm, rows)
+        cpu = time.process_time()
+        ours(lm, rows)
+        cpu = time.process_time() - cpu
+        with profiler(activities=[ProfilerActivity.CPU]) as seen:
+            start = time.process_time()
+            ours(lm, rows)
+            slowed = (time.process_time() - start) / cpu
+    spent = dict.fromkeys((*_PARTS, "other tensor operations"), 0.0)
+    for event in seen.key_averages():
+        name = event.key.removeprefix("aten::").strip("_")
+        part = next((part for part, names in _PARTS.items() if name.startswith(names)), "other tensor operations")
+        spent[part] += event.self_cpu_time_total / 1e6 / slowed
+    spent["the rest: Python, rendering, frames"] = max(0.0, cpu - sum(spent.values()))
+    print(f"\n**Vocabulary {vocabulary:,}**: {cpu:.2f} CPU s without the profiler\n")
+    print(table(["part", "CPU s", "share"], [[n, f"{s:.2f}", f"{s / cpu:.0%}"] for n, s in spent.items()]), flush=True)
+
+
 def _table(sides: dict[str, Side], own: Side, peers: list[Peer]) -> str:
     versions = {peer.name: f" ({peer.version})" for peer in peers}
     return table(
@@ -305,6 +338,7 @@ def main() -> None:
     arguments.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 151_936])
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--profile", action="store_true", help="where our time goes, instead of the comparison")
     given = arguments.parse_args()
     if given.corpora is None:
         raise SystemExit("name a folder of corpora: --corpora, or DSELECT_CORPORA")
@@ -321,6 +355,9 @@ def main() -> None:
         flush=True,
     )
     for vocabulary in given.vocabulary:
+        if given.profile:
+            profile(rows, vocabulary)
+            continue
         compare(rows, vocabulary, given.repeats)
 
 
