@@ -5,11 +5,14 @@ on the grid (grid.py): integers, and gains exact sums of integers, so one set of
 for any blocking and number of threads; ties go to the lowest row [ours].
 
 Two forms. All similarities at once cost 4·n² bytes and O(n²·d); this is the method itself. Only the nearest
-neighbours of each row cost 12·n·neighbors bytes: what a row is served by anyone further away counts as nothing, which
-leaves the value within hundredths of a percent of the exact one and makes 200,000 rows possible; the exact search for
-the neighbours is then nearly all of the time. Every gain is kept up to date: a pick changes those of the rows near what
-it serves better. That asks for no heap and knows at any pick how every other row stands. The state is each row's best
-similarity; continuing computes similarities again.
+neighbours of each row cost 16·n·neighbors bytes and make 200,000 rows possible; the exact search for them, O(n²·d), is
+then nearly all of the time. What anyone further away does for a row is not counted but estimated, by a floor on which
+each row starts. At picks that the neighbours can reach, n / neighbors and more, the value stayed within hundredths of a
+percent of the exact form's; with fewer picks it can lose a percent or two.
+
+Every gain is kept up to date: a pick changes those of the rows near what it serves better. That asks for no heap and
+knows at any pick how every other row stands. The state is each row's best similarity; continuing computes the
+similarities again.
 """
 
 import logging
@@ -44,8 +47,10 @@ def facility_location(vectors: np.ndarray, neighbors: int | None = None, kept: K
 
     vectors: [n, d], usable rows (`grid.usable_vectors`). s = (1 + cos) / 2 on the grid, in steps of 1 / (2·scale²);
     before the first pick every row stands at 0. neighbors: s_ij counts only where j is among that many rows nearest to
-    i, i itself one of them (equal similarity: the lower row); as many as there are rows is the exact form. None: the
-    exact form up to EXACT_ROWS rows, NEIGHBORS above. Gives every row once; rows that add nothing come last, by row.
+    i, i itself one of them (equal similarity: the lower row), and i stands at a quarter of the way from its furthest
+    neighbour's similarity down to its mean over all rows [ours]; as many neighbours as there are rows is the exact
+    form. None: the exact form up to EXACT_ROWS rows, NEIGHBORS above. Gives every row once; rows that add nothing come
+    last, by row.
     """
     grid, scale = round_unit_vectors(vectors)
     if neighbors is None:
@@ -55,7 +60,9 @@ def facility_location(vectors: np.ndarray, neighbors: int | None = None, kept: K
 
 
 class _Similarities(Protocol):
-    """Integers s_ij in [0, 2^25], those that count."""
+    """Integers s_ij in [0, 2^25], those that count. floor: int64 [n], what each row has before the first pick."""
+
+    floor: np.ndarray
 
     def gains(self, best: np.ndarray) -> np.ndarray:
         """int64 [n]: for each j, Σ_i max(0, s_ij - best_i)."""
@@ -67,7 +74,7 @@ class _Similarities(Protocol):
 class _FacilityLocation(Order):
     def __init__(self, near: _Similarities, n: int, scale: int, kept: Kept | None) -> None:
         self._near, self._unit = near, 2.0 * scale * scale
-        self._best = np.zeros(n, dtype=np.int64)
+        self._best = near.floor.copy()
         self._taken = np.zeros(n, dtype=bool)
         if kept is not None and kept.picks:
             self._best[:] = kept.state["similarity"]
@@ -98,6 +105,7 @@ class _All:
 
     def __init__(self, grid: np.ndarray, scale: int) -> None:
         n = len(grid)
+        self.floor = np.zeros(n, dtype=np.int64)
         self._of = np.empty((n, n), dtype=np.int32)
         for start in range(0, n, _AT_A_TIME):
             rows = slice(start, start + _AT_A_TIME)
@@ -131,7 +139,13 @@ class _Nearest:
         n = len(grid)
         self._rows, dots = nearest_rows(grid, k)
         self._of = _similarity(dots, scale)
-        served = csr_array((self._of.ravel(), self._rows.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n)).tocsc()
+        # Sums of products below 2^53: exact in float64.
+        mean = (grid @ grid.sum(axis=0, dtype=np.float64)).astype(np.int64) // n + scale * scale
+        furthest = self._of.min(axis=1).astype(np.int64)
+        self.floor = np.minimum(furthest, np.maximum(mean + 3 * furthest, 0) // 4)
+        # Starts no wider than they must be: scipy brings the row numbers to the same type.
+        starts = np.arange(0, n * k + 1, k, dtype=np.int32 if n * k < 2**31 else np.int64)
+        served = csr_array((self._of.ravel(), self._rows.ravel(), starts), shape=(n, n)).tocsc()
         self._served_rows, self._served_of, self._starts = served.indices, served.data, served.indptr
 
     def gains(self, best: np.ndarray) -> np.ndarray:

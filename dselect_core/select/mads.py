@@ -97,6 +97,8 @@ def _rows_by_neuron(neurons: np.ndarray, size: int) -> tuple[np.ndarray, np.ndar
 
     n, m = neurons.shape
     flat = np.ascontiguousarray(neurons).view(np.int32).ravel()  # no copy: an id is far below 2^31
-    sets = csr_array((np.ones(n * m, dtype=np.int8), flat, np.arange(0, n * m + 1, m)), shape=(n, size))
+    # Starts no wider than they must be: scipy brings the ids, four bytes each, to the same type.
+    starts = np.arange(0, n * m + 1, m, dtype=np.int32 if n * m < 2**31 else np.int64)
+    sets = csr_array((np.ones(n * m, dtype=np.int8), flat, starts), shape=(n, size))
     by_neuron = sets.tocsc()
     return by_neuron.indices, by_neuron.indptr
