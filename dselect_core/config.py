@@ -179,16 +179,32 @@ class PartSpec(_Strict):
 class CoresetSpec(_Strict):
     """A recipe: a strategy's order, cut at a budget."""
 
-    strategy: str = Field(description="d3, miwv, mads, kcenter, random, topk:<column>")
+    strategy: str = Field(
+        description="d3, miwv, mads, facility-location, deita, kcenter, random, topk:<column>",
+    )
     budget: BudgetField
     seed: int = Field(0, description="used by random")
+    threshold: float | None = Field(
+        None, gt=0, le=1, description="deita: a row with a higher cosine to a chosen one is passed over; 0.9 by default"
+    )
+    neighbors: int | None = Field(
+        None,
+        ge=1,
+        description="facility-location: nearest rows that count, the row itself among them; by default all up to "
+        "16384 rows, 64 above",
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the recipe says beside strategy, budget and seed; None where it says nothing."""
+        return {"threshold": self.threshold, "neighbors": self.neighbors}
 
     @model_validator(mode="after")
     def _known(self) -> "CoresetSpec":
         from dselect_core.select.strategies import strategy
 
         try:
-            strategy(self.strategy)
+            strategy(self.strategy).with_options(self.options)
         except DselectError as error:
             raise ValueError(str(error)) from None
         return self

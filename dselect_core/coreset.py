@@ -19,6 +19,7 @@ from dselect_core.scores.kinds import open_store
 from dselect_core.select.kept import read_kept, write_kept
 from dselect_core.select.pool import Pool
 from dselect_core.select.select import Selection, needs, select
+from dselect_core.select.strategies import strategy
 from dselect_core.tables import read_parquet, read_with_metadata, write_parquet, write_text
 from dselect_core.workspace import Workspace
 
@@ -49,7 +50,7 @@ def write_spec(workspace: Workspace, recipe: str) -> tuple[CoresetSpec, str]:
         raise DselectError(
             f"no recipe {recipe!r} under `coresets`; there are: {', '.join(workspace.settings.coresets)}"
         )
-    write_text(json.dumps(spec.model_dump(mode="json"), indent=2), workspace.spec(recipe))
+    write_text(json.dumps(_canonical(spec), indent=2), workspace.spec(recipe))
     return spec, spec_version(spec)
 
 
@@ -59,7 +60,12 @@ def read_spec(workspace: Workspace, recipe: str) -> CoresetSpec:
 
 
 def spec_version(spec: CoresetSpec) -> str:
-    return fingerprint(spec.model_dump(mode="json"))
+    return fingerprint(_canonical(spec))
+
+
+def _canonical(spec: CoresetSpec) -> dict[str, Any]:
+    """Without the options the recipe does not give: a new option then leaves the version of older recipes alone."""
+    return spec.model_dump(mode="json", exclude_none=True)
 
 
 @dataclass(frozen=True)
@@ -145,12 +151,12 @@ def _changes(workspace: Workspace, recipe: str, selection: Selection, manifest: 
         scores = [c for c in table.columns if c not in _OF_ORDER and not c.startswith("state_")]
         return table.select("sample_id", "reason", *scores).join(ranks, on="sample_id", how="left")
 
-    recipe_of = ("strategy", "seed", "selection_revision")
+    recipe_of = ("strategy", "seed", "options", "selection_revision")
     vectors = {kind: made for kind, made in manifest["scores"].items() if kind in ("embeddings", "activations")}
     return changes(
         pool(kept.table, read_parquet(workspace.coreset(recipe) / "order.parquet")),
         pool(selection.kept.table, selection.order),
-        same_recipe=all(before.get(key) == manifest[key] for key in recipe_of),
+        same_recipe=all(before.get(key, {}) == manifest[key] for key in recipe_of),
         same_vectors=all(
             before["scores"].get(kind, {}).get("fingerprint") == made["fingerprint"] for kind, made in vectors.items()
         ),
@@ -183,6 +189,7 @@ def _manifest(
         "strategy": spec.strategy,
         "budget": str(spec.budget),
         "seed": spec.seed,
+        "options": dict(strategy(spec.strategy).with_options(spec.options).options),
         "dselect_version": __version__,
         "selection_revision": REVISION,
         "spec_version": spec_version(spec),

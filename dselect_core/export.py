@@ -45,7 +45,8 @@ def write_coreset(
       alpaca.json      [{"instruction", "input", "output"}], plus "system" where there is one. Single-turn samples only;
                        the whole user turn is the instruction, for an Alpaca row's two parts are one turn by then
       dataset/         a folder for `datasets.load_dataset`: messages, sample_id, and a card
-      manifest.json    `manifest` with the counts, and how many were excluded for which reason
+      manifest.json    `manifest` with the counts, and how many were excluded for which reason; `too_alike` counts what
+                       was passed over where that left the budget unfilled
 
     Raises DselectError when a chosen sample is not among `samples`.
     """
@@ -73,6 +74,8 @@ def write_coreset(
         counts["response_tokens"] = selection.tokens
     if selection.passes is not None:
         counts["passes"] = selection.passes
+    if selection.too_alike is not None:
+        counts["too_alike"] = selection.too_alike
     record = {
         **manifest,
         "counts": {**manifest.get("counts", {}), **counts},

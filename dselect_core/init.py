@@ -23,7 +23,7 @@ sources:                           # the format of the rows is detected, and can
 # D3's dependability. Without this, the builtin heuristic grades (it is no LLM, and says so in every record):
 # grader: {{base_url: https://api.openai.com/v1, model: gpt-4o-mini, api_key: {{env: OPENAI_API_KEY}}}}
 
-coresets:                          # strategy: d3 | miwv | mads | kcenter | random | topk:<column>
+coresets:  # strategy: d3 | miwv | mads | facility-location | deita | kcenter | random | topk:<column>
   d3-10pct:   {{strategy: d3, budget: 10%}}            # difficult, dependable, diverse
   miwv-1pct:  {{strategy: miwv, budget: 1%}}           # where the model is weak
   mads-15pct: {{strategy: mads, budget: 15%}}          # coverage of the model's neurons

@@ -11,7 +11,7 @@ import numpy as np
 
 from dselect_core.fingerprint import digest
 from dselect_core.select.pool import Pool
-from dselect_core.select.strategies import strategy
+from dselect_core.select.strategies import Strategy, strategy
 
 ORDER_REVISION = 2
 """Goes up with any change of a strategy's picks, gains, standing or state, or of what the kept table holds."""
@@ -19,20 +19,22 @@ ORDER_REVISION = 2
 _BLOCK = 16_384  # rows hashed at a time: bounds the memory; part of the key, so it stays
 
 
-def order_key(pool: Pool, name: str, seed: int) -> str:
-    """128-bit hex. pool: what the strategy `name` sees, so no sample that lacks anything it needs.
+def order_key(pool: Pool, chosen: Strategy | str, seed: int) -> str:
+    """128-bit hex. pool: what the strategy sees, so no sample that lacks anything it needs.
 
-    Raises DselectError as the strategy's order does.
+    chosen: with its options in force; a name has them as they are by default. Raises DselectError as the strategy's
+    order does.
     """
-    return digest(_fields(pool, name, seed))
+    return digest(_fields(pool, strategy(chosen) if isinstance(chosen, str) else chosen, seed))
 
 
-def _fields(pool: Pool, name: str, seed: int) -> Iterator[str | bytes]:
-    chosen = strategy(name)
+def _fields(pool: Pool, chosen: Strategy, seed: int) -> Iterator[str | bytes]:
     yield f"order {ORDER_REVISION}"
     yield chosen.name
     if chosen.seeded:
         yield f"seed {seed}"
+    for option, value in sorted(chosen.options.items()):
+        yield f"{option} {value}"
     yield f"{len(pool)} samples"
     yield from pool.sample_ids
     if chosen.values is not None:

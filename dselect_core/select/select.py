@@ -32,6 +32,7 @@ class Selection:
     excluded: sample_id, reason; the samples that lacked what the strategy (or a token budget) needs, by id.
     passes: coverage passes used; None unless the strategy is mads.
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
+    too_alike: samples passed over for likeness to a chosen one, where that left the budget unfilled; None otherwise.
     kept: the order as far as it was ever made, so often beyond `order`; None unless the caller keeps orders.
     kept_changed: `kept` is not what the caller had, and should be written.
     reused: how many of the chosen come from what the caller had; the others were picked now.
@@ -43,6 +44,7 @@ class Selection:
     passes: int | None
     rows: int
     tokens: int | None
+    too_alike: int | None = None
     kept: Kept | None = field(default=None, repr=False)
     kept_changed: bool = False
     reused: int = 0
@@ -64,7 +66,8 @@ def select(
 
     A share is counted on the whole pool, samples without scores included. An empty pool gives an empty selection for a
     share; rows and tokens cannot be bought from it. Under a token budget the selection ends before the first sample
-    that would exceed it: no later, shorter sample is squeezed in, or budgets would not nest.
+    that would exceed it: no later, shorter sample is squeezed in, or budgets would not nest. Where a strategy passes
+    over what is too alike (deita), the selection may be smaller than its budget; `too_alike` says so.
 
     kept: called with the key of the order, gives the one the caller has kept, or None (`read_kept`); called once, when
     the budget is known to be possible. Left out, nothing is hashed and nothing kept. `progress` hears of new picks.
@@ -72,7 +75,7 @@ def select(
     Raises DselectError: a score that is not in the pool at all, a budget larger than the pool or than what can be
     selected, a token budget below the first pick.
     """
-    chosen = strategy(spec.strategy)
+    chosen = strategy(spec.strategy).with_options(spec.options)
     if len(pool) == 0 and spec.budget.unit == "percent":
         return _selection(pool, chosen, [], pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()}))
     lacking = missing(pool, chosen, by_tokens=spec.budget.unit == "tokens")
@@ -80,7 +83,7 @@ def select(
     selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
     limit = _limit(selectable, spec, len(pool), in_words(lacking))
 
-    key = None if kept is None else order_key(selectable, spec.strategy, spec.seed)
+    key = None if kept is None else order_key(selectable, chosen, spec.seed)
     found = None if kept is None or key is None else kept(key)
     steps = _Steps(selectable, chosen, spec.seed, found)
     if spec.budget.unit == "tokens":
@@ -88,6 +91,9 @@ def select(
     else:
         picks = _within_rows(steps, limit, progress)
     selection = _selection(selectable, chosen, picks, samples.select("sample_id", "reason").drop_nulls("reason"))
+    filled = selection.tokens if spec.budget.unit == "tokens" else selection.rows
+    if chosen.ends_early and steps.ended and filled != limit:
+        selection = replace(selection, too_alike=len(selectable) - len(picks))
     if key is None:
         return selection
     keep = steps.keep(key, samples)
@@ -104,15 +110,16 @@ class _Steps:
         self._order: Order | None = None
         self._made: list[Pick] = [] if kept is None else [*kept.picks]
         self.found = len(self._made)
+        self.ended = False
 
     def __iter__(self) -> Iterator[Pick]:
         yield from self._made[: self.found]
-        if self.found == len(self._pool):
-            return
-        self._order = self._chosen.order(self._pool, self._seed, self._kept)
-        for pick in self._order:
-            self._made.append(pick)
-            yield pick
+        if self.found < len(self._pool):
+            self._order = self._chosen.order(self._pool, self._seed, self._kept)
+            for pick in self._order:
+                self._made.append(pick)
+                yield pick
+        self.ended = True
 
     def keep(self, key: str, samples: pl.DataFrame) -> Kept:
         """With every pick made, so with the one that ended a token budget: a larger budget begins with it."""

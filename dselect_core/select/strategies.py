@@ -1,15 +1,18 @@
 """The strategies by name, and what each needs. Light on purpose: the settings check names against it at load."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from dselect_core.errors import DselectError
 from dselect_core.select.baselines import kcenter_order, random_order
 from dselect_core.select.d3 import d3_order, d3_weight_steps
+from dselect_core.select.deita import THRESHOLD, deita_order
+from dselect_core.select.facility_location import facility_location_order
 from dselect_core.select.kept import Kept
 from dselect_core.select.mads import mads_order
 from dselect_core.select.pool import Order, Pool
@@ -36,7 +39,8 @@ class MakesOrder(Protocol):
 
 @dataclass(frozen=True)
 class Strategy:
-    """`order(pool, seed, kept)` gives every row of a pool in which nothing the strategy needs is missing.
+    """`order(pool, seed, kept)` gives the rows of a pool in which nothing the strategy needs is missing: every one of
+    them, unless `ends_early`.
 
     With `kept`, an order of the same key, it gives those that come after the kept picks.
 
@@ -44,6 +48,8 @@ class Strategy:
     columns: score columns that must not be null. Embeddings and neurons follow from `needs`.
     values: what the order makes of `columns`, as it compares them, [n]; None where it reads none.
     seeded: whether the order depends on the seed.
+    options: the recipe's options it takes, each with the value in force. They are part of the order's key.
+    ends_early: the order may end before the pool does, for what is left is too alike to what was picked.
     """
 
     name: str
@@ -52,6 +58,17 @@ class Strategy:
     order: MakesOrder
     values: Callable[[Pool], np.ndarray] | None = None
     seeded: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ends_early: bool = False
+
+    def with_options(self, given: Mapping[str, Any]) -> "Strategy":
+        """With what a recipe says of its options; None: the strategy's own. Raises DselectError for one not taken."""
+        said = {name: value for name, value in given.items() if value is not None}
+        for name in said:
+            if name not in self.options:
+                takers = ", ".join(known.name for known in STRATEGIES.values() if name in known.options)
+                raise DselectError(f"`{name}` is an option of {takers}; `{self.name}` has no use for it: leave it out")
+        return replace(self, order=partial(self.order, **said), options={**self.options, **said}) if said else self
 
 
 def _ranked(name: str, column: str) -> Strategy:
@@ -69,6 +86,22 @@ _NAMED = (
     Strategy("d3", frozenset({"embeddings", "difficulty", "grades"}), ("upd", "grade"), d3_order, d3_weight_steps),
     _ranked("miwv", "miwv"),
     Strategy("mads", frozenset({"activations"}), (), mads_order),
+    Strategy(
+        "facility-location",
+        frozenset({"embeddings"}),
+        (),
+        facility_location_order,
+        options={"neighbors": None},
+    ),
+    Strategy(
+        "deita",
+        frozenset({"embeddings", "difficulty", "grades"}),
+        ("upd", "grade"),
+        deita_order,
+        d3_weight_steps,
+        options={"threshold": THRESHOLD},
+        ends_early=True,
+    ),
     Strategy("kcenter", frozenset({"embeddings"}), (), kcenter_order),
     Strategy("random", frozenset(), (), random_order, seeded=True),
 )

@@ -36,10 +36,13 @@ class Orders:
     def select(self, pool: Pool, name: str, budget: str | int, seed: int = 0) -> Selection:
         """Select, and write what should be kept."""
         selection = select(pool, CoresetSpec(strategy=name, budget=budget, seed=seed), None, self)
+        self.write(selection)
+        return selection
+
+    def write(self, selection: Selection) -> None:
         assert selection.kept is not None and selection.kept.key == self.asked[-1]
         if selection.kept_changed:
             write_kept(selection.kept, self.path(selection.kept.key))
-        return selection
 
 
 @pytest.fixture
@@ -186,6 +189,7 @@ def test_the_file_has_every_sample_of_the_pool(orders: Orders) -> None:
     for name, columns in (
         ("d3", ["upd", "grade", "state_nearest", "state_seen"]),
         ("kcenter", ["state_nearest", "state_seen"]),
+        ("facility-location", ["state_similarity"]),
         ("mads", []),
         ("miwv", ["miwv"]),
         ("topk:loss", ["loss"]),

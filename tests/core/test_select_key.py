@@ -9,10 +9,13 @@ import pytest
 from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
 from dselect_core.select import key as key_module
+from dselect_core.select import strategies
 from dselect_core.select.key import order_key
 from dselect_core.select.pool import Pool
 from dselect_core.select.select import select
-from tests.core.test_select_orders import NAMES
+from tests.core.test_select_orders import NAMES as WHOLE
+
+NAMES = [*WHOLE, "deita"]
 
 # From 0 in steps of 2^-3, so far from the middle of two steps of the grid.
 SCORES = pl.DataFrame(
@@ -49,13 +52,14 @@ def nudged(array: np.ndarray) -> np.ndarray:
 
 
 ALL = set(NAMES)
+OF_VECTORS = {"d3", "deita", "facility-location", "kcenter"}
 # What changes, and for which strategies that is another order.
 CHANGES = {
     "nothing": (lambda: POOL, set()),
     "an id": (lambda: Pool(SCORES.with_columns(pl.col("sample_id").replace("05", "05a")), EMBEDDINGS, NEURONS), ALL),
     "one row fewer": (lambda: POOL.take(np.arange(19)), ALL),
-    "upd": (scores("upd", ABOVE), {"d3"}),
-    "grade": (scores("grade", -ABOVE), {"d3"}),
+    "upd": (scores("upd", ABOVE), {"d3", "deita"}),
+    "grade": (scores("grade", -ABOVE), {"d3", "deita"}),
     "miwv": (scores("miwv", ABOVE), {"miwv"}),
     "loss": (scores("loss", ABOVE), {"topk:loss"}),
     "response_tokens": (scores("response_tokens", 1), {"topk:response_tokens"}),
@@ -78,9 +82,9 @@ CHANGES = {
         lambda: Pool(SCORES.with_columns(pl.col("upd", "grade", "loss", "miwv").cast(pl.Float32)), EMBEDDINGS, NEURONS),
         set(),
     ),
-    "one bit of a vector": (vectors(nudged), {"d3", "kcenter"}),
-    "the type of the vectors": (vectors(lambda a: a.astype(np.float64)), {"d3", "kcenter"}),
-    "the width of the vectors": (vectors(lambda a: a.reshape(20, -1)[:, :5]), {"d3", "kcenter"}),
+    "one bit of a vector": (vectors(nudged), OF_VECTORS),
+    "the type of the vectors": (vectors(lambda a: a.astype(np.float64)), OF_VECTORS),
+    "the width of the vectors": (vectors(lambda a: a.reshape(20, -1)[:, :5]), OF_VECTORS),
     "the layout of the vectors": (vectors(np.asfortranarray), set()),
     "a neuron": (neurons(nudged), {"mads"}),
     "the layout of the neurons": (neurons(np.asfortranarray), set()),
@@ -100,6 +104,17 @@ def test_no_two_strategies_share_one() -> None:
 
 def test_the_seed_counts_where_it_is_used() -> None:
     assert {name for name in NAMES if order_key(POOL, name, 0) != order_key(POOL, name, 1)} == {"random"}
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"), [("deita", "threshold", 0.8), ("facility-location", "neighbors", 3)]
+)
+def test_the_options_count(name: str, option: str, value: float) -> None:
+    chosen = strategies.strategy(name)
+    assert order_key(POOL, chosen, 0) == order_key(POOL, chosen.with_options({option: None}), 0)
+    assert order_key(POOL, chosen.with_options({option: value}), 0) != order_key(POOL, chosen, 0)
+    of_default = chosen.with_options({option: chosen.options[option]})
+    assert order_key(POOL, of_default, 0) == order_key(POOL, chosen, 0)  # said or not, it is the same order
 
 
 def test_the_revision_counts(monkeypatch: pytest.MonkeyPatch) -> None:

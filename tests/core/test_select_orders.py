@@ -12,7 +12,8 @@ from dselect_core.select.pool import Pool
 from dselect_core.select.select import Selection, select
 from dselect_core.select.strategies import SCORE_COLUMNS, STRATEGIES, strategy
 
-NAMES = ["d3", "miwv", "mads", "kcenter", "random", "topk:loss", "topk:response_tokens"]
+NAMES = ["d3", "miwv", "mads", "facility-location", "kcenter", "random", "topk:loss", "topk:response_tokens"]
+"""Strategies whose order has every row. deita's may end before: see test_select_deita.py."""
 
 
 def make_rows(seed: int, n: int) -> tuple[pl.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
