@@ -16,7 +16,7 @@ import polars as pl
 from dselect_core.coreset import read_manifest
 from dselect_core.corpus.land import look
 from dselect_core.errors import DselectError
-from dselect_core.estimates import FOLLOWERS, judge_tokens, lengths
+from dselect_core.estimates import FOLLOWERS, SHOTS, judge_tokens, lengths
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.index import needed_kinds, read_index
 from dselect_core.lm import current
@@ -289,12 +289,13 @@ class _Planner:
         store = self._store("miwv", model)
         if store is None or pairs is None:
             missing, exact = (size, True) if store is None else (min(size, changed), False)
-            # A one-shot sequence is as long as two samples of the mean length.
-            tokens = 2 * missing * self._tokens(pool.ids, pool, model) // max(1, size) if missing else 0
+            # A sample of the mean length, and its share of a shot that runs once for all that are shown it.
+            mean = self._tokens(pool.ids, pool, model) / max(1, size) if missing else 0
+            tokens = int((1 + SHOTS) * missing * mean)
         else:
             rows = store.missing(pairs.select("sample_id", "shot_id"))
             missing, exact = rows.height, True
-            shots = rows.select(sample_id="shot_id").drop_nulls()
+            shots = rows.select(sample_id="shot_id").drop_nulls().unique()
             tokens = self._tokens(rows, pool, model) + self._tokens(shots, pool, model)
         why = self._why("miwv_values", None, "shots or losses changed")
         self._add(Step("miwv_values", None, why, missing, size - missing, exact, tokens))

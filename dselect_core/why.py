@@ -152,6 +152,9 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
         return Choice(*head, None, None, f"cannot be chosen: {row['reason']}")
     if row["rank"] is not None:
         return Choice(*head, None, row["gain"], f"comes {row['rank']}., and the budget ends at {order.height}")
+    if row.get("state_too_alike", -1) >= 0:
+        other = kept.table.filter(pl.col("reason").is_null())["sample_id"][row["state_too_alike"]]
+        return Choice(*head, None, None, f"passed over: too alike to {other}, which was chosen before it")
     if row["standing"] is None:
         return Choice(*head, None, None, f"does not come before the budget ends, at {order.height}")
     last = kept.table["gain"].filter(kept.table["rank"] == kept.table["rank"].max())
