@@ -9,8 +9,8 @@ import polars as pl
 from dselect_core.config import Settings
 from dselect_core.corpus.land import land
 from dselect_core.index import build_index
-from dselect_core.select.farthest_first import Sizes, farthest_first
 from dselect_core.select.deita import score_first
+from dselect_core.select.farthest_first import Sizes, farthest_first
 from dselect_core.select.kept import Kept, write_kept
 from dselect_core.select.pool import Order, Pick
 from dselect_core.tables import read_parquet, write_parquet
