@@ -26,14 +26,12 @@ import contextlib
 import io
 import json
 import logging
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -44,7 +42,8 @@ from upath import UPath
 from dselect_core import vectors
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.tables import is_local, parquet_bytes, write_bytes, write_text
+from dselect_core.listing import listing, modified
+from dselect_core.tables import parquet_bytes, write_bytes, write_text
 
 WRITTEN = "written_at"
 """Column of every part: when the row was first written. It decides between duplicates, whatever was compacted since."""
@@ -66,6 +65,7 @@ ROW, CHECK = "row", "check"
 
 _PART = re.compile(r"(?P<hash>[0-9a-f]{32})\.parquet")
 _BESIDE = re.compile(r"(?P<hash>[0-9a-f]{32})\.(?P<what>npy|bad)")
+_OURS = re.compile(f"{_PART.pattern}|{_BESIDE.pattern}".replace("?P<hash>", "?:"))
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(parquet|npy|bad)\.[0-9a-f]{32}\.tmp")
 _SOURCE = "source"  # number of the part that a row is from, while rows of several are put together
 _RECIPE = "recipe.json"
@@ -115,13 +115,6 @@ class _File:
     stamp: str
     array: int | None
     bad: bool
-
-
-class _Listed(NamedTuple):
-    name: str
-    size: int
-    stamp: str
-    modified: float  # seconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ class Store:
             frame = frame.with_columns(pl.lit(datetime.now(UTC), pl.Datetime("us", "UTC")).alias(WRITTEN))
         if self.array is None:
             return self._write(frame)
-        values = _array_of(frame[self.array])
+        values = vectors.array_of(frame[self.array])
         has = frame[self.array].is_not_null()
         row = pl.when(has).then(has.cum_sum() - 1).cast(pl.Int64).alias(self.array)
         # In the vector's place, for the order of the columns is kept.
@@ -197,7 +190,9 @@ class Store:
             if found is None:
                 return rows.select(self.keys).clear()
             held, values = found
-            held = held.with_columns(_column(values, held[ROW].is_not_null()).alias(ROW)).rename({ROW: self.array})
+            held = held.with_columns(vectors.column_of(values, held[ROW].is_not_null()).alias(ROW)).rename(
+                {ROW: self.array}
+            )
         else:
             some = self._again(lambda: self._rows(wanted, rows))
             if some is None:
@@ -455,7 +450,7 @@ class Store:
     def _files(self) -> list[_File]:
         """The parts by name. Raises FileNotFoundError when one goes while its size and time are asked for."""
         parts, beside = [], {}
-        for listed in sorted(_listing(self.folder)):
+        for listed in sorted(listing(self.folder, _OURS)):
             name = listed.name
             if _PART.fullmatch(name):
                 parts.append(listed)
@@ -499,7 +494,7 @@ class Store:
             return None
         if part.layout.rows and file.array != part.layout.size:
             # Compacted away since the listing, or listed before its array was.
-            listed = {other.name: other.size for other in _listing(self.folder)}
+            listed = {other.name: other.size for other in listing(self.folder, _OURS)}
             if file.path.name not in listed:
                 raise FileNotFoundError(file.path.path)
             array = _beside(file.path, "npy").name
@@ -552,14 +547,14 @@ class Store:
         """Remove what killed writers and compactions left, if it is old: arrays without a part, temporary files."""
         if self.array is None:
             return
-        listed = self._again(lambda: _listing(self.folder))
+        listed = self._again(lambda: listing(self.folder, _OURS))
         parts = {each.name.removesuffix(".parquet") for each in listed if _PART.fullmatch(each.name)}
         for each in listed:
             beside = _BESIDE.fullmatch(each.name)
             orphan = beside is not None and beside["hash"] not in parts
             if orphan or _TEMPORARY.fullmatch(each.name):
                 path = self.folder / each.name
-                if time.time() - _modified(path, each) > ORPHAN_SECONDS:
+                if time.time() - modified(path, each) > ORPHAN_SECONDS:
                     path.unlink(missing_ok=True)
 
 
@@ -576,99 +571,3 @@ def _groups(parts: list[Part]) -> list[list[Part]]:
 def _beside(part: UPath, what: str) -> UPath:
     """The array ("npy") of a part, or the note ("bad") of rows of it that were found altered."""
     return part.with_name(f"{part.name.removesuffix('.parquet')}.{what}")
-
-
-def _modified(path: UPath, listed: _Listed) -> float:
-    """When the file was last written, as it is now; infinite when it is gone or its place does not tell."""
-    if not is_local(path):
-        return listed.modified
-    try:
-        return Path(path.path).stat().st_mtime
-    except FileNotFoundError:
-        return math.inf
-
-
-def _array_of(column: pl.Series) -> np.ndarray:
-    """The rows of a column of vectors that are not null, [n, width]."""
-    dtype, present = column.dtype, column.drop_nulls()
-    if not isinstance(dtype, pl.Array) or not dtype.inner.is_numeric() or dtype.size == 0:
-        raise ValueError(f"{column.name}: vectors must be a pl.Array of numbers, not {dtype}")
-    if present.reshape((-1,)).null_count():
-        raise ValueError(f"{column.name}: a vector has a null inside")
-    values: np.ndarray = present.to_numpy().reshape(-1, dtype.size)
-    if values.dtype.kind not in "fiu":
-        raise ValueError(f"{column.name}: vectors of {dtype.inner} are not of fixed width")
-    return values
-
-
-def _column(values: np.ndarray, present: pl.Series) -> pl.Series:
-    """Vectors as a pl.Array column, null where not present."""
-    column = pl.Series(values, dtype=pl.Array(pl.Series(values[:0, 0]).dtype, values.shape[1]))
-    if present.all():
-        return column
-    return pl.select(pl.when(present).then(column)).to_series()
-
-
-def _listing(folder: UPath) -> list[_Listed]:
-    """What lies in a folder now; empty where there is none. Of a file of no part's name only the name is known."""
-    if is_local(folder):
-        local = Path(folder.path)
-        try:
-            names = {path.name for path in local.iterdir()}
-            # What comes and goes while a folder is read may be missed at both ends; two alike listings missed nothing.
-            while (again := {path.name for path in local.iterdir()}) != names:
-                names = again
-        except FileNotFoundError:
-            return []
-        known = {name for name in names if _PART.fullmatch(name) or _BESIDE.fullmatch(name)}
-        stats = [(name, (local / name).stat()) for name in known]
-        others = [_Listed(name, 0, "", math.inf) for name in names - known]
-        return others + [
-            _Listed(n, stat.st_size, f"{stat.st_size} {stat.st_mtime_ns}", stat.st_mtime) for n, stat in stats
-        ]
-    try:
-        # `refresh`: another process, or thread, may have written since the listing that is in the cache.
-        entries = folder.fs.ls(folder.path, detail=True, refresh=True)
-    except FileNotFoundError:
-        return []
-    return [
-        _Listed(
-            str(e["name"]).rsplit("/", 1)[-1],
-            int(e["size"] or 0),
-            f"{e['size']} {e.get('ETag') or e.get('mtime')}",
-            e["LastModified"].timestamp() if e.get("LastModified") else math.inf,
-        )
-        for e in entries
-    ]
-
-
-class Appender:
-    """Collects rows and appends them to a store as parts: every `rows` rows or `seconds` seconds, and at the end.
-
-    As a context it writes what it holds also when the work inside fails, so an error costs no finished row; only a
-    process that is killed loses what had not been written, at most one part.
-    """
-
-    def __init__(self, store: Store, rows: int, seconds: float):
-        self.store = store
-        self.rows = rows
-        self.seconds = seconds
-        self._held: list[pl.DataFrame] = []
-        self._since = time.monotonic()
-
-    def __enter__(self) -> "Appender":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.flush()
-
-    def add(self, frame: pl.DataFrame) -> None:
-        self._held.append(frame)
-        if sum(f.height for f in self._held) >= self.rows or time.monotonic() - self._since >= self.seconds:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._held:
-            self.store.append(pl.concat(self._held))
-        self._held = []
-        self._since = time.monotonic()

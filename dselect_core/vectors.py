@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from upath import UPath
 
 from dselect_core.tables import is_local, write_buffers
@@ -167,3 +168,24 @@ def _ranges(path: UPath, layout: Layout, rows: np.ndarray) -> Iterator[np.ndarra
                 raise FileNotFoundError(f"{path}: shorter than its {layout.rows} rows")
             block = np.frombuffer(data, layout.dtype).reshape(-1, layout.width)
             yield block[rows[a:b] - rows[a]]
+
+
+def array_of(column: pl.Series) -> np.ndarray:
+    """The rows of a column of vectors that are not null, [n, width]."""
+    dtype, present = column.dtype, column.drop_nulls()
+    if not isinstance(dtype, pl.Array) or not dtype.inner.is_numeric() or dtype.size == 0:
+        raise ValueError(f"{column.name}: vectors must be a pl.Array of numbers, not {dtype}")
+    if present.reshape((-1,)).null_count():
+        raise ValueError(f"{column.name}: a vector has a null inside")
+    values: np.ndarray = present.to_numpy().reshape(-1, dtype.size)
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{column.name}: vectors of {dtype.inner} are not of fixed width")
+    return values
+
+
+def column_of(values: np.ndarray, present: pl.Series) -> pl.Series:
+    """Vectors as a pl.Array column, null where not present."""
+    column = pl.Series(values, dtype=pl.Array(pl.Series(values[:0, 0]).dtype, values.shape[1]))
+    if present.all():
+        return column
+    return pl.select(pl.when(present).then(column)).to_series()

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import polars as pl
 
+from dselect_core.appender import Appender
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.index import Index, pool_samples, pool_scores, pool_vectors
@@ -21,7 +22,7 @@ from dselect_core.scores import dependability, embeddings, miwv
 from dselect_core.scores.kinds import store_of
 from dselect_core.scores.one_pass import one_pass
 from dselect_core.scores.table import Head, TableReport, version_of, write_head
-from dselect_core.store import COMPACT_FROM, Appender, Store
+from dselect_core.store import COMPACT_FROM, Store
 from dselect_core.tables import read_metadata, read_parquet, read_with_metadata, write_parquet
 from dselect_core.workspace import Workspace
 

@@ -22,8 +22,9 @@ from polars.exceptions import ColumnNotFoundError
 from upath import UPath
 
 from dselect_core import store as store_module
+from dselect_core.appender import Appender
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.store import WRITTEN, Appender, Part, Store
+from dselect_core.store import WRITTEN, Part, Store
 from dselect_core.tables import parquet_bytes, write_bytes
 
 RECIPE = {"kind": "grades", "rubric": "ü", "revision": 1}
