@@ -3,40 +3,29 @@
 import gzip
 import json
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from dselect_core.config import SourceSpec
 from dselect_core.corpus.ingest import ingest, signature
 from dselect_core.errors import DselectError
 
 
-@pytest.fixture(scope="module")
-def options() -> Iterator[dict[str, Any]]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
-    server.stop()
-
-
 @pytest.fixture
-def bucket(options: dict[str, Any]) -> str:
+def bucket(s3: dict[str, Any]) -> str:
     name = f"bucket-{uuid.uuid4()}"
     # The writer shares no cache with the reader, as in life.
-    writer = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+    writer = s3fs.S3FileSystem(**s3, skip_instance_cache=True)
     writer.mkdir(name)
-    put(options, f"{name}/t0/a.jsonl.gz", gzip.compress(rows("1", "2")))
-    put(options, f"{name}/t0/b.json", json.dumps([{"instruction": "1", "output": "a"}]).encode())
+    put(s3, f"{name}/t0/a.jsonl.gz", gzip.compress(rows("1", "2")))
+    put(s3, f"{name}/t0/b.json", json.dumps([{"instruction": "1", "output": "a"}]).encode())
     return name
 
 
-def put(options: dict[str, Any], path: str, body: bytes) -> None:
-    s3fs.S3FileSystem(**options, skip_instance_cache=True).pipe_file(path, body)
+def put(s3: dict[str, Any], path: str, body: bytes) -> None:
+    s3fs.S3FileSystem(**s3, skip_instance_cache=True).pipe_file(path, body)
 
 
 def rows(*prompts: str) -> bytes:
@@ -44,39 +33,39 @@ def rows(*prompts: str) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["t0", "t0/", "t0/*", "**/*.js*"])
-def test_prefixes_and_globs(options: dict[str, Any], bucket: str, path: str) -> None:
-    got = ingest("s", SourceSpec(path=f"s3://{bucket}/{path}", storage_options=options))
+def test_prefixes_and_globs(s3: dict[str, Any], bucket: str, path: str) -> None:
+    got = ingest("s", SourceSpec(path=f"s3://{bucket}/{path}", storage_options=s3))
     assert (got.rows, got.samples.height, got.duplicates) == (3, 2, 1)
     assert [file.file for file in got.files] == [f"s3://{bucket}/t0/a.jsonl.gz", f"s3://{bucket}/t0/b.json"]
 
 
-def test_the_signature_sees_what_others_wrote(options: dict[str, Any], bucket: str) -> None:
-    spec = SourceSpec(path=f"s3://{bucket}/t0/*", storage_options=options)
+def test_the_signature_sees_what_others_wrote(s3: dict[str, Any], bucket: str) -> None:
+    spec = SourceSpec(path=f"s3://{bucket}/t0/*", storage_options=s3)
     seen = [signature(spec), signature(spec)]
-    put(options, f"{bucket}/t0/a.jsonl.gz", gzip.compress(rows("1", "3")))
+    put(s3, f"{bucket}/t0/a.jsonl.gz", gzip.compress(rows("1", "3")))
     seen.append(signature(spec))
-    put(options, f"{bucket}/t0/c.jsonl", rows("4"))
+    put(s3, f"{bucket}/t0/c.jsonl", rows("4"))
     seen.append(signature(spec))
     assert seen[0] == seen[1] and len(set(seen)) == 3
     assert seen[-1] == (got := ingest("s", spec)).signature and got.rows == 4
 
 
-def test_parquet_is_read_by_range(options: dict[str, Any], bucket: str) -> None:
+def test_parquet_is_read_by_range(s3: dict[str, Any], bucket: str) -> None:
     import polars as pl
 
-    fs = s3fs.S3FileSystem(**options)
+    fs = s3fs.S3FileSystem(**s3)
     with fs.open(f"{bucket}/x.parquet", "wb") as file:
         pl.DataFrame({"prompt": ["1", "2"], "completion": ["a", "b"], "vector": [[0.0]] * 2}).write_parquet(file)
-    assert ingest("s", SourceSpec(path=f"s3://{bucket}/x.parquet", storage_options=options)).samples.height == 2
+    assert ingest("s", SourceSpec(path=f"s3://{bucket}/x.parquet", storage_options=s3)).samples.height == 2
 
 
-def test_a_saved_dataset(options: dict[str, Any], bucket: str) -> None:
+def test_a_saved_dataset(s3: dict[str, Any], bucket: str) -> None:
     import datasets
 
     saved = datasets.Dataset.from_list([{"prompt": "1", "completion": "a"}])
-    saved.save_to_disk(f"s3://{bucket}/saved", storage_options=options)
+    saved.save_to_disk(f"s3://{bucket}/saved", storage_options=s3)
     for spec in ({"dataset": f"s3://{bucket}/saved"}, {"path": f"s3://{bucket}/saved"}):
-        got = ingest("s", SourceSpec.model_validate({**spec, "storage_options": options}))
+        got = ingest("s", SourceSpec.model_validate({**spec, "storage_options": s3}))
         assert got.rows == 1 and got.files[0].file == f"s3://{bucket}/saved"
 
 
@@ -88,14 +77,14 @@ def test_a_saved_dataset(options: dict[str, Any], bucket: str) -> None:
         ("no-such-bucket/x", "no such file or folder"),
     ],
 )
-def test_a_place_that_is_not_there(options: dict[str, Any], bucket: str, path: str, message: str) -> None:
+def test_a_place_that_is_not_there(s3: dict[str, Any], bucket: str, path: str, message: str) -> None:
     url = f"s3://{path.format(bucket=bucket)}"
     with pytest.raises(DselectError) as failed:
-        ingest("s", SourceSpec(path=url, storage_options=options))
+        ingest("s", SourceSpec(path=url, storage_options=s3))
     assert str(failed.value).startswith(f"{url}: {message}")
 
 
-def test_an_endpoint_that_does_not_answer(options: dict[str, Any]) -> None:
-    closed = {**options, "endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+def test_an_endpoint_that_does_not_answer(s3: dict[str, Any]) -> None:
+    closed = {**s3, "endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     with pytest.raises(DselectError, match=r"s3://b/x\.jsonl: cannot be listed \(.*Check the address, the credentials"):
         signature(SourceSpec(path="s3://b/x.jsonl", storage_options=closed))

@@ -32,19 +32,8 @@ MADE_BY = fingerprint(RECIPE)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, Any]]:
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def bucket(server: dict[str, Any]) -> UPath:
-    made = UPath("s3://bucket", **server)
+def bucket(s3: dict[str, Any]) -> UPath:
+    made = UPath("s3://bucket", **s3)
     elsewhere(made).fs.mkdir(made.path)
     return made
 
@@ -847,10 +836,8 @@ def test_many_processes_append_compact_and_read_at_once(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / MADE_BY).iterdir()] == [".parquet"]  # no temporary file is left
 
 
-def test_many_threads_append_compact_and_read_at_once_on_s3(
-    server: dict[str, Any], bucket: UPath, tmp_path: Path
-) -> None:
-    all_at_once(ThreadPoolExecutor, str(bucket / "many" / MADE_BY), server, tmp_path, tidiers=2, parts=6, pause=0.1)
+def test_many_threads_append_compact_and_read_at_once_on_s3(s3: dict[str, Any], bucket: UPath, tmp_path: Path) -> None:
+    all_at_once(ThreadPoolExecutor, str(bucket / "many" / MADE_BY), s3, tmp_path, tidiers=2, parts=6, pause=0.1)
 
 
 ROWS = 1000

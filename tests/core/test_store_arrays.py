@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from dselect_core import store as store_module
@@ -28,17 +27,8 @@ WIDTH = 6
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, Any]]:
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def bucket(server: dict[str, Any]) -> UPath:
-    made = UPath(f"s3://{uuid.uuid4()}", **server)
+def bucket(s3: dict[str, Any]) -> UPath:
+    made = UPath(f"s3://{uuid.uuid4()}", **s3)
     elsewhere(made).fs.mkdir(made.path)
     return made
 
@@ -592,12 +582,12 @@ def test_many_processes_append_compact_and_read_at_once(local: Store) -> None:
 
 
 def test_many_threads_append_compact_and_read_at_once_on_s3(
-    server: dict[str, Any], bucket: UPath, monkeypatch: pytest.MonkeyPatch
+    s3: dict[str, Any], bucket: UPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "PARTS", 6)
     store = Store(bucket / "many" / MADE_BY, array="vector")
     with ThreadPoolExecutor(WRITERS) as people:
-        for done in [people.submit(write, str(store.folder), server, writer) for writer in range(WRITERS)]:
+        for done in [people.submit(write, str(store.folder), s3, writer) for writer in range(WRITERS)]:
             done.result()
     check_all(store)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from dselect_core import store as store_module
@@ -15,18 +14,9 @@ from dselect_core.store import Store
 from tests.core.test_store import MADE_BY, again, elsewhere, grades, held, ids, missing
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, Any]]:
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
-    running.stop()
-
-
 @pytest.fixture
-def bucket(server: dict[str, Any]) -> UPath:
-    made = UPath(f"s3://{uuid.uuid4()}", **server)
+def bucket(s3: dict[str, Any]) -> UPath:
+    made = UPath(f"s3://{uuid.uuid4()}", **s3)
     elsewhere(made).fs.mkdir(made.path)
     return made
 
