@@ -57,17 +57,23 @@ def refresh(
     """Make what changes in sources and recipes touch, after a plan of it. Exits with 1 if anything failed."""
     settings, path = _settings(config)
     _known_recipe(settings, path, recipe)
+    import contextlib
+
     import dagster as dg
 
     from dselect_dagster.bars import Bars
     from dselect_dagster.drain import drain
-    from dselect_dagster.instance import open_instance
+    from dselect_dagster.instance import alone, open_instance
     from dselect_dagster.planning import plan_refresh
 
     workspace = Workspace(settings)
     selection = None if select is None else dg.AssetSelection.from_string(select)
     defs = _definitions(settings, path)
-    with open_instance(path) as instance:
+    with open_instance(path) as instance, contextlib.ExitStack() as held:
+        if not dry_run:
+            held.enter_context(
+                alone(path, lambda: out.print("Another refresh is at work here; this one waits for it."))
+            )
         lost: list[tuple[str, str]] = []
         try:
             found, plan = plan_refresh(defs, instance, workspace, select=selection, recipe=recipe)

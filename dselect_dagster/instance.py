@@ -3,12 +3,14 @@
 Always local, also when the tables are on S3: a deployment sets $DAGSTER_HOME and its own dagster.yaml.
 """
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 DAGSTER_YAML = """\
 telemetry: {enabled: false}
@@ -49,3 +51,22 @@ def open_instance(config: Path) -> dg.DagsterInstance:
         instance.all_asset_keys()
         instance.all_instigator_state()
     return instance
+
+
+@contextlib.contextmanager
+def alone(config: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """One refresh at a time on an instance; `waits` is called when another is at work, before waiting for its end.
+
+    Two at once may run one partition twice. The blocking check that was recorded last may then be of the run that ended
+    first: to Dagster it says nothing about what stands, and all that rests on that waits for ever.
+    """
+    lock = FileLock(home(config) / ".refresh.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waits()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -129,6 +129,8 @@ def test_two_refreshes_at_the_same_time_end_in_the_same_tables(
     for process, said in zip(processes, told, strict=True):
         assert process.returncode == 0, said
         assert "failed" not in said
+    waited = sum("Another refresh is at work here; this one waits" in said for said in told)
+    assert waited == (homes == "one instance")
     if homes == "one instance":
         assert graph.refresh().runs == []
     else:
