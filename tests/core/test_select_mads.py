@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dselect_core.select.mads import max_coverage
@@ -28,6 +28,7 @@ def run(neurons: list[list[int]]) -> list[tuple[int, float, int | None]]:
     return [tuple(pick) for pick in max_coverage(np.array(neurons, dtype=np.uint32))]
 
 
+@settings(max_examples=1000, deadline=None)
 @given(
     st.integers(1, 4).flatmap(
         lambda m: st.lists(st.lists(st.integers(0, 7), min_size=m, max_size=m, unique=True), min_size=1, max_size=14)
