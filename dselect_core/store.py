@@ -65,7 +65,7 @@ ROW, CHECK = "row", "check"
 
 _PART = re.compile(r"(?P<hash>[0-9a-f]{32})\.parquet")
 _BESIDE = re.compile(r"(?P<hash>[0-9a-f]{32})\.(?P<what>npy|bad)")
-_OURS = re.compile(f"{_PART.pattern}|{_BESIDE.pattern}".replace("?P<hash>", "?:"))
+_OURS = re.compile(r"[0-9a-f]{32}\.(parquet|npy|bad)")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(parquet|npy|bad)\.[0-9a-f]{32}\.tmp")
 _SOURCE = "source"  # number of the part that a row is from, while rows of several are put together
 _RECIPE = "recipe.json"

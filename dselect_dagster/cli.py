@@ -1,5 +1,6 @@
 """`dselect`: refresh, plan, status, why, dev, export, init. All of it is the Dagster graph; this file only asks."""
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -57,8 +58,6 @@ def refresh(
     """Make what changes in sources and recipes touch, after a plan of it. Exits with 1 if anything failed."""
     settings, path = _settings(config)
     _known_recipe(settings, path, recipe)
-    import contextlib
-
     import dagster as dg
 
     from dselect_dagster.bars import Bars

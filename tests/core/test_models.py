@@ -12,7 +12,7 @@ from dselect_core.errors import DselectError
 from dselect_core.lm.load import identity, load
 from dselect_core.lm.tune import tune, warmup_sample
 from dselect_core.scores.embeddings import encode
-from tests.tiny import conversation, samples_frame, save_llama, score, tokenizer
+from tests.tiny import conversation, samples_frame, save_encoder, save_llama, score, tokenizer
 
 POOL = samples_frame([conversation(f"Say {i} and {i * i}", f"{i} and {i * i}.") for i in range(60)])
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})
@@ -54,16 +54,9 @@ def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path: Path) -> N
 
 
 def test_an_encoder_gives_the_mean_of_its_last_layer_over_the_text(tmp_path: Path) -> None:
-    from transformers import BertConfig, BertModel
+    from transformers import BertModel
 
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer()), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=64,
-    )  # fmt: skip
-    model = BertModel(config).eval()
-    model.save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
+    model = BertModel.from_pretrained(save_encoder(tmp_path)).eval()
     samples = samples_frame(
         [conversation("Hi", "Hello there"), conversation("A longer question?", "x", "again", "y", system="Be brief")]
     )
