@@ -1,10 +1,9 @@
 """Drain the graph in the foreground: land what changed, then run what the automation condition asks for, to quiet.
 
-Every tick evaluates the same condition as the daemon and runs, in this process and one run a partition,
-what it finds. The condition's triggers are edges, and a foreground command can lose one (it was killed, it
-was told to leave a recipe out, the daemon was quicker), so what runs is the level behind them: partitions
-that Dagster calls stale or missing and whose inputs are ready. Where Dagster is blind to staleness, the
-edges decide.
+What runs, in this process and one run a partition, is what the daemon's condition would ask for. Its triggers
+are edges, and a foreground command can lose one (it was killed, it was told to leave a recipe out, the daemon
+was quicker), so what decides is the level behind them: partitions that Dagster calls stale or missing and whose
+inputs are ready. Only where Dagster is blind to staleness is the condition itself evaluated, before each level.
 """
 
 import contextlib
@@ -86,8 +85,9 @@ def drain(
     to_restore = {(dg.AssetKey(asset), partition) for asset, partition in lost}
     while True:
         with _partitions_read_once(instance):
-            requested = _tick(defs, instance)
             staleness = Staleness(defs, instance)
+            blind = {key for key in graph.get_all_asset_keys() if staleness.is_blind_to(key)}
+            requested, cursor = _tick(defs, instance) if blind else ([], None)
             stale = staleness.all()
             failed = {(asset, run.partition) for run in done.failed for asset in run.assets}
             # Nothing runs again in one refresh after it failed: its message has been given.
@@ -96,14 +96,20 @@ def drain(
             able = [key for key in _requested(levels, level) if key in due] if level else []
             # First what is to be restored: no staleness tells that what reads it waits for it.
             keys: list[Key] = [key for key in sorted(to_restore) if not staleness.waits(key, able)]
-            keys += [key for key in requested if key not in failed and staleness.is_blind_to(key[0])]
+            keys += [key for key in requested if key not in failed and key[0] in blind]
             keys += [key for key in able if not staleness.waits(key, able)]
             keys = [key for key in dict.fromkeys(keys) if wanted(*key)]
             to_restore -= set(keys)
+            if not keys and not blind:
+                # All edges so far are dealt with: the day that a hundredth source blinds Dagster, only new ones count.
+                _, cursor = _tick(defs, instance)
+        _run(defs, instance, keys, done, on_run)
+        if cursor is not None:
+            # After the runs: a process that is killed in one of them leaves its edges to the next.
+            instance.daemon_cursor_storage.set_cursor_values({_CURSOR: serialize_value(cursor)})
         if not keys:
             done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
             return done
-        _run(defs, instance, keys, done, on_run)
 
 
 def _close_dead_runs(instance: dg.DagsterInstance) -> None:
@@ -135,13 +141,12 @@ def _partitions_read_once(instance: dg.DagsterInstance) -> Iterator[None]:
         del instance.get_dynamic_partitions
 
 
-def _tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> list[Key]:
-    """One evaluation of the condition, its cursor kept in the instance."""
+def _tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> tuple[list[Key], AssetDaemonCursor]:
+    """One evaluation of the condition since the cursor that is kept in the instance: what it asks for, and the next."""
     held = instance.daemon_cursor_storage.get_cursor_values({_CURSOR}).get(_CURSOR)
     cursor = deserialize_value(held, AssetDaemonCursor) if held else None
     result = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
-    instance.daemon_cursor_storage.set_cursor_values({_CURSOR: serialize_value(result.cursor)})
-    return _requested(defs, result)
+    return _requested(defs, result), result.cursor
 
 
 def _requested(defs: dg.Definitions, result: dg.EvaluateAutomationConditionsResult) -> list[Key]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import dagster as dg
+from dagster._core.definitions import data_version
 from dagster._core.definitions.data_version import (
     CachingStaleStatusResolver,
     StaleCause,
@@ -16,11 +17,9 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.instance import DagsterInstance
 from dagster._core.loader import LoadingContext
+from dagster._core.storage.event_log.base import AssetRecord
 
 Key = tuple[dg.AssetKey, str | None]
-
-# Upstream partitions of one asset above which Dagster does not compare data versions.
-PARTITIONS_SEEN = 100
 
 # Made once and kept: new rows do not make another model (see its condition in automation.py).
 PINNED = frozenset({dg.AssetKey("warmup_model")})
@@ -56,7 +55,10 @@ class Staleness:
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance):
         self.graph = defs.resolve_asset_graph()
         self.instance = instance
-        self._resolver = CachingStaleStatusResolver(instance, self.graph, _Loading(instance))
+        loading = _Loading(instance)
+        # One query for the records of all assets, where the resolver would make one for each.
+        AssetRecord.prepare(loading, self.graph.get_all_asset_keys())
+        self._resolver = CachingStaleStatusResolver(instance, self.graph, loading)
 
     def of(self, asset: dg.AssetKey, partition: str | None) -> Stale | None:
         """None when it is up to date. A pinned asset is stale only when missing or when its own settings changed."""
@@ -106,7 +108,8 @@ class Staleness:
         """Whether the asset hangs on so many partitions that Dagster does not look at them."""
         node = self.graph.get(asset)
         return node.partitions_def is None and any(
-            len(parent.get_partition_keys(dynamic_partitions_store=self.instance)) >= PARTITIONS_SEEN
+            len(parent.get_partition_keys(dynamic_partitions_store=self.instance))
+            >= data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD
             for key in node.parent_keys
             if (parent := self.graph.get(key).partitions_def) is not None
         )

@@ -1,0 +1,73 @@
+"""From 100 sources on Dagster does not compare data versions across them, so edges drive what reads all sources.
+
+The threshold is Dagster's; here it is 3, so that the same code is met without a hundred sources.
+"""
+
+import pytest
+from dagster._core.definitions import data_version
+
+from tests.e2e.conftest import WORDS
+from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, errors, made
+from tests.e2e.test_what_is_recomputed import CORESETS
+
+ALL = CORPUS_WIDE | CORESETS
+
+
+@pytest.fixture(autouse=True)
+def blind_from_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_version, "SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD", 3)
+
+
+@pytest.fixture
+def three(graph: Graph) -> Graph:
+    """The two sources of `graph`, made while Dagster saw them, and a third."""
+    graph.source("c", alpaca(WORDS[:5], offset=90))
+    graph.settings(sources={name: {"path": f"data/{name}.json"} for name in "abc"})
+    return graph
+
+
+def of(source: str) -> set[tuple[str, str | None]]:
+    return {("raw_dataset", source), *((score, source) for score in SCORES)}
+
+
+def test_the_source_that_blinds_dagster_reaches_the_coresets(three: Graph) -> None:
+    assert made(three.refresh()) == of("c") | ALL
+    assert three.manifest("d3")["counts"]["pool"] == 33
+    assert made(three.refresh()) == set()
+
+
+def test_an_edit_and_a_removal_reach_the_coresets(three: Graph) -> None:
+    three.refresh()
+    three.source("a", alpaca(WORDS[:-1]))
+    assert made(three.refresh()) == of("a") | ALL
+    three.settings(sources={name: {"path": f"data/{name}.json"} for name in "ab"})
+    assert made(three.refresh()) == of("c") | ALL
+    assert made(three.refresh()) == set()
+
+
+@pytest.mark.parametrize("at", ["embeddings", "corpus_index", "neighbors", "coreset"])
+def test_what_a_killed_refresh_left_is_made_by_the_next(three: Graph, at: str) -> None:
+    three.refresh()
+    three.source("a", alpaca(WORDS[:-1]))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(run: str) -> None:
+        if at in run:
+            raise Killed
+
+    with pytest.raises(Killed):
+        three.refresh(on_run=killed)
+    assert ("coreset", "d3") in made(three.refresh())
+    assert three.manifest("d3")["counts"]["pool"] == 32
+    assert made(three.refresh()) == set()
+
+
+def test_a_source_that_failed_follows_when_it_is_mended(three: Graph) -> None:
+    three.refresh()
+    (three.folder / "data" / "b.json").write_text("{ not json")
+    assert "b.json" in errors(three.refresh())
+    three.source("b", alpaca(WORDS[:8], offset=50))
+    assert {("raw_dataset", "b"), ("corpus_index", None), ("coreset", "d3")} <= made(three.refresh())
+    assert made(three.refresh()) == set()
