@@ -6,47 +6,33 @@
                                               <the same hash>.bad          rows of that array found altered
 
 A part is written whole under a name that is its content, so writers in any number of processes never collide, a
-killed one leaves whole parts only, and a file that is torn, altered or somebody else's is recognised: it is named
-in `skipped` and in the log, and its rows count as not there. The same row in several parts is harmless.
+killed one leaves whole parts only, and what is not whole is recognised (parts.py). The same row in several parts is
+harmless. An array is written before its part, so that a part whose rows are seen has its vectors; an array without a
+part (a writer that was killed, a part that was compacted away) is nothing, and `compact` and `gc` remove it once it is
+so old that nobody can be about to write its part.
 
-Trade-offs: a part is read whole to be verified (hashing it costs less than the decoding that follows). Its keys are
-then remembered while the process lives, for parts never change: a lookup reads files once, and rows are read only from
-parts that hold some of them. `compact` keeps the number of files small. There is no lock and no list of parts to keep
-in step: the folder is the truth, on a disk and on an object store alike.
-
-Vectors lie beside their part in an array file (vectors.py), which is written first, so that a part whose rows are seen
-has its vectors. The part holds, instead of the vector, its row there (null: no vector) and the row's check. So a lookup
-reads no vector, only whether the array file is there in its full size; a vector is verified when it is read. One that
-is not what was written is noted in `.bad`: from then on its row counts as not there, in every process, and the next
-refresh makes it again. An array without a part (a writer that was killed, a part that was compacted away) is nothing;
-`compact` and `gc` remove it once it is so old that nobody can be about to write its part.
+Trade-offs: a lookup reads every part's keys, once in a process, and rows only from parts that hold some of them;
+`compact` keeps the number of files small. A lookup reads no vector: one is verified when it is read, and one that is
+not what was written is noted; from then on its row counts as not there, in every process, and the next refresh makes
+it again.
 """
 
-import contextlib
-import io
 import json
-import logging
-import re
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from polars.exceptions import ColumnNotFoundError, PolarsError
 from upath import UPath
 
 from dselect_core import vectors
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.listing import listing, modified
+from dselect_core.parts import CHECK, RECIPE, ROW, WRITTEN, File, Folder, Part, beside
 from dselect_core.tables import parquet_bytes, write_bytes, write_text
-
-WRITTEN = "written_at"
-"""Column of every part: when the row was first written. It decides between duplicates, whatever was compacted since."""
 
 LARGE = 64 * 2**20
 """Bytes, with the array, from which `compact` leaves a part alone: its work follows what is new, not what is there.
@@ -57,42 +43,7 @@ Parts are put together until they reach twice as much, which bounds the memory i
 COMPACT_FROM = 8
 """Small parts that are worth compacting."""
 
-ORPHAN_SECONDS = 3600.0
-"""Age from which an array without its part, or a temporary file, is nobody's any more: a part follows in seconds."""
-
-ROW, CHECK = "row", "check"
-"""Columns of a part of a store of vectors: where in the array file the vector is, null for none, and its check."""
-
-_PART = re.compile(r"(?P<hash>[0-9a-f]{32})\.parquet")
-_BESIDE = re.compile(r"(?P<hash>[0-9a-f]{32})\.(?P<what>npy|bad)")
-_OURS = re.compile(r"[0-9a-f]{32}\.(parquet|npy|bad)")
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(parquet|npy|bad)\.[0-9a-f]{32}\.tmp")
 _SOURCE = "source"  # number of the part that a row is from, while rows of several are put together
-_RECIPE = "recipe.json"
-# Another process may compact while this one reads: the list is made again, for so long before it is an error. On an
-# object store the files of a compaction go one by one.
-_PATIENCE_SECONDS = 60.0
-_PAUSE_SECONDS = 0.02
-
-# Keys of verified parts: (recipe, file name, its size and time, columns). Forgotten whole when it grows long.
-_known: dict[tuple[str, ...], "Part"] = {}
-_KNOWN_AT_MOST = 10_000
-
-# Part → rows of its array that this process found altered, for where that cannot be noted beside the part.
-_altered: dict[str, set[int]] = {}
-
-_log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One file of a store, its rows or some of their columns, its bytes on disk, and the layout of its array."""
-
-    path: UPath
-    frame: pl.DataFrame
-    size: int
-    layout: vectors.Layout | None = None
 
 
 class Vectors(NamedTuple):
@@ -101,20 +52,6 @@ class Vectors(NamedTuple):
     keys: pl.DataFrame
     values: np.ndarray
     present: np.ndarray
-
-
-@dataclass(frozen=True)
-class _File:
-    """A part as the folder lists it. size: with its array; stamp: what tells that it is another file by now.
-
-    array: size of its array file, None where there is none; bad: whether rows of that were found altered.
-    """
-
-    path: UPath
-    size: int
-    stamp: str
-    array: int | None
-    bad: bool
 
 
 @dataclass(frozen=True)
@@ -133,6 +70,10 @@ class Store:
     array: str | None = None
     skipped: dict[str, str] = field(default_factory=dict, compare=False)
 
+    @cached_property
+    def _files(self) -> Folder:
+        return Folder(self.folder, self.keys, self.retry, self.array, self.skipped)
+
     @property
     def fingerprint(self) -> str:
         return self.folder.name
@@ -140,20 +81,20 @@ class Store:
     @property
     def recipe(self) -> dict[str, Any]:
         """What was written by `describe`. Raises FileNotFoundError where nothing was."""
-        recipe: dict[str, Any] = json.loads((self.folder / _RECIPE).read_text("utf-8"))
+        recipe: dict[str, Any] = json.loads((self.folder / RECIPE).read_text("utf-8"))
         return recipe
 
     def describe(self, recipe: dict[str, Any]) -> None:
         """Write the recipe beside its parts, once. Raises ValueError when it is not this folder's."""
         if fingerprint(recipe) != self.fingerprint:
             raise ValueError(f"{self.folder}: its name is not the fingerprint of {recipe}")
-        if not (self.folder / _RECIPE).exists():
-            write_text(json.dumps(recipe, indent=2, sort_keys=True), self.folder / _RECIPE)
+        if not (self.folder / RECIPE).exists():
+            write_text(json.dumps(recipe, indent=2, sort_keys=True), self.folder / RECIPE)
 
     def missing(self, rows: pl.DataFrame, *, tried: bool = True) -> pl.DataFrame:
         """The rows (their order and columns kept) that no part holds, and, with `tried`, those tried in vain."""
         columns = [*self.keys, self.retry] if self.retry else list(self.keys)
-        keys = self._each(self._keys_in)
+        keys = self._files.each(self._files.keys_in)
         if not keys:
             return rows
         held = pl.concat([part.frame.select(columns) for part in keys])
@@ -194,7 +135,7 @@ class Store:
                 {ROW: self.array}
             )
         else:
-            some = self._again(lambda: self._rows(wanted, rows))
+            some = self._files.again(lambda: self._rows(wanted, rows))
             if some is None:
                 return rows.select(self.keys).clear()
             held = some[0]
@@ -215,7 +156,7 @@ class Store:
         """`read`, but of the vectors only whether there is one (True, or null), and {column: type} of those."""
         if self.array is None:
             return self.read(rows), {}
-        found = self._again(lambda: self._rows(None, rows))
+        found = self._files.again(lambda: self._rows(None, rows))
         if found is None:
             return rows.select(self.keys).clear(), {}
         held, sources = found
@@ -236,18 +177,18 @@ class Store:
 
         Safe beside writers, readers and other compactions: a part goes only once its rows stand in the new one.
         """
-        self._sweep()
+        self._files.sweep()
         at_least = max(2, at_least)
-        if len(self._each(lambda file: file.size < LARGE or None)) < at_least:
+        if len(self._files.each(lambda file: file.size < LARGE or None)) < at_least:
             return 0
-        small = self._each(lambda file: self._part_of(file, None) if file.size < LARGE else None)
+        small = self._files.each(lambda file: self._files.part_of(file, None) if file.size < LARGE else None)
         if len(small) < at_least:
             return 0
         return sum(self._replace(group, [part.frame for part in group]) for group in _groups(small))
 
     def gc(self, keep: pl.DataFrame) -> int:
         """Drop the rows whose key is not in `keep` (its key columns are read); returns how many rows."""
-        self._sweep()
+        self._files.sweep()
         dropped = 0
         for part in self._parts(None):
             kept = part.frame.join(keep, on=list(self.keys), how="semi", nulls_equal=True)
@@ -258,7 +199,7 @@ class Store:
     def _parts(self, columns: Sequence[str] | None) -> list[Part]:
         if columns is not None and self.array is not None:
             columns = [*columns, ROW]
-        return self._each(lambda file: self._part_of(file, columns))
+        return self._files.each(lambda file: self._files.part_of(file, columns))
 
     def _write(self, frame: pl.DataFrame, values: np.ndarray | None = None) -> UPath:
         metadata = {"fingerprint": self.fingerprint}
@@ -270,7 +211,7 @@ class Store:
         data = parquet_bytes(frame, metadata)
         path: UPath = self.folder / f"{digest([data])}.parquet"
         if values is not None and len(values):
-            vectors.write(values, _beside(path, "npy"))
+            vectors.write(values, beside(path, "npy"))
         write_bytes(data, path)
         return path
 
@@ -295,7 +236,7 @@ class Store:
                 part.path.unlink(missing_ok=True)
                 if part.layout is not None:  # after the part, so that no part is without its array
                     for what in ("npy", "bad"):
-                        _beside(part.path, what).unlink(missing_ok=True)
+                        beside(part.path, what).unlink(missing_ok=True)
         return len(parts)
 
     def _numbered(self, frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
@@ -311,25 +252,25 @@ class Store:
         With vectors also their rows, checks and the numbers of their parts, and those parts.
         """
         if columns is not None:
-            beside = [ROW, CHECK] if self.array else []
-            columns = list(dict.fromkeys([*columns, *beside, WRITTEN, *([self.retry] if self.retry else [])]))
+            located = [ROW, CHECK] if self.array else []
+            columns = list(dict.fromkeys([*columns, *located, WRITTEN, *([self.retry] if self.retry else [])]))
         keys = wanted.select(self.keys)
 
         def among(frame: pl.DataFrame) -> pl.DataFrame:
             return frame.join(keys, on=list(self.keys), how="semi", nulls_equal=True)
 
-        def look(file: _File) -> Part | None:
-            held = self._keys_in(file)
+        def look(file: File) -> Part | None:
+            held = self._files.keys_in(file)
             if held is None or (mine := among(held.frame)).is_empty():
                 return None
             if columns is not None and set(columns) <= set(mine.columns):
                 return replace(held, frame=mine.select(columns))
-            part = self._part_of(file, columns)
+            part = self._files.part_of(file, columns)
             return None if part is None else replace(part, frame=among(part.frame))
 
-        found = self._looked(look)
+        found = self._files.looked(look)
         if not found:  # then no rows, but the columns that any part has
-            some = self._looked(lambda file: self._part_of(file, columns), most=1)
+            some = self._files.looked(lambda file: self._files.part_of(file, columns), most=1)
             found = [replace(part, frame=part.frame.clear()) for part in some]
         if not found:
             return None
@@ -348,7 +289,7 @@ class Store:
                     return None
                 return found[0], self._values(*found)
 
-            found = self._again(work)
+            found = self._files.again(work)
             if found is None:
                 return None
             held, values = found
@@ -368,9 +309,9 @@ class Store:
             mine = np.flatnonzero(has & (source == number))
             if not len(mine):
                 continue
-            wrong = vectors.fill(_beside(path, "npy"), of_part, row[mine], check[mine], values, mine)
+            wrong = vectors.fill(beside(path, "npy"), of_part, row[mine], check[mine], values, mine)
             if len(wrong):
-                self._note_altered(path, of_part, wrong)
+                self._files.note_altered(path, of_part, wrong)
                 sound = False
         return values if sound else None
 
@@ -379,28 +320,6 @@ class Store:
         if len(shapes) > 1:
             raise DselectError(f"{self.folder}: vectors of several shapes under one recipe: {sorted(shapes)}")
         return sources[0][1]
-
-    def _note_altered(self, path: UPath, layout: vectors.Layout, rows: np.ndarray) -> None:
-        """From now on these rows of a part count as not there; beside it, so that every process knows."""
-        noted = _altered.setdefault(str(path), set())
-        noted |= {int(row) for row in rows}
-        array, note = _beside(path, "npy"), _beside(path, "bad")
-        why = f"altered: {len(noted)} of its {layout.rows} rows are not what was written, and are made again"
-        self.skipped[str(array)] = why
-        _log.warning("%s: %s", array, why)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                noted |= self._noted(note)
-            write_text(json.dumps(sorted(noted)), note)
-        except OSError as error:
-            _log.warning("%s: cannot be written (%s); other processes will not know", note, error)
-
-    def _noted(self, note: UPath) -> set[int]:
-        try:
-            return {int(row) for row in json.loads(note.read_text("utf-8"))}
-        except (ValueError, TypeError):
-            self._skip(note, "not a list of rows")
-            return set()
 
     def _ascending(self, rows: pl.DataFrame, wanted: pl.DataFrame | None = None) -> pl.DataFrame:
         """One row a key, ascending by key. wanted: keys, all that the rows have; in order they save the sorting."""
@@ -426,137 +345,6 @@ class Store:
             rows = pl.concat([rows.filter(~tried), rows.filter(tried).reverse()])
         return rows.unique(self.keys, keep="first", maintain_order=True)
 
-    def _each(self, look: Callable[[_File], _T | None]) -> list[_T]:
-        """What `look` finds in the files of the folder."""
-        return self._again(lambda: self._looked(look))
-
-    def _looked(self, look: Callable[[_File], _T | None], most: int | None = None) -> list[_T]:
-        """The same, of the first `most` with something in them. Raises FileNotFoundError when a file goes meanwhile."""
-        return list(islice((found for file in self._files() if (found := look(file)) is not None), most))
-
-    def _again(self, work: Callable[[], _T]) -> _T:
-        """Do the work, and again while files that it saw are gone: what replaced them is in the next listing."""
-        until = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                return work()
-            except FileNotFoundError:
-                if time.monotonic() > until:
-                    raise FileNotFoundError(
-                        f"{self.folder}: its files keep vanishing; is something else deleting them?"
-                    ) from None
-                time.sleep(_PAUSE_SECONDS)
-
-    def _files(self) -> list[_File]:
-        """The parts by name. Raises FileNotFoundError when one goes while its size and time are asked for."""
-        parts, beside = [], {}
-        for listed in sorted(listing(self.folder, _OURS)):
-            name = listed.name
-            if _PART.fullmatch(name):
-                parts.append(listed)
-            elif self.array and _BESIDE.fullmatch(name):
-                beside[name] = listed.size
-            # A dotted name is a write under way, or one whose process was killed.
-            elif name not in ("", self.fingerprint, _RECIPE) and not name.startswith("."):
-                self._skip(self.folder / name, "not a part of this store")
-        files = []
-        for part in parts:
-            stem = part.name.removesuffix(".parquet")
-            array = beside.get(f"{stem}.npy")
-            size, bad = part.size + (array or 0), f"{stem}.bad" in beside
-            files.append(_File(self.folder / part.name, size, part.stamp, array, bad))
-        return files
-
-    def _keys_in(self, file: _File) -> Part | None:
-        """Keys, and what decides about trying again or finds a vector, of a part; verified once per process."""
-        columns = [*self.keys, *([self.retry] if self.retry else []), *([ROW, CHECK, WRITTEN] if self.array else [])]
-        at = (self.fingerprint, file.path.name, file.stamp, *columns)
-        part = _known.get(at)
-        if part is None:
-            part = self._part(file.path, columns)
-            if part is None:
-                return None
-            if len(_known) >= _KNOWN_AT_MOST:
-                _known.clear()
-            _known[at] = part
-        # The same bytes may lie in several folders.
-        return self._sound(file, replace(part, path=file.path))
-
-    def _part_of(self, file: _File, columns: Sequence[str] | None) -> Part | None:
-        part = self._part(file.path, columns)
-        return None if part is None else self._sound(file, part)
-
-    def _sound(self, file: _File, part: Part) -> Part | None:
-        """The part without the rows whose vectors are known to be altered; None when it lacks its array."""
-        if part.layout is None:
-            return part
-        if str(file.path) in self.skipped:
-            return None
-        if part.layout.rows and file.array != part.layout.size:
-            # Compacted away since the listing, or listed before its array was.
-            listed = {other.name: other.size for other in listing(self.folder, _OURS)}
-            if file.path.name not in listed:
-                raise FileNotFoundError(file.path.path)
-            array = _beside(file.path, "npy").name
-            if listed.get(array) != part.layout.size:
-                self._skip(file.path, f"its array {array} is {'torn' if array in listed else 'not there'}")
-                return None
-        noted = _altered.get(str(file.path), set())
-        if file.bad:
-            noted = noted | self._noted(_beside(file.path, "bad"))
-        if not noted:
-            return part
-        keep = pl.col(ROW).is_null() | ~pl.col(ROW).is_in(sorted(noted))
-        return replace(part, frame=part.frame.filter(keep))
-
-    def _part(self, path: UPath, columns: Sequence[str] | None) -> Part | None:
-        if str(path) in self.skipped:
-            return None
-        data = path.read_bytes()
-        name = _PART.fullmatch(path.name)
-        assert name is not None
-        if digest([data]) != name["hash"]:
-            self._skip(path, "torn or altered: its content is not what its name says")
-            return None
-        try:
-            metadata = pl.read_parquet_metadata(io.BytesIO(data))
-            if metadata.get("fingerprint") != self.fingerprint:
-                self._skip(path, "of another recipe")
-            elif ("array" in metadata) != (self.array is not None):
-                self._skip(path, "of another layout: its vectors are not where they are kept now")
-            else:
-                layout = vectors.Layout.parse(metadata["array"]) if self.array else None
-                selected = None if columns is None else list(dict.fromkeys(columns))
-                frame = pl.read_parquet(io.BytesIO(data), columns=selected)
-                size = len(data) + (layout.size if layout and layout.rows else 0)
-                return Part(path, frame, size, layout)
-        except ColumnNotFoundError:
-            raise  # the caller's mistake, not the file's
-        except PolarsError as error:
-            self._skip(path, f"not readable as a part ({str(error).splitlines()[0]})")
-        return None
-
-    def _skip(self, path: UPath, why: str) -> None:
-        if str(path) not in self.skipped:
-            self.skipped[str(path)] = why
-            for known in [at for at in _known if at[1] == path.name]:
-                del _known[known]
-            _log.warning("%s: skipped, %s; its rows count as not there. Remove the file.", path, why)
-
-    def _sweep(self) -> None:
-        """Remove what killed writers and compactions left, if it is old: arrays without a part, temporary files."""
-        if self.array is None:
-            return
-        listed = self._again(lambda: listing(self.folder, _OURS))
-        parts = {each.name.removesuffix(".parquet") for each in listed if _PART.fullmatch(each.name)}
-        for each in listed:
-            beside = _BESIDE.fullmatch(each.name)
-            orphan = beside is not None and beside["hash"] not in parts
-            if orphan or _TEMPORARY.fullmatch(each.name):
-                path = self.folder / each.name
-                if time.time() - modified(path, each) > ORPHAN_SECONDS:
-                    path.unlink(missing_ok=True)
-
 
 def _groups(parts: list[Part]) -> list[list[Part]]:
     """Parts to be put together, at least two each, so that each sum is no more than three times LARGE."""
@@ -566,8 +354,3 @@ def _groups(parts: list[Part]) -> list[list[Part]]:
             groups.append([])
         groups[-1].append(part)
     return [group for group in groups if len(group) > 1]
-
-
-def _beside(part: UPath, what: str) -> UPath:
-    """The array ("npy") of a part, or the note ("bad") of rows of it that were found altered."""
-    return part.with_name(f"{part.name.removesuffix('.parquet')}.{what}")

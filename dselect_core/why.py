@@ -13,9 +13,9 @@ import polars as pl
 from dselect_core.coreset import read_manifest
 from dselect_core.errors import DselectError
 from dselect_core.index import read_index
+from dselect_core.parts import WRITTEN
 from dselect_core.scores.kinds import BY_SOURCE, open_store
 from dselect_core.select.kept import read_kept
-from dselect_core.store import WRITTEN
 from dselect_core.tables import read_metadata, read_parquet
 from dselect_core.workspace import Workspace
 

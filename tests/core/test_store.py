@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from polars.exceptions import ColumnNotFoundError
 from upath import UPath
 
+from dselect_core import parts as parts_module
 from dselect_core import store as store_module
 from dselect_core.appender import Appender
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.store import WRITTEN, Part, Store
+from dselect_core.parts import WRITTEN, Folder, Part
+from dselect_core.store import Store
 from dselect_core.tables import parquet_bytes, write_bytes
 
 RECIPE = {"kind": "grades", "rubric": "ü", "revision": 1}
@@ -103,7 +105,7 @@ def ids(names: Sequence[str]) -> pl.DataFrame:
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the store wrote to the log."""
-    return [record.getMessage() for record in caplog.records if record.name == store_module.__name__]
+    return [record.getMessage() for record in caplog.records if record.name == parts_module.__name__]
 
 
 def held(store: Store, names: Sequence[str] = "abcdefghij") -> dict[str, float | None]:
@@ -296,13 +298,13 @@ def test_what_another_process_does_is_seen_at_once(store: Store) -> None:
 def part_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read as parts from here on."""
     seen: list[str] = []
-    read = Store._part
+    read = Folder._part
 
-    def listen(self: Store, path: UPath, columns: Sequence[str] | None) -> Part | None:
+    def listen(self: Folder, path: UPath, columns: Sequence[str] | None) -> Part | None:
         seen.append(path.name)
         return read(self, path, columns)
 
-    monkeypatch.setattr(Store, "_part", listen)
+    monkeypatch.setattr(Folder, "_part", listen)
     return seen
 
 
@@ -321,8 +323,8 @@ def test_a_lookup_reads_a_part_once_and_rows_only_where_some_are_held(
     seen.clear()
     assert held(store, "xyz") == {} and len(seen) <= 1
     # However few are remembered, the answers are the same.
-    monkeypatch.setattr(store_module, "_KNOWN_AT_MOST", 2)
-    monkeypatch.setattr(store_module, "_known", {})
+    monkeypatch.setattr(parts_module, "_KNOWN_AT_MOST", 2)
+    monkeypatch.setattr(parts_module, "_known", {})
     for _ in range(3):
         assert missing(store, "abcdefg") == "fg" and set(held(store, "aeg")) == {"a", "e"}
 
@@ -674,7 +676,7 @@ def test_a_compaction_in_the_middle_of_a_look_hides_no_row(
     root: UPath, look: Callable[[Store], bool], known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Between a part's listing and its reading; on a disk also between its name and its size.
-    for where, method in [(Store, "_part"), *([] if root.protocol else [(type(Path()), "stat")])]:
+    for where, method in [(Folder, "_part"), *([] if root.protocol else [(type(Path()), "stat")])]:
         store = Store(root / method / MADE_BY)
         for name in "abc":
             store.append(grades({name: 1.0}))
@@ -687,7 +689,7 @@ def test_a_compaction_in_the_middle_of_a_look_hides_no_row(
 
 def test_a_compaction_in_the_middle_of_another_loses_no_row(root: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     # When the parts are about to be read, then only one is left; and when they are about to be removed.
-    for where, method, replaced in ((Store, "_part", 0), (type(root), "unlink", 3)):
+    for where, method, replaced in ((Folder, "_part", 0), (type(root), "unlink", 3)):
         store = Store(root / method / MADE_BY)
         for name in "abc":
             store.append(grades({name: 1.0}))

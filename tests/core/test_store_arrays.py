@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
+from dselect_core import parts as parts_module
 from dselect_core import store as store_module
 from dselect_core import vectors
 from dselect_core.errors import DselectError
-from dselect_core.store import ORPHAN_SECONDS, WRITTEN, Store
+from dselect_core.parts import ORPHAN_SECONDS, WRITTEN, Folder
+from dselect_core.store import Store
 from tests.core.test_store import MADE_BY, at, elsewhere, files, flipped, ids, missing, put, told, written
 
 WIDTH = 6
@@ -54,8 +56,8 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Forget all that this process knows of parts, as if it had just started."""
 
     def start() -> None:
-        monkeypatch.setattr(store_module, "_known", {})
-        monkeypatch.setattr(store_module, "_altered", {})
+        monkeypatch.setattr(parts_module, "_known", {})
+        monkeypatch.setattr(parts_module, "_altered", {})
 
     start()
     return start
@@ -221,7 +223,7 @@ def test_a_lookup_and_an_outline_open_no_array(local: Store) -> None:
     array.mkdir()  # whatever opens it fails
     with array.with_name("large").open("wb") as file:
         file.truncate(size)
-    listed = store_module.listing(local.folder, store_module._OURS)
+    listed = parts_module.listing(local.folder, parts_module._OURS)
     assert any(entry.name == array.name for entry in listed)
     with pytest.raises(IsADirectoryError), array.open("rb"):
         pass
@@ -364,7 +366,7 @@ def test_where_it_cannot_be_noted_this_process_knows(
     def refused(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(store_module, "write_text", refused)
+    monkeypatch.setattr(parts_module, "write_text", refused)
     with caplog.at_level(logging.WARNING):
         assert_held(local, "a", asked="ab")
     assert missing(again(local), "ab") == "b"
@@ -520,7 +522,7 @@ def in_the_middle(patch: pytest.MonkeyPatch, where: Any, name: str, work: Callab
     patch.setattr(where, name, first)
 
 
-@pytest.mark.parametrize("moment", [(vectors, "fill"), (Store, "_part"), (Store, "_sound")], ids=lambda at: at[1])
+@pytest.mark.parametrize("moment", [(vectors, "fill"), (Folder, "_part"), (Folder, "_sound")], ids=lambda at: at[1])
 @pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
 def test_a_compaction_in_the_middle_of_a_read_hides_no_row(
     store: Store, moment: tuple[Any, str], known: bool, monkeypatch: pytest.MonkeyPatch
@@ -549,13 +551,13 @@ def test_a_compaction_in_the_middle_of_another_loses_no_row(store: Store, monkey
 def test_a_part_listed_before_its_array_is_looked_at_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing of several pages on S3 may show the part, which is written last, and not the array before it."""
     path = store.append(frame("ab"))
-    listing, late = store_module.listing, [array_of(path).name]
+    listing, late = parts_module.listing, [array_of(path).name]
 
     def first(folder: UPath, known: Any) -> list[Any]:
         hidden = late.pop() if late else None
         return [entry for entry in listing(folder, known) if entry.name != hidden]
 
-    monkeypatch.setattr(store_module, "listing", first)
+    monkeypatch.setattr(parts_module, "listing", first)
     assert_held(store, "ab")
     assert late == [] and store.skipped == {}
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from dselect_core import store as store_module
+from dselect_core import parts as parts_module
+from dselect_core.parts import Folder
 from dselect_core.store import Store
 from tests.core.test_store import MADE_BY, again, elsewhere, grades, held, ids, missing
 
@@ -59,11 +60,11 @@ def test_a_reader_beside_one_compaction_of_many_parts_on_s3(bucket: UPath) -> No
 
 def test_files_that_keep_vanishing_are_an_error_in_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.append(grades({"a": 1.0}))
-    monkeypatch.setattr(store_module, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(parts_module, "_PATIENCE_SECONDS", 0.1)
 
     def gone(*_: object) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr(Store, "_part", gone)
+    monkeypatch.setattr(Folder, "_part", gone)
     with pytest.raises(FileNotFoundError, match="its files keep vanishing"):
         store.missing(ids("a"))
