@@ -43,7 +43,7 @@ def starting_config(folder: Path, relative_to: Path) -> tuple[str, dict[str, str
         told[name] = _told(name, path)
         shown = path.resolve()
         shown_text = str(shown.relative_to(relative_to)) if shown.is_relative_to(relative_to) else str(shown)
-        lines.append(f"  {name}: {{path: {_quoted(shown_text)}}}".ljust(46) + f"# {told[name]}\n")
+        lines.append(f"  {name}: {{path: {_quoted(shown_text)}}}".ljust(44) + f"  # {told[name]}\n")
     return _TEXT.format(sources="".join(lines)), told
 
 
