@@ -114,7 +114,7 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     manifest = _manifest(workspace, recipe, spec, index, kinds) | {
         "order": None if selection.kept is None else selection.kept.key
     }
-    changed = _changes(workspace, recipe, selection, manifest)
+    changed = _changes(workspace, recipe, spec, selection, manifest)
     if changed is not None:
         manifest["changes"] = counted(changed)
     if selection.kept is not None and selection.kept_changed:
@@ -137,7 +137,23 @@ def read_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | None:
     return manifest
 
 
-def _changes(workspace: Workspace, recipe: str, selection: Selection, manifest: dict[str, Any]) -> pl.DataFrame | None:
+def is_of(manifest: dict[str, Any], spec: CoresetSpec) -> bool:
+    """Whether the coreset was made by this recipe, whatever its budget was."""
+    return all(manifest.get(key, {}) == value for key, value in _whatever_budget(spec).items())
+
+
+def _whatever_budget(spec: CoresetSpec) -> dict[str, Any]:
+    return {
+        "strategy": spec.strategy,
+        "seed": spec.seed,
+        "options": dict(strategy(spec.strategy).with_options(spec.options).options),
+        "selection_revision": REVISION,
+    }
+
+
+def _changes(
+    workspace: Workspace, recipe: str, spec: CoresetSpec, selection: Selection, manifest: dict[str, Any]
+) -> pl.DataFrame | None:
     """Against the coreset that stands there; None if none does, or if the order it was cut from is lost."""
     before = read_manifest(workspace, recipe)
     if before is None or selection.kept is None:
@@ -151,12 +167,11 @@ def _changes(workspace: Workspace, recipe: str, selection: Selection, manifest: 
         scores = [c for c in table.columns if c not in _OF_ORDER and not c.startswith("state_")]
         return table.select("sample_id", "reason", *scores).join(ranks, on="sample_id", how="left")
 
-    recipe_of = ("strategy", "seed", "options", "selection_revision")
     vectors = {kind: made for kind, made in manifest["scores"].items() if kind in ("embeddings", "activations")}
     return changes(
         pool(kept.table, read_parquet(workspace.coreset(recipe) / "order.parquet")),
         pool(selection.kept.table, selection.order),
-        same_recipe=all(before.get(key, {}) == manifest[key] for key in recipe_of),
+        same_recipe=is_of(before, spec),
         same_vectors=all(
             before["scores"].get(kind, {}).get("fingerprint") == made["fingerprint"] for kind, made in vectors.items()
         ),
@@ -186,12 +201,9 @@ def _manifest(
         model = None  # no score of this recipe comes from a model
     return {
         "recipe": recipe,
-        "strategy": spec.strategy,
         "budget": str(spec.budget),
-        "seed": spec.seed,
-        "options": dict(strategy(spec.strategy).with_options(spec.options).options),
+        **_whatever_budget(spec),
         "dselect_version": __version__,
-        "selection_revision": REVISION,
         "spec_version": spec_version(spec),
         "corpus_version": index.version,
         "sources": index.sources,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from dselect_core.coreset import read_manifest
+from dselect_core.coreset import is_of, read_manifest
 from dselect_core.corpus.land import look
 from dselect_core.errors import DselectError
 from dselect_core.estimates import FOLLOWERS, SHOTS, judge_tokens, lengths
@@ -26,6 +26,7 @@ from dselect_core.plan import Plan, Rate, Step
 from dselect_core.scores.kinds import BY_SOURCE, needs_model, open_store, recipe_of
 from dselect_core.scores.table import read_head
 from dselect_core.select.select import needs
+from dselect_core.select.strategies import strategy
 from dselect_core.store import Store
 from dselect_core.tables import read_metadata, read_parquet, read_with_metadata
 from dselect_core.workspace import Workspace
@@ -364,12 +365,13 @@ class _Planner:
             self._add(Step("coreset", name, why))
             return
         kept = self._kept_picks(name) if keeps_order else 0
-        self._add(Step("coreset", name, why, max(0, rows - kept), min(rows, kept)))
+        exact = not strategy(spec.strategy).ends_early
+        self._add(Step("coreset", name, why, max(0, rows - kept), min(rows, kept), exact))
 
     def _kept_picks(self, name: str) -> int:
         """Picks of the order that this recipe's coreset was cut from, if the recipe still asks for that order."""
         spec, manifest = self.workspace.settings.coresets[name], read_manifest(self.workspace, name)
-        if manifest is None or (manifest["strategy"], manifest["seed"]) != (spec.strategy, spec.seed):
+        if manifest is None or not is_of(manifest, spec):
             return 0
         try:
             return int(read_metadata(self.workspace.orders / f"{manifest['order']}.parquet")["picks"])

@@ -103,6 +103,24 @@ def test_the_plan_names_what_the_refresh_then_makes(graph: Graph, change: str, t
             assert step.computed == shown, step
 
 
+def test_another_option_of_a_strategy_is_planned_as_another_order(graph: Graph) -> None:
+    def recipe(**given: object) -> None:
+        graph.settings(coresets={"r": given})
+
+    recipe(strategy="facility-location", neighbors=5, budget="25%")
+    graph.refresh()
+    for neighbors, kept in ((5, 7), (6, 0)):
+        recipe(strategy="facility-location", neighbors=neighbors, budget="50%")
+        (planned,) = [step for step in graph.plan().steps if step.asset == "coreset"]
+        assert planned.exact
+        assert (planned.computed, planned.reused) == (14 - kept, kept)
+        figures = materialised(graph.refresh())["coreset", "r"]
+        assert (figures["rows computed"], figures["rows reused"]) == (14 - kept, kept)
+    # How many are too alike to be picked shows in the picking.
+    recipe(strategy="deita", threshold=0.99, budget="50%")
+    assert [step.exact for step in graph.plan().steps if step.asset == "coreset"] == [False]
+
+
 def test_the_price_of_grades_is_told_before_they_are_bought(graph: Graph) -> None:
     with OpenAIServer(lambda request: rating(4)) as server:
         grader = {"base_url": server.base_url, "model": "judge-1"}
