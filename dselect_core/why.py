@@ -104,11 +104,13 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterat
             if stored.suffix:
                 continue  # a source's head
             store = open_store(workspace, kind, stored.name)
-            parts = [part.frame.filter(pl.col("sample_id") == sample_id) for part in store.parts()]
-            rows = pl.concat(parts) if parts else pl.DataFrame()
-            if store.array is not None and rows.height:
-                rows = rows.join(store.read(rows, [store.array]), on=store.keys, nulls_equal=True)
-            for row in rows.unique(store.keys).iter_rows(named=True) if rows.height else ():
+            keys = [part.frame.filter(pl.col("sample_id") == sample_id) for part in store.parts(store.keys)]
+            if not keys:
+                continue
+            # What the store would give to whoever asks for the row, where it was written twice.
+            held = pl.concat(keys).select(store.keys).unique()
+            rows = store.read(held).join(store.read(held, [WRITTEN]), on=store.keys, nulls_equal=True)
+            for row in rows.iter_rows(named=True):
                 now = _of_pool(workspace) if kind == "miwv" else in_force.get(kind, [])
                 used = stored.name in now and row.get("shot_id") == (shot_id if kind == "miwv" else None)
                 written = row.pop(WRITTEN)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from dselect_core.config import Settings
 from dselect_core.corpus.land import land
 from dselect_core.index import build_index
+from dselect_core.scores.dependability import GRADES
+from dselect_core.scores.kinds import store_of
 from dselect_core.select.deita import score_first
 from dselect_core.select.farthest_first import Sizes, farthest_first
 from dselect_core.select.kept import Kept, write_kept
@@ -68,3 +71,15 @@ def test_a_sample_that_was_passed_over_names_the_one_it_is_too_alike_to(tmp_path
     for sample, said in words.items():
         best = ids[ids.index(sample) // 5 * 5 + 4]
         assert said == f"passed over: too alike to {best}, which was chosen before it"
+
+
+@pytest.mark.parametrize("first", ["failure", "grade"])
+def test_of_a_grade_that_was_tried_twice_the_one_that_counts_is_told(tmp_path: Path, first: str) -> None:
+    workspace = workspace_of(tmp_path, "random")
+    sample = read_parquet(workspace.samples("a"))["sample_id"][0]
+    store = store_of(workspace, "grades")
+    attempts = {"failure": {"error": "HTTP 500"}, "grade": {"grade": 0.75}}
+    for said in (attempts.pop(first), *attempts.values()):
+        store.append(pl.DataFrame([{"sample_id": sample, **said}], schema=GRADES))
+    (score,) = story(workspace, sample, ["a"]).scores
+    assert score.values == {"grade": 0.75} and score.kind == "grades"
