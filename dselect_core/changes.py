@@ -2,7 +2,7 @@
 
 One cause a sample, the first that holds:
   new row, row gone   it was not, or is no more, in the pool
-  recipe              another strategy, seed or selection code
+  recipe              another strategy, option, seed or selection code
   changed score       a score the strategy reads is another one, or was made, or is missing now
   budget              its rank lies beyond what the budget bought before, or buys now
   other rows          nothing of its own changed: others came, left or moved, and with them its rank

@@ -8,6 +8,7 @@ inputs are ready. Only where Dagster is blind to staleness is the condition itse
 
 import contextlib
 import functools
+import json
 import os
 import socket
 from collections import defaultdict
@@ -24,7 +25,7 @@ from dselect_dagster.partitions import RECIPE
 from dselect_dagster.scan import Scan, register, scan
 from dselect_dagster.stale import Key, Stale, Staleness
 
-_CURSOR = "dselect/refresh"
+_CURSOR, _OWED = "dselect/refresh", "dselect/refresh/owed"
 _REFRESH = {"dselect/command": "refresh"}
 _PROCESS = "dselect/process"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -88,6 +89,7 @@ def drain(
             staleness = Staleness(defs, instance)
             blind = {key for key in graph.get_all_asset_keys() if staleness.is_blind_to(key)}
             requested, cursor = _tick(defs, instance) if blind else ([], None)
+            owed = _owed(instance) if blind else []
             stale = staleness.all()
             failed = {(asset, run.partition) for run in done.failed for asset in run.assets}
             # Nothing runs again in one refresh after it failed: its message has been given.
@@ -96,17 +98,20 @@ def drain(
             able = [key for key in _requested(levels, level) if key in due] if level else []
             # First what is to be restored: no staleness tells that what reads it waits for it.
             keys: list[Key] = [key for key in sorted(to_restore) if not staleness.waits(key, able)]
-            keys += [key for key in requested if key not in failed and key[0] in blind]
+            edges = [key for key in (*owed, *requested) if key not in failed and key[0] in blind]
+            keys += [key for key in edges if not staleness.waits(key, able)]
             keys += [key for key in able if not staleness.waits(key, able)]
             keys = [key for key in dict.fromkeys(keys) if wanted(*key)]
             to_restore -= set(keys)
+            owed = [key for key in dict.fromkeys(edges) if key not in keys]
             if not keys and not blind:
                 # All edges so far are dealt with: the day that a hundredth source blinds Dagster, only new ones count.
                 _, cursor = _tick(defs, instance)
         _run(defs, instance, keys, done, on_run)
         if cursor is not None:
             # After the runs: a process that is killed in one of them leaves its edges to the next.
-            instance.daemon_cursor_storage.set_cursor_values({_CURSOR: serialize_value(cursor)})
+            told = json.dumps([(asset.to_user_string(), partition) for asset, partition in owed])
+            instance.daemon_cursor_storage.set_cursor_values({_CURSOR: serialize_value(cursor), _OWED: told})
         if not keys:
             done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
             return done
@@ -147,6 +152,12 @@ def _tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> tuple[list[Key]
     cursor = deserialize_value(held, AssetDaemonCursor) if held else None
     result = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
     return _requested(defs, result), result.cursor
+
+
+def _owed(instance: dg.DagsterInstance) -> list[Key]:
+    """What the condition asked for once and a refresh was told to leave out."""
+    held = json.loads(instance.daemon_cursor_storage.get_cursor_values({_OWED}).get(_OWED) or "[]")
+    return [(dg.AssetKey.from_user_string(asset), partition) for asset, partition in held]
 
 
 def _requested(defs: dg.Definitions, result: dg.EvaluateAutomationConditionsResult) -> list[Key]:

@@ -3,6 +3,7 @@
 The threshold is Dagster's; here it is 3, so that the same code is met without a hundred sources.
 """
 
+import dagster as dg
 import pytest
 from dagster._core.definitions import data_version
 
@@ -60,6 +61,17 @@ def test_what_a_killed_refresh_left_is_made_by_the_next(three: Graph, at: str) -
     with pytest.raises(Killed):
         three.refresh(on_run=killed)
     assert ("coreset", "d3") in made(three.refresh())
+    assert three.manifest("d3")["counts"]["pool"] == 32
+    assert made(three.refresh()) == set()
+
+
+def test_what_a_refresh_was_told_to_leave_out_is_made_by_the_next(three: Graph) -> None:
+    three.refresh()
+    three.source("a", alpaca(WORDS[:-1]))
+    scores = dg.AssetSelection.assets("raw_dataset", *SCORES)
+    assert made(three.refresh(select=scores)) == of("a")
+    assert made(three.refresh(select=scores)) == set()
+    assert made(three.refresh()) == ALL
     assert three.manifest("d3")["counts"]["pool"] == 32
     assert made(three.refresh()) == set()
 
