@@ -8,7 +8,6 @@ inputs are ready. Only where Dagster is blind to staleness is the condition itse
 
 import contextlib
 import functools
-import json
 import os
 import socket
 from collections import defaultdict
@@ -16,16 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import dagster as dg
-from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
-from dagster._serdes import deserialize_value, serialize_value
 
 from dselect_core.workspace import Workspace
 from dselect_dagster.automation import ALLOW_MISSING_DEPS, ready
+from dselect_dagster.edges import Edges, requested
 from dselect_dagster.partitions import RECIPE
 from dselect_dagster.scan import Scan, register, scan
 from dselect_dagster.stale import Key, Stale, Staleness
 
-_CURSOR, _OWED = "dselect/refresh", "dselect/refresh/owed"
 _REFRESH = {"dselect/command": "refresh"}
 _PROCESS = "dselect/process"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -82,36 +79,28 @@ def drain(
     landing = [(dg.AssetKey(c.asset), c.partition) for c in found.changes if wanted(dg.AssetKey(c.asset), c.partition)]
     _run(defs, instance, landing, done, on_run)
 
-    levels = _levels(defs)
+    levels, edges = _levels(defs), Edges(defs, instance)
     to_restore = {(dg.AssetKey(asset), partition) for asset, partition in lost}
     while True:
         with _partitions_read_once(instance):
             staleness = Staleness(defs, instance)
             blind = {key for key in graph.get_all_asset_keys() if staleness.is_blind_to(key)}
-            requested, cursor = _tick(defs, instance) if blind else ([], None)
-            owed = _owed(instance) if blind else []
             stale = staleness.all()
             failed = {(asset, run.partition) for run in done.failed for asset in run.assets}
             # Nothing runs again in one refresh after it failed: its message has been given.
             due = {(s.asset, s.partition) for s in stale} - failed
             level = dg.evaluate_automation_conditions(defs=levels, instance=instance) if due else None
-            able = [key for key in _requested(levels, level) if key in due] if level else []
+            able = [key for key in requested(levels, level) if key in due] if level else []
+            asked = [key for key in edges.look() if key[0] in blind and key not in failed] if blind else []
             # First what is to be restored: no staleness tells that what reads it waits for it.
-            keys: list[Key] = [key for key in sorted(to_restore) if not staleness.waits(key, able)]
-            edges = [key for key in (*owed, *requested) if key not in failed and key[0] in blind]
-            keys += [key for key in edges if not staleness.waits(key, able)]
-            keys += [key for key in able if not staleness.waits(key, able)]
+            keys = [key for key in (*sorted(to_restore), *asked, *able) if not staleness.waits(key, able)]
             keys = [key for key in dict.fromkeys(keys) if wanted(*key)]
             to_restore -= set(keys)
-            owed = [key for key in dict.fromkeys(edges) if key not in keys]
             if not keys and not blind:
                 # All edges so far are dealt with: the day that a hundredth source blinds Dagster, only new ones count.
-                _, cursor = _tick(defs, instance)
+                edges.look()
         _run(defs, instance, keys, done, on_run)
-        if cursor is not None:
-            # After the runs: a process that is killed in one of them leaves its edges to the next.
-            told = json.dumps([(asset.to_user_string(), partition) for asset, partition in owed])
-            instance.daemon_cursor_storage.set_cursor_values({_CURSOR: serialize_value(cursor), _OWED: told})
+        edges.keep(owed=[key for key in asked if key not in keys])
         if not keys:
             done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
             return done
@@ -144,30 +133,6 @@ def _partitions_read_once(instance: dg.DagsterInstance) -> Iterator[None]:
         yield
     finally:
         del instance.get_dynamic_partitions
-
-
-def _tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> tuple[list[Key], AssetDaemonCursor]:
-    """One evaluation of the condition since the cursor that is kept in the instance: what it asks for, and the next."""
-    held = instance.daemon_cursor_storage.get_cursor_values({_CURSOR}).get(_CURSOR)
-    cursor = deserialize_value(held, AssetDaemonCursor) if held else None
-    result = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
-    return _requested(defs, result), result.cursor
-
-
-def _owed(instance: dg.DagsterInstance) -> list[Key]:
-    """What the condition asked for once and a refresh was told to leave out."""
-    held = json.loads(instance.daemon_cursor_storage.get_cursor_values({_OWED}).get(_OWED) or "[]")
-    return [(dg.AssetKey.from_user_string(asset), partition) for asset, partition in held]
-
-
-def _requested(defs: dg.Definitions, result: dg.EvaluateAutomationConditionsResult) -> list[Key]:
-    """Upstream first, so that running them in order makes each once."""
-    order = defs.resolve_asset_graph().toposorted_asset_keys
-    return [
-        (key, partition)
-        for key in order
-        for partition in sorted(result.get_requested_partitions(key), key=lambda p: p or "")
-    ]
 
 
 def _levels(defs: dg.Definitions) -> dg.Definitions:
