@@ -1,7 +1,6 @@
 """What is stale and why, by Dagster's own staleness: the same answer as the UI's badge, in words.
 
-The resolver is no public API of Dagster; this file is the only one that uses it. Its limits: no staleness
-across an edge of 100 or more partitions.
+Its limit: no staleness across an edge of 100 or more partitions.
 """
 
 from collections.abc import Iterator
@@ -9,34 +8,14 @@ from dataclasses import dataclass
 
 import dagster as dg
 from dagster._core.definitions import data_version
-from dagster._core.definitions.data_version import (
-    CachingStaleStatusResolver,
-    StaleCause,
-    StaleCauseCategory,
-    StaleStatus,
-)
-from dagster._core.instance import DagsterInstance
-from dagster._core.loader import LoadingContext
-from dagster._core.storage.event_log.base import AssetRecord
+from dagster._core.definitions.data_version import StaleCause, StaleCauseCategory, StaleStatus
+
+from dselect_dagster.resolver import Resolver
 
 Key = tuple[dg.AssetKey, str | None]
 
 # Made once and kept: new rows do not make another model (see its condition in automation.py).
 PINNED = frozenset({dg.AssetKey("warmup_model")})
-
-
-class _Loading(LoadingContext):
-    def __init__(self, instance: DagsterInstance):
-        self._instance = instance
-        self._loaders: dict[type, object] = {}
-
-    @property
-    def instance(self) -> DagsterInstance:
-        return self._instance
-
-    @property
-    def loaders(self) -> dict:
-        return self._loaders
 
 
 @dataclass(frozen=True)
@@ -55,10 +34,7 @@ class Staleness:
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance):
         self.graph = defs.resolve_asset_graph()
         self.instance = instance
-        loading = _Loading(instance)
-        # One query for the records of all assets, where the resolver would make one for each.
-        AssetRecord.prepare(loading, self.graph.get_all_asset_keys())
-        self._resolver = CachingStaleStatusResolver(instance, self.graph, loading)
+        self._resolver = Resolver(self.graph, instance)
 
     def of(self, asset: dg.AssetKey, partition: str | None) -> Stale | None:
         """None when it is up to date. A pinned asset is stale only when missing or when its own settings changed."""

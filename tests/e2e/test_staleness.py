@@ -1,0 +1,43 @@
+"""The resolver that asks for all partitions at once gives the answers of Dagster's, which asks for each."""
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from dselect_dagster import resolver
+from dselect_dagster.build import build_definitions
+from dselect_dagster.drain import drain
+from dselect_dagster.instance import open_instance
+from dselect_dagster.resolver import Resolver
+from dselect_dagster.stale import Staleness
+from tests.e2e.conftest import WORDS
+from tests.e2e.graph import Graph, alpaca, settings_of
+
+LANDING = dg.AssetSelection.assets("raw_dataset", "coreset_spec")
+
+
+@pytest.mark.parametrize("change", ["nothing", "rows", "a source more", "a source gone", "beta", "a budget"])
+def test_status_and_causes_are_dagsters(graph: Graph, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver, "_AT_ONCE", 1)  # so that two partitions are two queries
+    if change == "rows":
+        graph.source("a", alpaca(WORDS[:-1]))
+    elif change == "a source more":
+        graph.source("c", alpaca(WORDS[:3], offset=90))
+        graph.settings(sources={name: {"path": f"data/{name}.json"} for name in "abc"})
+    elif change == "a source gone":
+        graph.settings(sources={"a": {"path": "data/a.json"}})
+    elif change == "beta":
+        graph.settings(difficulty={"beta": 3.0})
+    elif change == "a budget":
+        graph.settings(coresets={"d3": {"strategy": "d3", "budget": "50%"}})
+    defs = build_definitions(settings_of(graph), str(graph.config))
+    with open_instance(graph.config) as instance:
+        drain(defs, instance, graph.workspace, select=LANDING)
+        assets = defs.resolve_asset_graph()
+        ours = Resolver(assets, instance)
+        theirs = CachingStaleStatusResolver(instance, assets, LoadingContextForTest(instance))
+        keys = list(Staleness(defs, instance).automated())
+        answers = [(ours.get_status(*key), ours.get_stale_causes(*key)) for key in keys]
+        assert answers == [(theirs.get_status(*key), theirs.get_stale_causes(*key)) for key in keys]
+    assert ({status for status, _ in answers} == {StaleStatus.FRESH}) == (change == "nothing")
