@@ -7,6 +7,11 @@ import pytest
 
 from tests.e2e.graph import Graph, alpaca
 
+RECIPES = {
+    "d3": {"strategy": "d3", "budget": "25%"},
+    "weak": {"strategy": "miwv", "budget": 5},
+    "wide": {"strategy": "mads", "budget": "50%"},
+}
 WORDS = [w + s for w in ("red", "green", "blue", "white", "black") for s in ("", "ish", "er", "ly")]
 
 
@@ -15,14 +20,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     graph = Graph(tmp_path_factory.mktemp("first"))
     graph.source("a", alpaca(WORDS))
     graph.source("b", [*alpaca(WORDS[:8], offset=50), alpaca(WORDS)[0]])  # its last row stands in `a` too
-    graph.settings(
-        sources={name: {"path": f"data/{name}.json"} for name in ("a", "b")},
-        coresets={
-            "d3": {"strategy": "d3", "budget": "25%"},
-            "weak": {"strategy": "miwv", "budget": 5},
-            "wide": {"strategy": "mads", "budget": "50%"},
-        },
-    )
+    graph.sources("ab")
+    graph.settings(coresets=RECIPES)
     assert not graph.refresh().failed
     return graph
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pytest
 import yaml
 
 from dselect_core.config import Settings, load_settings
@@ -63,10 +64,27 @@ class Graph:
         # A file is seen to change by size or time, and a test is faster than a clock's tick.
         os.utime(path, ns=(before + 10**9, max(before + 10**9, path.stat().st_mtime_ns)))
 
+    def sources(self, names: str) -> None:
+        """The settings name these sources, a letter each, and no other."""
+        self.settings(sources={name: {"path": f"data/{name}.json"} for name in names})
+
     def refresh(self, **options: Any) -> Drained:
         settings = load_settings(self.config)
         with self.instance() as instance:
             return drain(build_definitions(settings, str(self.config)), instance, Workspace(settings), **options)
+
+    def refresh_killed(self, at: str) -> None:
+        """A refresh whose process ends as a run that names this asset starts."""
+
+        class Killed(BaseException):
+            pass
+
+        def killed(run: str) -> None:
+            if at in run:
+                raise Killed
+
+        with pytest.raises(Killed):
+            self.refresh(on_run=killed)
 
     @property
     def workspace(self) -> Workspace:

@@ -23,7 +23,7 @@ def blind_from_three(monkeypatch: pytest.MonkeyPatch) -> None:
 def three(graph: Graph) -> Graph:
     """The two sources of `graph`, made while Dagster saw them, and a third."""
     graph.source("c", alpaca(WORDS[:5], offset=90))
-    graph.settings(sources={name: {"path": f"data/{name}.json"} for name in "abc"})
+    graph.sources("abc")
     return graph
 
 
@@ -41,7 +41,7 @@ def test_an_edit_and_a_removal_reach_the_coresets(three: Graph) -> None:
     three.refresh()
     three.source("a", alpaca(WORDS[:-1]))
     assert made(three.refresh()) == of("a") | ALL
-    three.settings(sources={name: {"path": f"data/{name}.json"} for name in "ab"})
+    three.sources("ab")
     assert made(three.refresh()) == of("c") | ALL
     assert made(three.refresh()) == set()
 
@@ -50,16 +50,7 @@ def test_an_edit_and_a_removal_reach_the_coresets(three: Graph) -> None:
 def test_what_a_killed_refresh_left_is_made_by_the_next(three: Graph, at: str) -> None:
     three.refresh()
     three.source("a", alpaca(WORDS[:-1]))
-
-    class Killed(BaseException):
-        pass
-
-    def killed(run: str) -> None:
-        if at in run:
-            raise Killed
-
-    with pytest.raises(Killed):
-        three.refresh(on_run=killed)
+    three.refresh_killed(at)
     assert ("coreset", "d3") in made(three.refresh())
     assert three.manifest("d3")["counts"]["pool"] == 32
     assert made(three.refresh()) == set()

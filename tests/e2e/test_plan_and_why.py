@@ -15,7 +15,7 @@ from dselect_dagster.build import build_definitions
 from dselect_dagster.drain import drain
 from dselect_dagster.instance import open_instance
 from dselect_dagster.stale import Staleness
-from tests.e2e.conftest import WORDS
+from tests.e2e.conftest import RECIPES, WORDS
 from tests.e2e.content import computed, id_of
 from tests.e2e.graph import Graph, alpaca, materialised, settings_of
 from tests.e2e.test_cli import dselect
@@ -56,8 +56,7 @@ def test_what_dagster_calls_stale_is_in_the_plan_and_the_plan_is_what_is_stale_o
     elif change == "beta":
         graph.settings(difficulty={"beta": 3.0})
     else:
-        held = {"weak": {"strategy": "miwv", "budget": 5}, "wide": {"strategy": "mads", "budget": "50%"}}
-        graph.settings(coresets=held | {"d3": {"strategy": "d3", "budget": "50%"}})
+        graph.settings(coresets=RECIPES | {"d3": {"strategy": "d3", "budget": "50%"}})
     planned = {(step.asset, step.partition) for step in graph.plan().steps}
     settings = settings_of(graph)
     defs = build_definitions(settings, str(graph.config))
@@ -74,13 +73,6 @@ def test_what_dagster_calls_stale_is_in_the_plan_and_the_plan_is_what_is_stale_o
         assert above & names, f"{asset} {partition} is planned, and nothing above it is stale"
 
 
-RECIPES = {
-    "d3": {"strategy": "d3", "budget": "25%"},
-    "weak": {"strategy": "miwv", "budget": 5},
-    "wide": {"strategy": "mads", "budget": "50%"},
-}
-
-
 @pytest.mark.parametrize("change", ["a recipe more", "recipes gone", "a source more", "a source gone", "another model"])
 def test_the_plan_names_what_the_refresh_then_makes(graph: Graph, change: str, tmp_path: Path) -> None:
     if change == "a recipe more":
@@ -89,9 +81,9 @@ def test_the_plan_names_what_the_refresh_then_makes(graph: Graph, change: str, t
         graph.settings(coresets={"d3": RECIPES["d3"]})
     elif change == "a source more":
         graph.source("c", alpaca(["one", "two", "three"], offset=90))
-        graph.settings(sources={name: {"path": f"data/{name}.json"} for name in "abc"})
+        graph.sources("abc")
     elif change == "a source gone":
-        graph.settings(sources={"a": {"path": "data/a.json"}})
+        graph.sources("a")
     else:
         graph.settings(model={"path": str(save_llama(tmp_path))})
     planned = graph.plan()

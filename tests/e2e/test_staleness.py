@@ -24,9 +24,9 @@ def test_status_and_causes_are_dagsters(graph: Graph, change: str, monkeypatch: 
         graph.source("a", alpaca(WORDS[:-1]))
     elif change == "a source more":
         graph.source("c", alpaca(WORDS[:3], offset=90))
-        graph.settings(sources={name: {"path": f"data/{name}.json"} for name in "abc"})
+        graph.sources("abc")
     elif change == "a source gone":
-        graph.settings(sources={"a": {"path": "data/a.json"}})
+        graph.sources("a")
     elif change == "beta":
         graph.settings(difficulty={"beta": 3.0})
     elif change == "a budget":

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import WORDS
+from tests.e2e.conftest import RECIPES, WORDS
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, errors, made, materialised
 
 CANDIDATES = {("candidates", name) for name in ("d3", "weak", "wide")}
@@ -34,8 +34,7 @@ def test_a_second_refresh_finds_nothing_to_do(graph: Graph) -> None:
 
 def test_a_budget_edit_makes_that_coreset_and_nothing_else(graph: Graph) -> None:
     before = graph.order("d3")
-    coresets = {"d3": {"strategy": "d3", "budget": "50%"}, "weak": {"strategy": "miwv", "budget": 5}}
-    graph.settings(coresets=coresets | {"wide": {"strategy": "mads", "budget": "50%"}})
+    graph.settings(coresets=RECIPES | {"d3": {"strategy": "d3", "budget": "50%"}})
     assert made(graph.refresh()) == {("coreset_spec", "d3"), ("candidates", "d3"), ("coreset", "d3")}
     after = graph.order("d3")
     assert after.height == 14
@@ -74,7 +73,7 @@ def test_the_same_rows_written_otherwise_land_and_move_nothing(graph: Graph, way
 
 
 def test_a_source_taken_away_leaves_the_pool(graph: Graph) -> None:
-    graph.settings(sources={"a": {"path": "data/a.json"}})
+    graph.sources("a")
     done = graph.refresh()
     assert [(c.partition, c.state) for c in done.scan.changes] == [("b", "gone")]
     assert made(done) == {("raw_dataset", "b"), *((score, "b") for score in SCORES), *CORPUS_WIDE, *CORESETS}
@@ -85,7 +84,7 @@ def test_a_source_taken_away_leaves_the_pool(graph: Graph) -> None:
 
 def test_a_source_added_scores_itself_alone(graph: Graph) -> None:
     graph.source("c", alpaca(["one", "two", "three"], offset=90))
-    graph.settings(sources={name: {"path": f"data/{name}.json"} for name in "abc"})
+    graph.sources("abc")
     done = made(graph.refresh())
     assert done == {("raw_dataset", "c"), *((score, "c") for score in SCORES), *CORPUS_WIDE, *CORESETS}
 
@@ -155,17 +154,7 @@ def test_a_refresh_killed_in_the_middle_of_scoring_holds_nothing_up(graph: Graph
 
 
 def test_a_killed_refresh_is_finished_by_the_next(graph: Graph) -> None:
-    """An edge lost with the process: the cursor has moved on, the run never happened."""
-
+    """What was asked for never ran; that it is stale is still so."""
     graph.source("a", alpaca(WORDS[:-2]))
-
-    class Killed(BaseException):
-        pass
-
-    def killed(run: str) -> None:
-        if "corpus_index" in run:
-            raise Killed
-
-    with pytest.raises(Killed):
-        graph.refresh(on_run=killed)
+    graph.refresh_killed("corpus_index")
     assert made(graph.refresh()) >= {("corpus_index", None), ("coreset", "d3")}
