@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # The main job: the built-in corpus in three files and formats, through all assets, to three coresets.
 demo: $(VENV)/.installed
-	$(BIN)/python -m dselect_core.corpus.builtin $(DEMO)
+	$(BIN)/python -m demo.corpus $(DEMO)
 	$(BIN)/dselect refresh
 
 test: $(VENV)/.installed

@@ -32,7 +32,7 @@ import dagster as dg
 import peers_on_edit
 import yaml
 
-from dselect_dagster.instance import open_instance
+from dselect_dagster.refresh.instance import open_instance
 
 HELD_OUT = 100  # one row in so many
 REPEATS = 5

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from measure import Side, interleaved, ratio, table
 
-from dselect_core.neighbors import nearest, recall, update
+from dselect_core.neighbors.nearest import nearest, recall, update
 
 
 def clustered(rows: int, dimensions: int) -> np.ndarray:

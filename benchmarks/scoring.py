@@ -45,10 +45,11 @@ from scoring_baselines import Scores, Sequence, four_pass, sequence, two_pass
 from scoring_peers import Bed, Peer, oda_padded, present
 from scoring_rows import Rows, save_model, take
 
-from dselect_core.config import ModelSpec, Settings
 from dselect_core.lm.load import LanguageModel, load, quiet_transformers
 from dselect_core.lm.render import one_shot
-from dselect_core.scores import miwv, one_pass
+from dselect_core.scores import forward_scores as one_pass
+from dselect_core.scores import miwv
+from dselect_core.settings.settings import ModelSpec, Settings
 
 WANT = frozenset({"difficulty", "embeddings", "prompts", "activations", "miwv"})
 SETTINGS = Settings(sources={}, coresets={})

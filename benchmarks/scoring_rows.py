@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dselect_core.config import SourceSpec, WarmupSpec
-from dselect_core.corpus.canonical import SAMPLES, sample_id
 from dselect_core.corpus.ingest import ingest
-from dselect_core.lm.tune import train_tokenizer
-from dselect_core.neighbors import nearest
+from dselect_core.corpus.sample import SAMPLES, sample_id
+from dselect_core.lm.builtin_model import train_tokenizer
+from dselect_core.neighbors.nearest import nearest
+from dselect_core.settings.settings import SourceSpec, WarmupSpec
 
 POOL_PER_SOURCE = 3_000
 TOKENIZER_VOCABULARY = 16_000

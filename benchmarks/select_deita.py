@@ -19,7 +19,7 @@ import measure
 import numpy as np
 
 from dselect_core.select.deita import THRESHOLD, score_first
-from dselect_core.select.grid import SCORE_STEP, round_unit_vectors
+from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
 
 HEADER = ["rows", "chosen", "side", "wall s", "CPU s", "peak MB", "times faster (wall)", "times faster (CPU)"]
 

@@ -18,7 +18,7 @@ import measure
 import numpy as np
 
 from dselect_core.select.facility_location import NEIGHBORS, facility_location
-from dselect_core.select.grid import round_unit_vectors
+from dselect_core.select.rounding import round_unit_vectors
 
 HEADER = ["rows", "picks", "side", "value", "value, share of exact", "wall s", "CPU s", "peak MB"]
 LARGE = 200_000

@@ -21,7 +21,7 @@ import numpy as np
 from measure import interleaved, ratio, table
 
 from dselect_core.select.farthest_first import FarthestFirst, farthest_first
-from dselect_core.select.grid import SCORE_STEP, round_unit_vectors
+from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
 
 HEADER = [
     "n",

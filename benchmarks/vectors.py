@@ -28,7 +28,7 @@ import polars as pl
 from measure import table
 from upath import UPath
 
-from dselect_core.store import Store
+from dselect_core.storage.score_store import Store
 
 PARTS = 8
 RANDOM_ROWS = 10_000

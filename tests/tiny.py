@@ -6,11 +6,11 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.config import ModelSpec, Settings
-from dselect_core.corpus.canonical import SAMPLES, sample_id
+from dselect_core.corpus.sample import SAMPLES, sample_id
+from dselect_core.lm.builtin_model import CHAT_TEMPLATE
 from dselect_core.lm.load import LanguageModel, load
-from dselect_core.lm.tune import CHAT_TEMPLATE
-from dselect_core.scores.one_pass import one_pass
+from dselect_core.scores.forward_scores import one_pass
+from dselect_core.settings.settings import ModelSpec, Settings
 
 Message = dict[str, str]
 

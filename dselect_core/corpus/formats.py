@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from dselect_core.corpus.canonical import BadRow, Message, Turn, canonical, clean, kind
+from dselect_core.corpus.sample import BadRow, Message, Turn, canonical, clean, kind
 
 CHATS = ("messages", "conversations", "conversation")
 PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input", "inputs")

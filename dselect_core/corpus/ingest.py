@@ -16,12 +16,12 @@ from itertools import islice
 import polars as pl
 import pyarrow as pa
 
-from dselect_core.config import SourceSpec
-from dselect_core.corpus.canonical import QUARANTINE, SAMPLES, BadRow, Message, sample_id
 from dselect_core.corpus.formats import KEYS, KNOWN, Layout, choose, read
-from dselect_core.corpus.places import Part, find, signature, signature_of
 from dselect_core.corpus.readers import READABLE, RawRow
+from dselect_core.corpus.sample import QUARANTINE, SAMPLES, BadRow, Message, sample_id
+from dselect_core.corpus.source_files import Part, find, signature, signature_of
 from dselect_core.errors import DselectError
+from dselect_core.settings.settings import SourceSpec
 
 __all__ = ["FileCount", "Ingested", "ingest", "signature"]
 

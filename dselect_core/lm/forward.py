@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dselect_core.errors import DselectError
 from dselect_core.lm.attention import CannotPackError, packed
 from dselect_core.lm.batches import batches
-from dselect_core.lm.head import OwnHead, loss_and_entropy, loss_and_entropy_of
+from dselect_core.lm.loss import OwnHead, loss_and_entropy, loss_and_entropy_of
 from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded
 
 # Trees sorted by length at a time where batches are padded: bounds what is held.

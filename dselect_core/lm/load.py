@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dselect_core.config import ModelSpec
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
+from dselect_core.settings.settings import ModelSpec
 
 if TYPE_CHECKING:
     from dselect_core.lm.forward import Forward

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from dselect_core.config import ActivationSpec
+from dselect_core.settings.settings import ActivationSpec
 
 if TYPE_CHECKING:
     from dselect_core.lm.forward import Signals

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dselect_core.config import EmbeddingSpec
 from dselect_core.errors import DselectError
 from dselect_core.lm.batches import batches
 from dselect_core.lm.load import device, first_line, quiet_transformers
 from dselect_core.progress import Progress
+from dselect_core.settings.settings import EmbeddingSpec
 
 REVISION = 1
 # Tokens per encoder batch, padding included.

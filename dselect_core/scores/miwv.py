@@ -20,7 +20,7 @@ from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Sequence, Tree
 from dselect_core.lm.render import Rendered, one_shot
 from dselect_core.progress import Progress
-from dselect_core.scores.one_pass import render
+from dselect_core.scores.forward_scores import render
 
 REVISION = 1
 SCHEMA: dict[str, pl.DataType] = {

@@ -10,21 +10,22 @@ from contextlib import ExitStack
 
 import polars as pl
 
-from dselect_core.appender import Appender
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.index import Index, pool_samples, pool_scores, pool_vectors
-from dselect_core.lm.current import current
-from dselect_core.neighbors import SCHEMA as NEIGHBORS
-from dselect_core.neighbors import patchable, recall, recipe, update
+from dselect_core.graders import grades as dependability
+from dselect_core.lm.target_model import current
+from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
+from dselect_core.neighbors.nearest import patchable, recall, recipe, update
+from dselect_core.pool.corpus_index import Index, pool_samples, pool_scores, pool_vectors
 from dselect_core.progress import Progress
-from dselect_core.scores import dependability, embeddings, miwv
-from dselect_core.scores.kinds import store_of
-from dselect_core.scores.one_pass import one_pass
-from dselect_core.scores.table import Head, TableReport, version_of, write_head
-from dselect_core.store import COMPACT_FROM, Store
-from dselect_core.tables import read_metadata, read_parquet, read_with_metadata, write_parquet
-from dselect_core.workspace import Workspace
+from dselect_core.scores import embeddings, miwv
+from dselect_core.scores.forward_scores import one_pass
+from dselect_core.scores.provenance import store_of
+from dselect_core.scores.score_table import Head, TableReport, version_of, write_head
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.appender import Appender
+from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata, write_parquet
+from dselect_core.storage.score_store import COMPACT_FROM, Store
 
 # Seconds of a judge's work that a killed run may lose: it is paid for.
 PAID_SECONDS = 5.0

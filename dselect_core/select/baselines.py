@@ -4,10 +4,10 @@ import numpy as np
 
 from dselect_core.fingerprint import digest
 from dselect_core.select.farthest_first import farthest_first
-from dselect_core.select.grid import SCORE_STEP
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Order, Pool
-from dselect_core.select.ranked import SortedOrder
+from dselect_core.select.order import Order, Pool
+from dselect_core.select.rounding import SCORE_STEP
+from dselect_core.select.saved_order import Kept
+from dselect_core.select.top_k import SortedOrder
 
 
 def random_order(pool: Pool, seed: int, kept: Kept | None = None) -> Order:

@@ -8,9 +8,9 @@ import numpy as np
 
 from dselect_core.errors import DselectError
 from dselect_core.select.farthest_first import MOST_STEPS, farthest_first
-from dselect_core.select.grid import SCORE_STEP
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Order, Pool
+from dselect_core.select.order import Order, Pool
+from dselect_core.select.rounding import SCORE_STEP
+from dselect_core.select.saved_order import Kept
 
 
 def d3_order(pool: Pool, seed: int, kept: Kept | None = None) -> Order:

@@ -14,9 +14,9 @@ from collections import deque
 import numpy as np
 
 from dselect_core.select.d3 import d3_weight_steps
-from dselect_core.select.grid import SCORE_STEP, round_unit_vectors
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Order, Pick, Pool
+from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
+from dselect_core.select.saved_order import Kept
 
 THRESHOLD = 0.9
 """DEITA's own."""

@@ -20,9 +20,9 @@ from typing import Protocol
 
 import numpy as np
 
-from dselect_core.select.grid import round_unit_vectors
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Order, Pick, Pool
+from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.rounding import round_unit_vectors
+from dselect_core.select.saved_order import Kept
 
 EXACT_ROWS = 16_384
 """Largest pool for which all similarities are held where the recipe says nothing: 1 GiB."""

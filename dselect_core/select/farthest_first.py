@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dselect_core.select.grid import SCORE_STEP, round_unit_vectors
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Order, Pick
+from dselect_core.select.order import Order, Pick
+from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
+from dselect_core.select.saved_order import Kept
 
 MOST_STEPS = 2**18
 """Largest weight, in steps of the score grid (so 4.0): its square times a squared grid distance still fits int64."""

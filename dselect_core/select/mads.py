@@ -10,8 +10,8 @@ many times longer. No state is kept: the picks of the current pass say what it c
 
 import numpy as np
 
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Order, Pick, Pool
+from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.saved_order import Kept
 
 _BLOCK = 8_192  # rows counted at a time: bounds the memory, changes no value
 _TAKEN = -(2**30)  # far below what any number of decrements leaves of a gain

@@ -13,14 +13,14 @@ from itertools import islice
 import numpy as np
 import polars as pl
 
-from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
 from dselect_core.progress import Progress
-from dselect_core.select.kept import Kept
-from dselect_core.select.key import order_key
-from dselect_core.select.missing import in_words, missing, reasons
-from dselect_core.select.pool import Order, Pick, Pool
+from dselect_core.select.eligibility import in_words, missing, reasons
+from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.order_key import order_key
+from dselect_core.select.saved_order import Kept
 from dselect_core.select.strategies import SCORE_COLUMNS, Strategy, strategy
+from dselect_core.settings.settings import CoresetSpec
 
 
 @dataclass(frozen=True, eq=False)

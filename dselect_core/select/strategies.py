@@ -13,10 +13,10 @@ from dselect_core.select.baselines import kcenter_order, random_order
 from dselect_core.select.d3 import d3_order, d3_weight_steps
 from dselect_core.select.deita import THRESHOLD, deita_order
 from dselect_core.select.facility_location import facility_location_order
-from dselect_core.select.kept import Kept
 from dselect_core.select.mads import mads_order
-from dselect_core.select.pool import Order, Pool
-from dselect_core.select.ranked import ranked_order, ranked_values
+from dselect_core.select.order import Order, Pool
+from dselect_core.select.saved_order import Kept
+from dselect_core.select.top_k import ranked_order, ranked_values
 
 SCORE_COLUMNS: dict[str, str] = {
     "upd": "difficulty",

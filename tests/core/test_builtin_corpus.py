@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from dselect_core.config import SourceSpec
-from dselect_core.corpus.builtin import LABELS, SOURCES, BuiltinCorpus, Label, generate, plant, write_corpus
-from dselect_core.corpus.builtin.assemble import PLAN
-from dselect_core.corpus.builtin.functions import FUNCTIONS
+from demo.corpus import LABELS, SOURCES, BuiltinCorpus, Label, generate, plant, write_corpus
+from demo.corpus.assemble import PLAN
+from demo.corpus.functions import FUNCTIONS
 from dselect_core.corpus.formats import choose, read
 from dselect_core.corpus.ingest import ingest
 from dselect_core.errors import DselectError
+from dselect_core.settings.settings import SourceSpec
 
 PLANTED = {
     "exact_duplicate": 80, "near_duplicate": 120, "wrong_answer": 100, "truncated": 60, "empty": 40, "off_topic": 60,
@@ -282,7 +282,7 @@ def test_files_and_labels(tmp_path: Path) -> None:
 
 
 def _run(folder: Path, hash_seed: str) -> dict[str, str]:
-    command = [sys.executable, "-m", "dselect_core.corpus.builtin", str(folder), "--seed", "5"]
+    command = [sys.executable, "-m", "demo.corpus", str(folder), "--seed", "5"]
     done = subprocess.run(
         command, env=os.environ | {"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, cwd=Path.cwd()
     )
@@ -306,6 +306,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, dselect_core.corpus.builtin; print(*sys.modules)"
+    code = "import sys, demo.corpus; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert not {"torch", "transformers", "datasets", "numpy"} & set(done.stdout.split())

@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from dselect_core.changes import SCHEMA, changes, counted
-from dselect_core.select.grid import SCORE_STEP
+from dselect_core.coreset.diff import SCHEMA, changes, counted
+from dselect_core.select.rounding import SCORE_STEP
 
 
 def pool(ranked: str, rest: str = "", unusable: str = "", **scores: float | None) -> pl.DataFrame:

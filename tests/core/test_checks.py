@@ -6,16 +6,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from dselect_core import checks
-from dselect_core.config import Settings
-from dselect_core.corpus.land import land
+from dselect_core.corpus.raw_dataset import land
 from dselect_core.fingerprint import fingerprint
-from dselect_core.index import build_index, pool_scores, read_index
-from dselect_core.scores import dependability, difficulty
-from dselect_core.scores.kinds import open_store
-from dselect_core.scores.table import Head, version_of, write_head
-from dselect_core.tables import read_metadata, read_parquet, write_parquet
-from dselect_core.workspace import Workspace
+from dselect_core.graders import grades as dependability
+from dselect_core.lineage import quality_checks as checks
+from dselect_core.pool.corpus_index import build_index, pool_scores, read_index
+from dselect_core.scores import difficulty
+from dselect_core.scores.provenance import open_store
+from dselect_core.scores.score_table import Head, version_of, write_head
+from dselect_core.settings.settings import Settings
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_metadata, read_parquet, write_parquet
 
 ROWS = [{"instruction": f"Say {i}", "input": "", "output": f"{i}"} for i in range(30)]
 

@@ -7,10 +7,10 @@ import jsonschema
 import pytest
 import yaml
 
-from dselect_core.config import SCHEMA_FILE, Settings, json_schema, load_settings
-from dselect_core.index import needed_kinds
-from dselect_core.init import starting_config
+from dselect_core.corpus.starter_config import starting_config
+from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.select.budget import Budget
+from dselect_core.settings.settings import SCHEMA_FILE, Settings, json_schema, load_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_local_paths_are_relative_to_the_file_and_others_are_left_alone(tmp_path
 
 def test_the_shipped_schema_is_that_of_the_settings_and_takes_the_files_we_ship(tmp_path: Path) -> None:
     shipped = json.loads(SCHEMA_FILE.read_text())
-    assert shipped == json_schema(), "run `python -m dselect_core.config` to write it again"
+    assert shipped == json_schema(), "run `python -m dselect_core.settings.settings` to write it again"
     (tmp_path / "a.json").write_text('[{"instruction": "a", "input": "", "output": "b"}]')
     for text in ((ROOT / "dselect.yaml").read_text(), starting_config(tmp_path, tmp_path)[0]):
         jsonschema.validate(yaml.safe_load(text), shipped)

@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import datasets
 import pytest
 
-from dselect_core.config import SourceSpec
 from dselect_core.corpus.ingest import ingest, signature
 from dselect_core.errors import DselectError
+from dselect_core.settings.settings import SourceSpec
 
 ROWS = [{"prompt": "1", "completion": "a", "id": 7}, {"prompt": "2", "completion": " ", "id": 8}]
 
@@ -223,7 +223,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
 # The hub's address is read once, when its client is imported: hence a process of its own.
 SCRIPT = """
 import json, sys
-from dselect_core.config import SourceSpec
+from dselect_core.settings.settings import SourceSpec
 from dselect_core.corpus.ingest import ingest, signature
 from dselect_core.errors import DselectError
 for spec in json.loads(sys.argv[1]):

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from dselect_core.corpus.canonical import BadRow, Turn, canonical, sample_id
 from dselect_core.corpus.formats import Layout, choose, read
+from dselect_core.corpus.sample import BadRow, Turn, canonical, sample_id
 
 
 def parse(row: dict[str, Any], format: str = "auto") -> list[tuple[str, str]]:

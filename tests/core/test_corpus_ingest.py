@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core.config import SourceSpec
 from dselect_core.corpus import ingest as ingest_module
-from dselect_core.corpus.canonical import QUARANTINE, SAMPLES, sample_id
 from dselect_core.corpus.ingest import Ingested, ingest, signature
+from dselect_core.corpus.sample import QUARANTINE, SAMPLES, sample_id
 from dselect_core.errors import DselectError
+from dselect_core.settings.settings import SourceSpec
 
 
 def write(path: Path, *rows: Any) -> Path:

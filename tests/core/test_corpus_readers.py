@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from dselect_core.config import SourceSpec
 from dselect_core.corpus.ingest import Ingested, ingest
 from dselect_core.errors import DselectError
+from dselect_core.settings.settings import SourceSpec
 
 ROWS = [
     {"prompt": f"What is {i} + {i}? Ünïcode \u2028 too", "completion": str(2 * i), "meta": {"i": i}}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import s3fs
 
-from dselect_core.config import SourceSpec
 from dselect_core.corpus.ingest import ingest, signature
 from dselect_core.errors import DselectError
+from dselect_core.settings.settings import SourceSpec
 
 
 @pytest.fixture

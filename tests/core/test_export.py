@@ -12,12 +12,12 @@ from upath import UPath
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when `datasets` is first imported
 
-from dselect_core.config import CoresetSpec
+from dselect_core.coreset.export import write_coreset
 from dselect_core.errors import DselectError
-from dselect_core.export import write_coreset
-from dselect_core.select.pool import Pool
+from dselect_core.select.order import Pool
 from dselect_core.select.select import Selection, select
-from dselect_core.tables import read_metadata, read_parquet, write_parquet, write_text
+from dselect_core.settings.settings import CoresetSpec
+from dselect_core.storage.files import read_metadata, read_parquet, write_parquet, write_text
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 ORIGINS = pl.List(pl.Struct({"source": pl.String, "file": pl.String, "row": pl.Int64}))

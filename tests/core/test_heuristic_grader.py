@@ -13,9 +13,9 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dselect_core.scores.heuristic_grader import FLOOR, NOTHING_FOUND, grade_messages
+from dselect_core.graders.heuristic_grader import FLOOR, NOTHING_FOUND, grade_messages
+from dselect_core.graders.heuristics.expression import ExpressionError, evaluate, normalise
 from dselect_core.scores.heuristics.computed import asked_value
-from dselect_core.scores.heuristics.expression import ExpressionError, evaluate, normalise
 
 
 def grade(prompt: str, response: str) -> float:
@@ -133,8 +133,8 @@ def test_requests_without_one_plain_value_have_none(text):
 
 
 def test_grade_frame():
-    from dselect_core.config import GraderSpec
-    from dselect_core.scores.dependability import GRADES, grade, recipe
+    from dselect_core.graders.grades import GRADES, grade, recipe
+    from dselect_core.settings.settings import GraderSpec
 
     message = pl.Struct({"role": pl.String, "content": pl.String})
     samples = pl.DataFrame(

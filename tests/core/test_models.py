@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 import torch
 
-from dselect_core.config import EmbeddingSpec, ModelSpec, Settings, WarmupSpec
 from dselect_core.errors import DselectError
+from dselect_core.lm.builtin_model import tune, warmup_sample
 from dselect_core.lm.load import identity, load
-from dselect_core.lm.tune import tune, warmup_sample
 from dselect_core.scores.embeddings import encode
+from dselect_core.settings.settings import EmbeddingSpec, ModelSpec, Settings, WarmupSpec
 from tests.tiny import conversation, samples_frame, save_encoder, save_llama, score, tokenizer
 
 POOL = samples_frame([conversation(f"Say {i} and {i * i}", f"{i} and {i * i}.") for i in range(60)])

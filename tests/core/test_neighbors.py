@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core import closest, inverted_lists
-from dselect_core.closest import Closest
-from dselect_core.config import NeighborSpec
-from dselect_core.neighbors import SCHEMA, nearest, patchable, recall, recipe, update
-from dselect_core.select.grid import round_unit_vectors
+from dselect_core.neighbors import exact_search as closest
+from dselect_core.neighbors import ivf_search as inverted_lists
+from dselect_core.neighbors.exact_search import Closest
+from dselect_core.neighbors.nearest import SCHEMA, nearest, patchable, recall, recipe, update
+from dselect_core.select.rounding import round_unit_vectors
+from dselect_core.settings.settings import NeighborSpec
 
 
 def names(rows: np.ndarray | list[int] | range) -> pl.Series:

@@ -8,10 +8,10 @@ import socket
 import polars as pl
 import pytest
 
-from dselect_core.config import GraderSpec
 from dselect_core.errors import DselectError
-from dselect_core.scores.dependability import GRADES, grade, recipe
-from dselect_core.scores.openai_grader import parse_rating, rating_to_grade, render
+from dselect_core.graders.grades import GRADES, grade, recipe
+from dselect_core.graders.openai_grader import parse_rating, rating_to_grade, render
+from dselect_core.settings.settings import GraderSpec
 from tests.openai_server import OpenAIServer, Reply, Request, completion, error, rating
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dselect_core.errors import DselectError
 from dselect_core.lm.forward import Forward
-from dselect_core.lm.head import loss_and_entropy, loss_and_entropy_of
+from dselect_core.lm.loss import loss_and_entropy, loss_and_entropy_of
 from dselect_core.lm.packing import Sequence, Tree, fill, flat, padded
 from tests.core.test_families import make, scores, trees
 

@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 import torch
 
-from dselect_core.config import Settings
 from dselect_core.lm.batches import batches
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.render import one_shot
-from dselect_core.neighbors import nearest
+from dselect_core.neighbors.nearest import nearest
 from dselect_core.scores import miwv
-from dselect_core.scores.one_pass import KINDS
+from dselect_core.scores.forward_scores import KINDS
+from dselect_core.settings.settings import Settings
 from tests.tiny import conversation, open_llama, samples_frame, save_llama, score
 
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
 from dselect_core.select import strategies
-from dselect_core.select.kept import SCHEMA, Kept, read_kept, write_kept
-from dselect_core.select.pool import Order, Pool
+from dselect_core.select.order import Order, Pool
+from dselect_core.select.saved_order import SCHEMA, Kept, read_kept, write_kept
 from dselect_core.select.select import Selection, select
+from dselect_core.settings.settings import CoresetSpec
 from tests.core.test_select_orders import NAMES, make_rows
 
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from dselect_core.config import CoresetSpec
-from dselect_core.export import write_coreset
+from dselect_core.coreset.export import write_coreset
 from dselect_core.select import deita as module
 from dselect_core.select.deita import score_first
-from dselect_core.select.grid import SCORE_STEP
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Order, Pick, Pool
+from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.rounding import SCORE_STEP
+from dselect_core.select.saved_order import Kept
 from dselect_core.select.select import select
+from dselect_core.settings.settings import CoresetSpec
 from tests.core.test_select_continue import Orders, assert_same
 from tests.core.test_select_orders import make_rows
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from dselect_core.select import facility_location as module
 from dselect_core.select.facility_location import facility_location, nearest_rows
-from dselect_core.select.grid import round_unit_vectors
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Order, Pick
+from dselect_core.select.order import Order, Pick
+from dselect_core.select.rounding import round_unit_vectors
+from dselect_core.select.saved_order import Kept
 
 # Few directions, so with ties, repeated rows and opposite ones.
 small_vectors = st.integers(1, 3).flatmap(

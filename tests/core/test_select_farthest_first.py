@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dselect_core.select.farthest_first import MOST_STEPS, FarthestFirst, Sizes, farthest_first
-from dselect_core.select.grid import SCORE_STEP, round_unit_vectors
-from dselect_core.select.kept import Kept
-from dselect_core.select.pool import Pick
+from dselect_core.select.order import Pick
+from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
+from dselect_core.select.saved_order import Kept
 from tests.core.test_select_d3 import small_cases
 
 tiny = st.builds(Sizes, pool=st.integers(1, 5), picks=st.integers(1, 4), front=st.integers(1, 8))

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
-from dselect_core.select import key as key_module
+from dselect_core.select import order_key as key_module
 from dselect_core.select import strategies
-from dselect_core.select.key import order_key
-from dselect_core.select.pool import Pool
+from dselect_core.select.order import Pool
+from dselect_core.select.order_key import order_key
 from dselect_core.select.select import select
+from dselect_core.settings.settings import CoresetSpec
 from tests.core.test_select_orders import NAMES as WHOLE
 
 NAMES = [*WHOLE, "deita"]

@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from dselect_core.config import CoresetSpec, Settings
-from dselect_core.coreset import read_spec, spec_version, write_spec
+from dselect_core.coreset.coreset import read_spec, spec_version, write_spec
 from dselect_core.fingerprint import fingerprint
 from dselect_core.select.facility_location import facility_location
-from dselect_core.select.pool import Pool
+from dselect_core.select.order import Pool
 from dselect_core.select.select import select
-from dselect_core.workspace import Workspace
+from dselect_core.settings.settings import CoresetSpec, Settings
+from dselect_core.settings.workspace import Workspace
 
 TAKEN = [("deita", "threshold", 0.8), ("facility-location", "neighbors", 7)]
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
-from dselect_core.select.pool import Pool
+from dselect_core.select.order import Pool
 from dselect_core.select.select import Selection, select
 from dselect_core.select.strategies import SCORE_COLUMNS, STRATEGIES, strategy
+from dselect_core.settings.settings import CoresetSpec
 
 NAMES = ["d3", "miwv", "mads", "facility-location", "kcenter", "random", "topk:loss", "topk:response_tokens"]
 """Strategies whose order has every row. deita's may end before: see test_select_deita.py."""

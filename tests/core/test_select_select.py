@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dselect_core.config import CoresetSpec
 from dselect_core.errors import DselectError
-from dselect_core.select.pool import Pool
+from dselect_core.select.order import Pool
 from dselect_core.select.select import needs, select
+from dselect_core.settings.settings import CoresetSpec
 
 SCORES = pl.DataFrame(
     {

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from polars.exceptions import ColumnNotFoundError
 from upath import UPath
 
-from dselect_core import parts as parts_module
-from dselect_core import store as store_module
-from dselect_core.appender import Appender
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.parts import WRITTEN, Folder, Part
-from dselect_core.store import Store
-from dselect_core.tables import parquet_bytes, write_bytes
+from dselect_core.storage import score_store as store_module
+from dselect_core.storage import store_folder as parts_module
+from dselect_core.storage.appender import Appender
+from dselect_core.storage.files import parquet_bytes, write_bytes
+from dselect_core.storage.score_store import Store
+from dselect_core.storage.store_folder import WRITTEN, Folder, Part
 
 RECIPE = {"kind": "grades", "rubric": "ü", "revision": 1}
 MADE_BY = fingerprint(RECIPE)

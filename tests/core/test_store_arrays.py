@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from dselect_core import parts as parts_module
-from dselect_core import store as store_module
-from dselect_core import vectors
 from dselect_core.errors import DselectError
-from dselect_core.parts import ORPHAN_SECONDS, WRITTEN, Folder
-from dselect_core.store import Store
+from dselect_core.storage import score_store as store_module
+from dselect_core.storage import store_folder as parts_module
+from dselect_core.storage import vector_file as vectors
+from dselect_core.storage.score_store import Store
+from dselect_core.storage.store_folder import ORPHAN_SECONDS, WRITTEN, Folder
 from tests.core.test_store import MADE_BY, at, elsewhere, files, flipped, ids, missing, put, told, written
 
 WIDTH = 6

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from dselect_core import parts as parts_module
-from dselect_core.parts import Folder
-from dselect_core.store import Store
+from dselect_core.storage import store_folder as parts_module
+from dselect_core.storage.score_store import Store
+from dselect_core.storage.store_folder import Folder
 from tests.core.test_store import MADE_BY, again, elsewhere, grades, held, ids, missing
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dselect_core.config import Settings
+from benchmarks.score_together import score_together
 from dselect_core.lm.load import LanguageModel
 from dselect_core.scores import miwv
-from dselect_core.scores.one_pass import KINDS
-from dselect_core.scores.together import score_together
+from dselect_core.scores.forward_scores import KINDS
+from dselect_core.settings.settings import Settings
 from tests.tiny import conversation, open_llama, samples_frame, save_llama, score
 
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})

@@ -7,18 +7,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dselect_core.config import Settings
-from dselect_core.corpus.land import land
-from dselect_core.index import build_index
-from dselect_core.scores.dependability import GRADES
-from dselect_core.scores.kinds import store_of
+from dselect_core.corpus.raw_dataset import land
+from dselect_core.graders.grades import GRADES
+from dselect_core.lineage.explain import story
+from dselect_core.pool.corpus_index import build_index
+from dselect_core.scores.provenance import store_of
 from dselect_core.select.deita import score_first
 from dselect_core.select.farthest_first import Sizes, farthest_first
-from dselect_core.select.kept import Kept, write_kept
-from dselect_core.select.pool import Order, Pick
-from dselect_core.tables import read_parquet, write_parquet
-from dselect_core.why import story
-from dselect_core.workspace import Workspace
+from dselect_core.select.order import Order, Pick
+from dselect_core.select.saved_order import Kept, write_kept
+from dselect_core.settings.settings import Settings
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_parquet, write_parquet
 
 
 def workspace_of(folder: Path, strategy: str) -> Workspace:

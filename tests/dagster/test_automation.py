@@ -7,7 +7,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
-from dselect_dagster.automation import on_input_change, once_there_is_data
+from dselect_dagster.defs.automation_condition import on_input_change, once_there_is_data
 
 PARTS = dg.DynamicPartitionsDefinition(name="part")
 

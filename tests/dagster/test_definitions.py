@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from dselect_core.config import Settings
-from dselect_dagster.build import build_definitions, code_versions
+from dselect_core.settings.settings import Settings
+from dselect_dagster.defs.graph import build_definitions, code_versions
 
 ROOT = Path(__file__).parents[2]
 SEVEN = {

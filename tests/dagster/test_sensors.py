@@ -7,10 +7,10 @@ import dagster as dg
 import pytest
 import yaml
 
-from dselect_core.config import load_settings
-from dselect_dagster.build import build_definitions
-from dselect_dagster.resources import WorkspaceResource
-from dselect_dagster.sensors import sources_and_recipes
+from dselect_core.settings.settings import load_settings
+from dselect_dagster.defs.graph import build_definitions
+from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.sensors import sources_and_recipes
 
 ROW = {"instruction": "Say a", "input": "", "output": "a"}
 

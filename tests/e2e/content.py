@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dselect_core.corpus.canonical import sample_id
-from dselect_core.select.grid import round_unit_vectors
+from dselect_core.corpus.sample import sample_id
+from dselect_core.select.rounding import round_unit_vectors
 from tests.e2e.graph import Graph
 
 Row = dict[str, str]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import polars as pl
 
-from dselect_core.coreset import make_coreset, write_spec
-from dselect_core.corpus.land import land
-from dselect_core.index import build_index, needed_kinds
-from dselect_core.lm.current import prepare
-from dselect_core.scores.one_pass import KINDS
+from dselect_core.coreset.coreset import make_coreset, write_spec
+from dselect_core.corpus.raw_dataset import land
+from dselect_core.lm.target_model import prepare
+from dselect_core.pool.corpus_index import build_index, needed_kinds
+from dselect_core.scores.forward_scores import KINDS
 from dselect_core.scores.update import update_grades, update_miwv, update_model_scores, update_neighbors
-from dselect_core.workspace import Workspace
+from dselect_core.settings.workspace import Workspace
 from tests.e2e.content import ids_in
 from tests.e2e.graph import Graph
 

@@ -12,14 +12,14 @@ import polars as pl
 import pytest
 import yaml
 
-from dselect_core.config import Settings, load_settings
-from dselect_core.index import pool_scores, read_index
-from dselect_core.plan import Plan
-from dselect_core.workspace import Workspace
-from dselect_dagster.build import build_definitions
-from dselect_dagster.drain import Drained, drain
-from dselect_dagster.instance import open_instance
-from dselect_dagster.planning import plan_refresh
+from dselect_core.lineage.plan import Plan
+from dselect_core.pool.corpus_index import pool_scores, read_index
+from dselect_core.settings.settings import Settings, load_settings
+from dselect_core.settings.workspace import Workspace
+from dselect_dagster.defs.graph import build_definitions
+from dselect_dagster.refresh.instance import open_instance
+from dselect_dagster.refresh.plan_refresh import plan_refresh
+from dselect_dagster.refresh.refresh import Drained, drain
 
 # A model too small to be any good, made in a second: what is tested is the graph.
 TINY = {"steps": 3, "samples": 40, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 400, "window": 256}

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from dselect_dagster.progress import listening
+from dselect_dagster.defs.progress_log import listening
 from tests.e2e.graph import Graph
 
 

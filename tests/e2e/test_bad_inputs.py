@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dselect_core.config import load_settings
 from dselect_core.errors import DselectError
+from dselect_core.settings.settings import load_settings
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import TINY, Graph, alpaca, errors, materialised
 from tests.tiny import save_llama

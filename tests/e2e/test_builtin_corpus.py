@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from dselect_core.corpus.builtin import LABELS, SOURCES, write_corpus
+from demo.corpus import LABELS, SOURCES, write_corpus
 from tests.e2e.graph import Graph, materialised
 
 BAD = {"wrong_answer", "empty"}

@@ -170,7 +170,7 @@ def test_any_history_ends_in_the_tables_of_a_fresh_run(
     start: Graph, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Drawing the histograms is a third of a small refresh, and other tests see to them.
-    monkeypatch.setattr("dselect_dagster.report.png", lambda figure, title: dg.MetadataValue.md(title))
+    monkeypatch.setattr("dselect_dagster.defs.asset_metadata.png", lambda figure, title: dg.MetadataValue.md(title))
     run_state_machine_as_test(
         Histories,
         settings=settings(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dselect_core.scores.kinds import store_of
+from dselect_core.scores.provenance import store_of
 from tests.e2e.content import assert_same, computed, write
 from tests.e2e.from_scratch import FromScratch
 from tests.e2e.graph import Graph, materialised

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dselect_core.corpus.land import land
-from dselect_core.scores.kinds import store_of
-from dselect_dagster.build import build_definitions
-from dselect_dagster.drain import drain
-from dselect_dagster.instance import open_instance
-from dselect_dagster.stale import Staleness
+from dselect_core.corpus.raw_dataset import land
+from dselect_core.scores.provenance import store_of
+from dselect_dagster.defs.graph import build_definitions
+from dselect_dagster.refresh.instance import open_instance
+from dselect_dagster.refresh.refresh import drain
+from dselect_dagster.refresh.staleness import Staleness
 from tests.e2e.conftest import RECIPES, WORDS
 from tests.e2e.content import computed, id_of
 from tests.e2e.graph import Graph, alpaca, materialised, settings_of

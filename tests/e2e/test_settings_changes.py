@@ -48,7 +48,7 @@ def versions(graph: Graph) -> dict[tuple[str, str | None], str]:
     """Asset partition → the data version of its last materialisation."""
     import dagster as dg
 
-    from dselect_dagster.instance import open_instance
+    from dselect_dagster.refresh.instance import open_instance
 
     found: dict[tuple[str, str | None], str] = {}
     with open_instance(graph.config) as instance:

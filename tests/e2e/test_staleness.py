@@ -5,12 +5,12 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from dselect_dagster import resolver
-from dselect_dagster.build import build_definitions
-from dselect_dagster.drain import drain
-from dselect_dagster.instance import open_instance
-from dselect_dagster.resolver import Resolver
-from dselect_dagster.stale import Staleness
+from dselect_dagster.defs.graph import build_definitions
+from dselect_dagster.refresh import staleness_query as resolver
+from dselect_dagster.refresh.instance import open_instance
+from dselect_dagster.refresh.refresh import drain
+from dselect_dagster.refresh.staleness import Staleness
+from dselect_dagster.refresh.staleness_query import Resolver
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import Graph, alpaca, settings_of
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 
-from dselect_core.scores.heuristics import expression
-from dselect_core.scores.heuristics.expression import SIDE, ExpressionError, evaluate, has_operator
+from dselect_core.graders.heuristics import expression
+from dselect_core.graders.heuristics.expression import SIDE, ExpressionError, evaluate, has_operator
+from dselect_core.graders.heuristics.numerals import NUMBER, matches, number, numbers_in
+from dselect_core.graders.heuristics.turn import Finding, Turn, clip, says_yes
 from dselect_core.scores.heuristics.lists import is_prime
-from dselect_core.scores.heuristics.numerals import NUMBER, matches, number, numbers_in
-from dselect_core.scores.heuristics.turn import Finding, Turn, clip, says_yes
 
 # Each pattern is matched against the whole request, operators already normalised.
 _N = rf"(-?[$€£]?{NUMBER})"

@@ -8,8 +8,8 @@ import re
 from calendar import isleap, monthrange
 from datetime import date, timedelta
 
-from dselect_core.scores.heuristics.numerals import WORDS, numbers_in
-from dselect_core.scores.heuristics.turn import Finding, Turn, says_yes
+from dselect_core.graders.heuristics.numerals import WORDS, numbers_in
+from dselect_core.graders.heuristics.turn import Finding, Turn, says_yes
 
 _MONTHS = [
     "january", "february", "march", "april", "may", "june",

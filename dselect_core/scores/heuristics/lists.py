@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 
-from dselect_core.scores.heuristics.numerals import NUMBER, number
-from dselect_core.scores.heuristics.request import items, wants_code
-from dselect_core.scores.heuristics.turn import Finding, Turn, clip
+from dselect_core.graders.heuristics.numerals import NUMBER, number
+from dselect_core.graders.heuristics.request import items, wants_code
+from dselect_core.graders.heuristics.turn import Finding, Turn, clip
 
 _WORTH = re.compile(
     r"sort|order|arrange|rank|alphabeti|reverse|duplicate|unique|even|odd|prime|divisible|than|above|below|under|over",

@@ -7,9 +7,9 @@ is enough, so an explanation around it costs nothing.
 import re
 from collections.abc import Callable, Iterable
 
-from dselect_core.scores.heuristics.numerals import mentions_quantity, numbers_in
-from dselect_core.scores.heuristics.request import operand, quoted, wants_code
-from dselect_core.scores.heuristics.turn import Finding, Turn, clip, says_yes
+from dselect_core.graders.heuristics.numerals import mentions_quantity, numbers_in
+from dselect_core.graders.heuristics.request import operand, quoted, wants_code
+from dselect_core.graders.heuristics.turn import Finding, Turn, clip, says_yes
 
 _WORTH = re.compile(
     r"reverse|backward|upper|lower|capital|how many|how often|count|number of|palindrome|how long", re.IGNORECASE

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from dselect_core.scores.heuristics.numerals import (
+from dselect_core.graders.heuristics.numerals import (
     NUMBER,
     WORDS,
     decimals,
@@ -17,7 +17,7 @@ from dselect_core.scores.heuristics.numerals import (
     number,
     numbers_in,
 )
-from dselect_core.scores.heuristics.turn import Finding, Turn, clip
+from dselect_core.graders.heuristics.turn import Finding, Turn, clip
 
 # unit names → (dimension, sizes in the dimension's base unit)
 _TABLE: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -1,0 +1,90 @@
+"""Zero-shot and one-shot pass in one, where the shots are known first: two thirds of the tokens of two passes.
+
+A sample's zero-shot sequence is the root of the one-shot sequences that have it as their shot, so one run of it gives
+the sample's own scores and stands in front of theirs. The shots are known before the model runs where an encoder gives
+the prompt embeddings; where the model itself gives them, it has run by then (one_pass.py), and only roots within the
+one-shot pass can be shared (miwv.py).
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+
+from dselect_core.lm.load import LanguageModel
+from dselect_core.lm.packing import Tree
+from dselect_core.lm.render import Rendered
+from dselect_core.progress import Progress
+from dselect_core.scores import miwv
+from dselect_core.scores.forward_scores import Sample, frames, how, render, signals_of
+from dselect_core.settings.settings import Settings
+
+# Samples kept rendered: each is met as itself and as a continuation, often far apart.
+_RENDERED = 65_536
+
+
+def score_together(
+    lm: LanguageModel,
+    samples: pl.DataFrame,
+    shots: pl.DataFrame,
+    settings: Settings,
+    want: frozenset[str],
+    progress: Progress | None = None,
+) -> Iterator[dict[str, pl.DataFrame]]:
+    """Every kind in `want` (⊆ one_pass.KINDS, and "miwv") of the samples, batch by batch.
+
+    samples: SAMPLES; shots: sample_id, shot_id, both among the samples. A MIWV row comes once both its losses are
+    there, so not always with the sample's other scores; what a row may lack, and its reason, is as in miwv.compute.
+    """
+    rows = {sample_id: at for at, sample_id in enumerate(samples["sample_id"])}
+    followers = dict(shots.drop_nulls("shot_id").group_by("shot_id").agg(pl.col("sample_id").sort()).iter_rows())
+
+    @lru_cache(maxsize=_RENDERED)
+    def rendered(sample_id: str) -> Rendered:
+        return next(render(lm, samples[rows[sample_id]])).rendered
+
+    def trees() -> Iterator[Tree]:
+        for sample_id in rows:
+            own = rendered(sample_id)
+            targets = [(other, rendered(other)) for other in followers.get(sample_id, ())]
+            continuations, apart, _ = miwv.behind(sample_id, own, targets, lm.window)
+            yield Tree(Sample(sample_id, own).sequence(), continuations)
+            yield from apart
+
+    zero_shot: dict[str, float] = {}
+    waiting: list[tuple[miwv.Pair, float]] = []
+    found: list[pl.DataFrame] = []
+    done = 0
+    for batch, signals in lm.forward.over(
+        trees(), lm.spec.batch_tokens, want=signals_of(want - {"miwv"}) | {"difficulty"}, **how(settings)
+    ):
+        assert signals.loss is not None
+        at = [i for i, s in enumerate(batch) if isinstance(s.name, Sample)]
+        own = [batch[i].name for i in at]
+        zero_shot |= {sample.id: float(signals.loss[i]) for i, sample in zip(at, own, strict=True)}
+        waiting += [
+            (s.name, float(x)) for s, x in zip(batch, signals.loss, strict=True) if isinstance(s.name, miwv.Pair)
+        ]
+        signals.loss, signals.entropy, signals.upd = (
+            None if values is None else values[at] for values in (signals.loss, signals.entropy, signals.upd)
+        )
+        scored = frames(own, signals, want - {"miwv"}, settings) if own else {}
+        known = [row for row in waiting if np.isfinite(zero_shot.get(row[0].sample_id, np.nan))]
+        if "miwv" in want and known:
+            scored["miwv"] = miwv.frame(known, zero_shot)
+            found.append(scored["miwv"].select("sample_id"))
+        waiting = [row for row in waiting if row[0].sample_id not in zero_shot]
+        yield scored
+        done += len(own)
+        if progress is not None:
+            progress(done, samples.height)
+    if "miwv" in want:
+        rest = shots if not found else shots.join(pl.concat(found), on="sample_id", how="anti")
+        losses = pl.DataFrame(
+            {"sample_id": list(zero_shot), "zero_shot_loss": list(zero_shot.values())},
+            schema={"sample_id": pl.String, "zero_shot_loss": pl.Float32},
+        ).with_columns(pl.col("zero_shot_loss").fill_nan(None))
+        # Those without a shot, a loss or room: their reasons.
+        for frame in miwv.compute(lm, samples, rest.join(losses, on="sample_id", how="left")):
+            yield {"miwv": frame}

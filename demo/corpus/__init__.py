@@ -1,0 +1,10 @@
+"""The built-in demo corpus: seeded, computed, with planted and labelled defects; needs no network.
+
+It exists so that the graph can be run and tested end to end on rows whose truth is known. It trades realism
+for truth: tasks are simple and made from templates, but every answer is computed and every defect is on record.
+"""
+
+from demo.corpus.assemble import BuiltinCorpus, Label, LabelName, generate
+from demo.corpus.write import LABELS, SOURCES, write_corpus
+
+__all__ = ["LABELS", "SOURCES", "BuiltinCorpus", "Label", "LabelName", "generate", "write_corpus"]

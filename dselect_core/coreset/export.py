@@ -1,0 +1,193 @@
+"""The files of a coreset: for a trainer (JSONL, Parquet, Alpaca JSON, a `datasets` folder) and for the record.
+
+Every file is written whole. The manifest comes last and the old one goes first, so a folder with a manifest is complete
+and of one piece.
+"""
+
+import json
+from typing import Any
+
+import polars as pl
+import yaml
+from upath import UPath
+
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import digest
+from dselect_core.select.select import Selection
+from dselect_core.storage.files import write_bytes, write_parquet, write_text
+
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+_FEATURES = [
+    {"name": "messages", "list": [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]},
+    {"name": "sample_id", "dtype": "string"},
+]
+
+
+def write_coreset(
+    folder: UPath, selection: Selection, samples: pl.DataFrame, manifest: dict[str, Any]
+) -> dict[str, int]:
+    """Write the coreset to `folder` (local or object store) and return the counts that went into its manifest.
+
+    samples: frame with sample_id, messages, n_rows, origins; more rows than were chosen are fine.
+    manifest: what the caller knows of the recipe (JSON values; `recipe` names it, a `counts` mapping is kept and added
+        to).
+
+    Files, rows in rank order:
+      order.parquet    the selection's order: sample_id, rank, gain, scores
+      coreset.jsonl    {"sample_id", "messages"} per line
+      coreset.parquet  sample_id, rank, messages, origins, n_rows, gain, scores
+      alpaca.json      [{"instruction", "input", "output"}], plus "system" where there is one. Single-turn samples only;
+                       the whole user turn is the instruction, for an Alpaca row's two parts are one turn by then
+      dataset/         a folder for `datasets.load_dataset`: messages, sample_id, and a card
+      manifest.json    `manifest` with the counts, and how many were excluded for which reason; `too_alike` counts what
+                       was passed over where that left the budget unfilled
+
+    Raises DselectError when a chosen sample is not among `samples`.
+    """
+    absent = selection.order.join(samples, on="sample_id", how="anti")
+    if len(absent):
+        raise DselectError(
+            f"{folder}: {len(absent)} chosen samples are not in the corpus, {absent['sample_id'][0]} the first: "
+            f"the scores are of another state of it; refresh both and select again"
+        )
+    of_sample = ["messages", "origins", "n_rows"]
+    texts = samples.select("sample_id", *of_sample)
+    # The pool may carry n_rows beside the scores; the corpus says it once for all.
+    steps = selection.order.drop(of_sample, strict=False)
+    chosen = steps.join(texts, on="sample_id", how="left", maintain_order="left")
+    chosen = chosen.select("sample_id", "rank", *of_sample, pl.exclude("sample_id", "rank", *of_sample))
+    single_turn = _alpaca(chosen["messages"].to_list())
+    counts = {
+        "rows": selection.rows,
+        "pool": selection.pool_size,
+        "excluded": len(selection.excluded),
+        "alpaca_rows": len(single_turn),
+        "alpaca_left_out_multi_turn": selection.rows - len(single_turn),
+    }
+    if selection.tokens is not None:
+        counts["response_tokens"] = selection.tokens
+    if selection.passes is not None:
+        counts["passes"] = selection.passes
+    if selection.too_alike is not None:
+        counts["too_alike"] = selection.too_alike
+    record = {
+        **manifest,
+        "counts": {**manifest.get("counts", {}), **counts},
+        "excluded_reasons": dict(selection.excluded["reason"].value_counts().sort("reason").iter_rows()),
+    }
+
+    (folder / "manifest.json").unlink(missing_ok=True)
+    write_parquet(selection.order, folder / "order.parquet")
+    write_text(chosen.select("sample_id", "messages").write_ndjson(), folder / "coreset.jsonl")
+    write_parquet(chosen, folder / "coreset.parquet")
+    write_text(json.dumps(single_turn, ensure_ascii=False, indent=1) + "\n", folder / "alpaca.json")
+    data = folder / "dataset" / "data" / "train-00000-of-00001.parquet"
+    write_parquet(chosen.select("messages", "sample_id"), data)
+    content = digest(chosen["sample_id"])
+    write_text(_card(record, _per_source(chosen), content), folder / "dataset" / "README.md")
+    write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", folder / "manifest.json")
+    return counts
+
+
+def _alpaca(conversations: list[list[dict[str, str]]]) -> list[dict[str, str]]:
+    rows = []
+    for messages in conversations:
+        match [message["role"] for message in messages]:
+            case ["user", "assistant"]:
+                system = {}
+            case ["system", "user", "assistant"]:
+                system = {"system": messages[0]["content"]}
+            case _:
+                continue
+        question, answer = messages[-2:]
+        rows.append({**system, "instruction": question["content"], "input": "", "output": answer["content"]})
+    return rows
+
+
+def _per_source(chosen: pl.DataFrame) -> dict[str, int]:
+    """Chosen samples by source; one that several sources hold counts for each."""
+    sources = chosen.select("sample_id", source=pl.col("origins").list.eval(pl.element().struct.field("source")))
+    held = sources.explode("source").drop_nulls().unique()
+    return dict(held.group_by("source").len().sort("source").iter_rows())
+
+
+def _card(record: dict[str, Any], per_source: dict[str, int], content: str) -> str:
+    """The dataset card: YAML front matter that `datasets` reads, then recipe, counts and origin in words.
+
+    `content` is the hash of the chosen ids. `datasets` keys its cache on the card's configs and not on the files they
+    name, so without it a rewritten coreset, or another recipe's, would load as whichever was loaded first.
+    """
+    counts = record["counts"]
+    name = str(record.get("recipe", "coreset"))
+    front = {
+        "pretty_name": name,
+        "task_categories": ["text-generation"],
+        "size_categories": [next((size for limit, size in _SIZES if counts["rows"] < limit), "n>10M")],
+        "tags": ["dselect", "coreset", "instruction-tuning"],
+        "configs": [
+            {
+                "config_name": "default",
+                "description": f"samples {content}",
+                "data_files": [{"split": "train", "path": "data/train-*.parquet"}],
+            }
+        ],
+        # The Parquet writer's types are Arrow's large ones; trainers expect, and other datasets have, the plain ones.
+        "dataset_info": {"features": _FEATURES},
+    }
+    recipe = {key: value for key, value in record.items() if isinstance(value, str | int | float)}
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
+            "---",
+            "",
+            f"# {name}",
+            "",
+            f"{counts['rows']} samples for instruction tuning, chosen by dselect from a pool of {counts['pool']}.",
+            "Each row: `messages` (role, content), in the order of choice, and `sample_id`, the hash of its content.",
+            "",
+            *_table("Recipe", recipe),
+            *_table("Counts", counts),
+            *_table("Chosen samples by source", per_source),
+            "A sample that several sources hold counts for each of them. The samples keep the terms of their sources.",
+            "",
+        ]
+    )
+
+
+def _table(title: str, rows: dict[str, Any]) -> list[str]:
+    lines = [f"| {key} | {str(value).replace('|', '&#124;')} |" for key, value in rows.items()]
+    return [f"## {title}", "", "| | |", "| --- | --- |", *lines, ""]
+
+
+_EXPORTS = {
+    "messages": ["coreset.jsonl"],
+    "parquet": ["coreset.parquet"],
+    "alpaca": ["alpaca.json"],
+    "dataset": ["dataset/README.md", "dataset/data/train-00000-of-00001.parquet"],
+    "all": [],
+}
+
+
+def export_coreset(folder: UPath, target: str, form: str) -> list[UPath]:
+    """Copy a made coreset, whole (`all`) or in one form, to a folder or object-store prefix; returns what was written.
+
+    Raises DselectError for an unknown form, and when the coreset is not made.
+    """
+    if form not in _EXPORTS:
+        raise DselectError(f"unknown format {form!r}; known: {', '.join(_EXPORTS)}")
+    if not (folder / "manifest.json").exists():
+        raise DselectError(f"{folder}: this coreset is not made yet; run `dselect refresh`")
+    names = _EXPORTS[form] or ["order.parquet", *(n for names in _EXPORTS.values() for n in names), "manifest.json"]
+    written = []
+    for name in names:
+        place = UPath(target) / name
+        write_bytes((folder / name).read_bytes(), place)
+        written.append(place)
+    return written

@@ -1,0 +1,165 @@
+"""One sample's whole story: where it stands in the sources, every score ever made for it, and what each recipe did.
+
+Everything is read from where the graph put it: nothing is computed again, so the story is the one that was acted on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from dselect_core.coreset.coreset import read_manifest
+from dselect_core.errors import DselectError
+from dselect_core.pool.corpus_index import read_index
+from dselect_core.scores.provenance import BY_SOURCE, open_store
+from dselect_core.select.saved_order import read_kept
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_metadata, read_parquet
+from dselect_core.storage.store_folder import WRITTEN
+
+
+@dataclass(frozen=True)
+class Score:
+    """One record of the store. in_force: made by the recipe, and for MIWV with the shot, that the pool uses now."""
+
+    kind: str
+    values: dict[str, Any]
+    recipe: dict[str, Any]
+    fingerprint: str
+    written: datetime
+    in_force: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What became of the sample in one coreset. rank: in the coreset; why: what kept it out, or chose it."""
+
+    recipe: str
+    strategy: str
+    budget: str
+    rank: int | None
+    gain: float | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Story:
+    sample_id: str
+    messages: list[dict[str, str]]
+    origins: list[dict[str, Any]]
+    shot: dict[str, Any] | None
+    scores: list[Score]
+    choices: list[Choice]
+
+
+def story(workspace: Workspace, sample: str, sources: list[str]) -> Story:
+    """sample: an id, or the beginning of one. Raises DselectError when no sample, or more than one, has it."""
+    found = _find(workspace, sample, sources)
+    sample_id = found["sample_id"][0]
+    shot = _shot(workspace, sample_id)
+    return Story(
+        sample_id,
+        found["messages"].to_list()[0],
+        [origin for origins in found["origins"].to_list() for origin in origins],
+        shot,
+        list(_scores(workspace, sample_id, None if shot is None else shot["shot_id"])),
+        [_choice(workspace, recipe, sample_id) for recipe in workspace.settings.coresets],
+    )
+
+
+def _find(workspace: Workspace, sample: str, sources: list[str]) -> pl.DataFrame:
+    """The sample's row in each source that holds it."""
+    rows = []
+    for source in sorted(sources):
+        if (path := workspace.samples(source)).exists():
+            rows.append(read_parquet(path).filter(pl.col("sample_id").str.starts_with(sample.lower())))
+    found = pl.concat(rows) if rows else pl.DataFrame({"sample_id": []})
+    ids = found["sample_id"].unique().sort().to_list()
+    if not ids:
+        raise DselectError(
+            f"no sample {sample}: no source holds one whose id begins so. Ids stand in order.parquet of a coreset, and "
+            f"in {workspace.root / 'raw'}/<source>/samples.parquet"
+        )
+    if len(ids) > 1:
+        raise DselectError(f"{sample}: {len(ids)} samples begin so ({', '.join(ids[:3])}, …); give more of the id")
+    return found
+
+
+def _shot(workspace: Workspace, sample_id: str) -> dict[str, Any] | None:
+    """Its neighbour and their likeness; None where no recipe asks for neighbours, or it has none."""
+    try:
+        rows = read_parquet(workspace.neighbors).filter(pl.col("sample_id") == sample_id)
+    except FileNotFoundError:
+        return None
+    return rows.row(0, named=True) if rows.height else None
+
+
+def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterator[Score]:
+    in_force = read_index(workspace).fingerprints
+    for kind in (*BY_SOURCE, "miwv"):
+        folder = workspace.root / "scores" / kind
+        for stored in sorted(folder.iterdir(), key=lambda path: path.name) if folder.exists() else []:
+            if stored.suffix:
+                continue  # a source's head
+            store = open_store(workspace, kind, stored.name)
+            keys = [part.frame.filter(pl.col("sample_id") == sample_id) for part in store.parts(store.keys)]
+            if not keys:
+                continue
+            # What the store would give to whoever asks for the row, where it was written twice.
+            held = pl.concat(keys).select(store.keys).unique()
+            rows = store.read(held).join(store.read(held, [WRITTEN]), on=store.keys, nulls_equal=True)
+            for row in rows.iter_rows(named=True):
+                now = _of_pool(workspace) if kind == "miwv" else in_force.get(kind, [])
+                used = stored.name in now and row.get("shot_id") == (shot_id if kind == "miwv" else None)
+                written = row.pop(WRITTEN)
+                yield Score(kind, _told(row), store.recipe, stored.name, written, used)
+
+
+def _of_pool(workspace: Workspace) -> list[str]:
+    return [read_metadata(workspace.miwv)["fingerprint"]] if workspace.miwv.exists() else []
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """What a person can read: vectors and neuron sets by their size, no nulls."""
+    told = {}
+    for name, value in row.items():
+        if name == "sample_id" or value is None:
+            continue
+        told[name] = f"{len(value)} numbers" if isinstance(value, list) else value
+    return told
+
+
+def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
+    spec = workspace.settings.coresets[recipe]
+    manifest = read_manifest(workspace, recipe)
+    if manifest is None:
+        return Choice(recipe, spec.strategy, str(spec.budget), None, None, "this coreset is not made yet")
+    head = (recipe, manifest["strategy"], manifest["budget"])
+    order = read_parquet(workspace.coreset(recipe) / "order.parquet")
+    mine = order.filter(pl.col("sample_id") == sample_id)
+    if mine.height:
+        rank, gain = mine["rank"][0], mine["gain"][0]
+        return Choice(*head, rank, gain, f"chosen, {rank} of {order.height}")
+    key = manifest.get("order")
+    kept = read_kept(workspace.orders / f"{key}.parquet", key) if key else None
+    if kept is None:
+        return Choice(*head, None, None, "not chosen; the order it would stand in is not kept any more")
+    rows = kept.table.filter(pl.col("sample_id") == sample_id).with_columns(is_bound=kept.is_bound)
+    if rows.is_empty():
+        return Choice(*head, None, None, "not in the pool this coreset was chosen from")
+    row = rows.row(0, named=True)
+    if row["reason"] is not None:
+        return Choice(*head, None, None, f"cannot be chosen: {row['reason']}")
+    if row["rank"] is not None:
+        return Choice(*head, None, row["gain"], f"comes {row['rank']}., and the budget ends at {order.height}")
+    if row.get("state_too_alike", -1) >= 0:
+        other = kept.table.filter(pl.col("reason").is_null())["sample_id"][row["state_too_alike"]]
+        return Choice(*head, None, None, f"passed over: too alike to {other}, which was chosen before it")
+    if row["standing"] is None:
+        return Choice(*head, None, None, f"does not come before the budget ends, at {order.height}")
+    last = kept.table["gain"].filter(kept.table["rank"] == kept.table["rank"].max())
+    ended = f"; the last of {len(kept.picks)} picks gained {last[0]:.6g}" if len(last) and last[0] is not None else ""
+    standing = f"{'at most ' if row['is_bound'] else ''}{row['standing']:.6g}"
+    return Choice(*head, None, row["standing"], f"would gain {standing} as the next pick{ended}")

@@ -1,0 +1,92 @@
+"""What a plan of a refresh says: its steps, with rows, tokens, seconds and money. Made by planner.py."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dselect_core.settings.settings import Settings
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What past runs of an asset took: seconds per computed row, per token where it counts them, and per run."""
+
+    per_row: float | None = None
+    per_token: float | None = None
+    per_run: float = 0.0
+
+    @classmethod
+    def of(cls, runs: Sequence[Mapping[str, Any]]) -> "Rate":
+        """From what runs reported: `seconds`, and where they have them `rows computed` (or `rows`) and `tokens`."""
+
+        def total(name: str, of: list[Mapping[str, Any]]) -> float:
+            return float(sum(run.get(name) or 0 for run in of))
+
+        def rows(run: Mapping[str, Any]) -> float:
+            return float(run.get("rows computed", run.get("rows", 0)) or 0)
+
+        idle = [run for run in runs if not rows(run)]
+        busy = [run for run in runs if rows(run)]
+        counted = [run for run in busy if run.get("tokens")]
+        return cls(
+            per_row=total("seconds", busy) / sum(map(rows, busy)) if busy else None,
+            per_token=total("seconds", counted) / total("tokens", counted) if counted else None,
+            per_run=total("seconds", idle) / len(idle) if idle else 0.0,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One asset partition that would be made. None where a figure has no meaning or cannot be known.
+
+    computed, reused: rows. exact: False where `computed` is an estimate. tokens: through the target model, estimated
+    from lengths; the assets of one pass share it. judge_tokens: (prompt, completion) to pay for. seconds: from past
+    runs, None without any.
+    """
+
+    asset: str
+    partition: str | None
+    why: str
+    computed: int | None = None
+    reused: int | None = None
+    exact: bool = True
+    tokens: int | None = None
+    judge_tokens: tuple[int, int] | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """steps, upstream first. lost: partitions whose scores were made and are no longer all in the store."""
+
+    steps: list[Step]
+    lost: list[tuple[str, str]]
+    problems: dict[str, str]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens through the target model; the assets of one pass counted once."""
+        by_pass: dict[tuple[str, str | None], int] = {}
+        for step in self.steps:
+            name = "miwv_values" if step.asset == "miwv_values" else "one pass"
+            by_pass[name, step.partition] = max(by_pass.get((name, step.partition), 0), step.tokens or 0)
+        return sum(by_pass.values())
+
+    @property
+    def judge_tokens(self) -> tuple[int, int]:
+        bought = [step.judge_tokens for step in self.steps if step.judge_tokens is not None]
+        return sum(prompt for prompt, _ in bought), sum(completion for _, completion in bought)
+
+    @property
+    def seconds(self) -> float | None:
+        """None as long as some step that computes rows has never run."""
+        known = [step.seconds for step in self.steps]
+        return sum(s for s in known if s is not None) if all(s is not None for s in known) else None
+
+    def usd(self, settings: Settings) -> float | None:
+        """None where grades are to be bought and the settings name no price."""
+        prompt, completion = self.judge_tokens
+        if not prompt:
+            return 0.0
+        price = settings.grader.usd_per_million_tokens
+        return None if price is None else (prompt * price.prompt + completion * price.completion) / 1e6

@@ -1,0 +1,147 @@
+"""The warm-up: build a small Llama and tune it on a small part of the pool, on the CPU, in seconds.
+
+It stands in for a real base model where none can be had (a demo, a test, a laptop without network):
+2–3 M parameters, a byte-level BPE tokenizer trained on the same pool, a ChatML template. Its losses rank
+rows far better than an untrained model's and far worse than a real one's; any Hugging Face causal LM
+replaces it by one line of dselect.yaml.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import digest
+from dselect_core.progress import Progress
+from dselect_core.settings.settings import WarmupSpec
+
+REVISION = 1
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Text the tokenizer sees at most: more changes a 4k vocabulary little and costs minutes.
+TOKENIZER_SAMPLES = 20_000
+TOKENIZER_CHARACTERS = 2_000
+
+
+def warmup_sample(pool: pl.DataFrame, spec: WarmupSpec) -> pl.DataFrame:
+    """The `spec.samples` rows with the smallest seeded hash of their id: independent of order and of other rows."""
+    keys = [digest([str(spec.seed), i]) for i in pool["sample_id"]]
+    return pool.with_columns(key=pl.Series(keys, dtype=pl.String)).sort("key").head(spec.samples).drop("key")
+
+
+def train_tokenizer(pool: pl.DataFrame, spec: WarmupSpec) -> Any:
+    """A byte-level BPE tokenizer with a ChatML template, trained on (at most 20,000 samples of) the pool."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    texts = (
+        warmup_sample(pool, spec.model_copy(update={"samples": TOKENIZER_SAMPLES}))["messages"]
+        .explode()
+        .struct.field("content")
+        .str.slice(0, TOKENIZER_CHARACTERS)
+    )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec.vocab_size,
+        special_tokens=["<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|bos|>",
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=spec.window,
+    )
+
+
+def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Make the builtin model from a SAMPLES frame and save it to `folder` (save_pretrained layout).
+
+    Returns parameters, samples, steps, tokens, first and last loss (nats per response token, mean of 8
+    steps). Raises DselectError on an empty pool.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from dselect_core.lm.batches import batches
+    from dselect_core.lm.load import quiet_transformers
+    from dselect_core.lm.render import Renderer
+
+    if pool.is_empty():
+        raise DselectError("the warm-up needs at least one sample: every source is empty or quarantined")
+    quiet_transformers()
+    tokenizer = train_tokenizer(pool, spec)
+    renderer = Renderer(tokenizer, min(spec.max_length, spec.window))
+    rendered = [renderer.render(messages) for messages in warmup_sample(pool, spec)["messages"].to_list()]
+    rendered = [r for r in rendered if r.response_tokens]
+
+    torch.manual_seed(spec.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=spec.hidden_size,
+            intermediate_size=spec.hidden_size * 8 // 3 // 8 * 8,
+            num_hidden_layers=spec.layers,
+            num_attention_heads=spec.heads,
+            num_key_value_heads=spec.heads,
+            max_position_embeddings=spec.window,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    order = random.Random(spec.seed)
+    groups = list(batches([len(r.ids) for r in rendered], spec.batch_tokens))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    warm = max(1, spec.steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, max(0.05, 1 - (step - warm) / max(1, spec.steps - warm)))
+    )
+    losses: list[float] = []
+    tokens = 0
+    queue: list[list[int]] = []
+    for step in range(spec.steps):
+        if not queue:
+            queue = order.sample(groups, len(groups))
+        batch = [rendered[i] for i in queue.pop()]
+        longest = max(len(r.ids) for r in batch)
+        ids = torch.zeros(len(batch), longest, dtype=torch.long)
+        labels = torch.full((len(batch), longest), -100)
+        for row, r in enumerate(batch):
+            sequence = torch.from_numpy(r.ids.astype(np.int64))
+            ids[row, : len(sequence)] = sequence
+            labels[row, : len(sequence)] = sequence
+        # Tuned on prompts too: its states embed prompts, and a pool is little text.
+        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        tokens += int((labels >= 0).sum())
+        if progress is not None:
+            progress(step + 1, spec.steps)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "samples": len(rendered),
+        "steps": spec.steps,
+        "tokens": tokens,
+        "loss_first": float(np.mean(losses[:8])),
+        "loss_last": float(np.mean(losses[-8:])),
+    }

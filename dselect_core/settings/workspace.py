@@ -1,0 +1,85 @@
+"""Where everything lies under the storage: one place that knows the layout.
+
+raw/<source>/samples.parquet, quarantine.parquet
+models/<name>/ and models/current.json          the model in force
+scores/<kind>/<fingerprint>/…                   the store: every score ever made, by sample and recipe (store.py)
+scores/<kind>/<source>.json                     what of it stands for a source now (scores/head.py)
+corpus/index.parquet, neighbors.parquet, miwv.parquet
+specs/<recipe>.json
+orders/<key>.parquet                            selection orders with their state (select/kept.py)
+coresets/<recipe>/…
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from upath import UPath
+
+from dselect_core.settings.settings import Settings
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Settings and the places of tables. Equal settings give equal places."""
+
+    settings: Settings
+
+    @property
+    def root(self) -> UPath:
+        root: UPath = UPath(self.settings.storage, **self.settings.storage_options)
+        return root
+
+    def samples(self, source: str) -> UPath:
+        return self.root / "raw" / source / "samples.parquet"
+
+    def quarantine(self, source: str) -> UPath:
+        return self.root / "raw" / source / "quarantine.parquet"
+
+    def store(self, kind: str, fingerprint: str) -> UPath:
+        return self.root / "scores" / kind / fingerprint
+
+    def head(self, kind: str, source: str) -> UPath:
+        return self.root / "scores" / kind / f"{source}.json"
+
+    @property
+    def models(self) -> UPath:
+        return self.root / "models"
+
+    @property
+    def index(self) -> UPath:
+        return self.root / "corpus" / "index.parquet"
+
+    @property
+    def neighbors(self) -> UPath:
+        return self.root / "corpus" / "neighbors.parquet"
+
+    @property
+    def miwv(self) -> UPath:
+        return self.root / "corpus" / "miwv.parquet"
+
+    def spec(self, recipe: str) -> UPath:
+        return self.root / "specs" / f"{recipe}.json"
+
+    @property
+    def orders(self) -> UPath:
+        return self.root / "orders"
+
+    def coreset(self, recipe: str) -> UPath:
+        return self.root / "coresets" / recipe
+
+
+_fetched: dict[tuple[str, str], Path] = {}
+
+
+def local_folder(folder: UPath, identity: str) -> Path:
+    """A local path of a folder in the storage: itself, or a copy fetched once per process and identity."""
+    if folder.protocol in ("", "file", "local"):
+        return Path(folder.path)
+    key = (str(folder), identity)
+    if key not in _fetched:
+        target = Path(tempfile.mkdtemp(prefix="dselect-model-"))
+        for file in folder.iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+        _fetched[key] = target
+    return _fetched[key]

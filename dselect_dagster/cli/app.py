@@ -1,0 +1,209 @@
+"""`dselect`: refresh, plan, status, why, dev, export, init. All of it is the Dagster graph; this file only asks."""
+
+import contextlib
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from dselect_core.errors import DselectError
+from dselect_core.settings.settings import CONFIG_ENV, Settings, config_path, load_settings
+from dselect_core.settings.workspace import Workspace
+from dselect_dagster.cli import render as show
+from dselect_dagster.cli.render import out
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Choose the best small part of a corpus, and keep it fresh."
+)
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar=CONFIG_ENV, help="dselect.yaml [default: ./dselect.yaml]")
+]
+
+
+SelectOption = Annotated[str | None, typer.Option(help="only these assets, in Dagster's selection syntax")]
+RecipeOption = Annotated[str | None, typer.Option(help="only this coreset")]
+
+
+def _settings(config: Path | None) -> tuple[Settings, Path]:
+    path = (config or config_path()).resolve()
+    return load_settings(path), path
+
+
+def _definitions(settings: Settings, path: Path) -> "dg.Definitions":
+    from dselect_dagster.defs.graph import build_definitions
+
+    return build_definitions(settings, str(path))
+
+
+def _known_recipe(settings: Settings, path: Path, recipe: str | None) -> None:
+    if recipe is not None and recipe not in settings.coresets:
+        raise DselectError(
+            f"no recipe {recipe!r} under `coresets` in {path}; there are: {', '.join(settings.coresets)}"
+        )
+
+
+@app.command()
+def refresh(
+    config: ConfigOption = None,
+    select: SelectOption = None,
+    recipe: RecipeOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop, as `dselect plan`")] = False,
+) -> None:
+    """Make what changes in sources and recipes touch, after a plan of it. Exits with 1 if anything failed."""
+    settings, path = _settings(config)
+    _known_recipe(settings, path, recipe)
+    import dagster as dg
+
+    from dselect_dagster.cli.progress_bars import Bars
+    from dselect_dagster.refresh.instance import alone, open_instance
+    from dselect_dagster.refresh.plan_refresh import plan_refresh
+    from dselect_dagster.refresh.refresh import drain
+
+    workspace = Workspace(settings)
+    selection = None if select is None else dg.AssetSelection.from_string(select)
+    defs = _definitions(settings, path)
+    with open_instance(path) as instance, contextlib.ExitStack() as held:
+        if not dry_run:
+            held.enter_context(
+                alone(path, lambda: out.print("Another refresh is at work here; this one waits for it."))
+            )
+        lost: list[tuple[str, str]] = []
+        try:
+            found, plan = plan_refresh(defs, instance, workspace, select=selection, recipe=recipe)
+        except DselectError as error:
+            if dry_run:
+                raise
+            # What cannot be planned fails in its run, with this message; what does not hang on it is made.
+            out.print(f"[yellow]no plan[/]: {error}", highlight=False, soft_wrap=True)
+        else:
+            lost = plan.lost
+            show.changes(found)
+            if dry_run or plan.steps:
+                show.plan(plan, settings)
+        if dry_run:
+            return
+        with Bars() as bars:
+            done = drain(defs, instance, workspace, select=selection, recipe=recipe, lost=lost, on_run=bars.run)
+            seconds = bars.seconds
+    show.report(done, seconds)
+    show.coresets(workspace, [recipe] if recipe else list(settings.coresets))
+    if done.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(config: ConfigOption = None, select: SelectOption = None, recipe: RecipeOption = None) -> None:
+    """Say what a refresh would make, compute, reuse and cost. Runs nothing, writes nothing."""
+    refresh(config, select, recipe, dry_run=True)
+
+
+@app.command()
+def why(
+    sample: Annotated[str, typer.Argument(help="a sample id, or the beginning of one")], config: ConfigOption = None
+) -> None:
+    """Tell one sample's whole story: its rows, its scores and what made them, and what each recipe did with it."""
+    settings, _ = _settings(config)
+    from dselect_core.lineage.explain import story
+
+    show.story(story(Workspace(settings), sample, list(settings.sources)))
+
+
+@app.command()
+def status(config: ConfigOption = None) -> None:
+    """Say what is stale and why, in words. Runs nothing."""
+    settings, path = _settings(config)
+    from dselect_dagster.defs.changed_inputs import scan
+    from dselect_dagster.refresh.instance import open_instance
+    from dselect_dagster.refresh.staleness import Staleness
+
+    with open_instance(path) as instance:
+        found = scan(Workspace(settings), instance)
+        staleness = Staleness(_definitions(settings, path), instance)
+        stale = staleness.all()
+        for change in found.changes:
+            kind = "source" if change.asset == "raw_dataset" else "recipe"
+            out.print(f"{kind} {change.partition} is {change.state}: `dselect refresh` lands it and makes what follows")
+        for name in found.gone_recipes:
+            out.print(f"recipe {name} is gone from {path.name}")
+        for item in stale:
+            at = f"[{item.partition}]" if item.partition else ""
+            out.print(
+                f"{item.asset.to_user_string()}{at} is {'missing' if item.missing else 'stale'}: {item.why}",
+                markup=False,
+            )
+        for key in staleness.idle():
+            out.print(f"{key.to_user_string()} is not computed: no recipe reads it")
+        if not (found.changes or found.gone_recipes or stale):
+            out.print("Everything is up to date.")
+
+
+@app.command()
+def dev(
+    config: ConfigOption = None,
+    port: Annotated[int, typer.Option(help="port of the UI")] = 3000,
+    host: Annotated[str, typer.Option(help="address the UI listens on")] = "127.0.0.1",
+) -> None:
+    """Open the Dagster UI on this graph, with the runs that `refresh` made. Ctrl-C stops it."""
+    import os
+    import subprocess
+
+    from dselect_dagster.refresh.instance import open_instance
+
+    _, path = _settings(config)
+    with open_instance(path):
+        pass  # one process makes the instance's tables, before the several that follow
+    os.environ[CONFIG_ENV] = str(path)
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "dselect_dagster.definitions", "-p", str(port), "-h", host]
+    raise typer.Exit(subprocess.call(command))
+
+
+@app.command()
+def export(
+    recipe: Annotated[str, typer.Argument(help="a coreset of dselect.yaml")],
+    target: Annotated[str, typer.Argument(help="folder or s3:// prefix to copy it to")],
+    config: ConfigOption = None,
+    format: Annotated[
+        str, typer.Option(help="all, messages (JSONL), parquet, alpaca (JSON) or dataset (folder for load_dataset)")
+    ] = "all",
+) -> None:
+    """Copy a made coreset somewhere else, whole or in one format."""
+    from dselect_core.coreset.export import export_coreset
+
+    settings, path = _settings(config)
+    _known_recipe(settings, path, recipe)
+    for place in export_coreset(Workspace(settings).coreset(recipe), target, format):
+        out.print(show.short(str(place)), highlight=False)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="folder of data files, or one file")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="file to write")] = Path("dselect.yaml"),
+) -> None:
+    """Write a commented dselect.yaml for a folder of files: one source a file or sub-folder."""
+    from dselect_core.corpus.starter_config import starting_config
+
+    if config.exists():
+        raise DselectError(f"{config} is there already; give another name with --config, or remove it")
+    text, sources = starting_config(folder, config.resolve().parent)
+    config.write_text(text, "utf-8")
+    for name, told in sources.items():
+        out.print(f"source [bold]{name}[/]: {told}")
+    out.print(f"{config} written; `dselect refresh` makes its coresets.")
+
+
+def main() -> None:
+    """Entry point: the errors a person can mend are printed without a traceback."""
+    warnings.filterwarnings("ignore", module=r"dagster\..*")
+    try:
+        # Outside of standalone mode an Exit is handed back as its code.
+        sys.exit(app(standalone_mode=False))
+    except DselectError as error:
+        Console(stderr=True).print(f"[red]error[/] {error}", markup=True, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,46 @@
+"""Asset checks. Blocking ones on partitioned assets carry the partitions, or a bad source would slip through."""
+
+import dagster as dg
+
+from dselect_core.lineage import quality_checks as checks
+from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.resources import WorkspaceResource
+
+
+def _result(verdict: checks.Verdict, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=verdict.passed, severity=severity, description=verdict.description, metadata=verdict.facts
+    )
+
+
+def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
+    @dg.asset_check(
+        asset="raw_dataset",
+        blocking=True,
+        partitions_def=SOURCE,
+        description="rows in = samples + duplicates + quarantined",
+    )
+    def every_row_accounted_for(
+        context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
+    ) -> dg.AssetCheckResult:
+        return _result(checks.rows_accounted_for(workspace.open(), context.partition_key), dg.AssetCheckSeverity.ERROR)
+
+    @dg.asset_check(asset="raw_dataset", partitions_def=SOURCE, description="at most 5% of the rows in quarantine")
+    def quarantine_is_small(
+        context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
+    ) -> dg.AssetCheckResult:
+        return _result(checks.quarantine_is_small(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
+
+    @dg.asset_check(
+        asset="corpus_index",
+        blocking=True,
+        description="one recipe a kind; no score column mostly null, constant, or out of its range",
+    )
+    def scores_are_sound(workspace: WorkspaceResource) -> dg.AssetCheckResult:
+        return _result(checks.scores_are_sound(workspace.open(), needed), dg.AssetCheckSeverity.ERROR)
+
+    @dg.asset_check(asset="corpus_index", description="no source is left out of the pool")
+    def every_source_complete(workspace: WorkspaceResource) -> dg.AssetCheckResult:
+        return _result(checks.every_source_complete(workspace.open()), dg.AssetCheckSeverity.WARN)
+
+    return [every_row_accounted_for, quarantine_is_small, scores_are_sound, every_source_complete]

@@ -1,0 +1,120 @@
+"""What an asset shows in the UI: counts, schemas, histograms and short tables."""
+
+import base64
+import io
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from dselect_core.scores.score_table import TableReport
+
+# Left, bottom, width, height of the axes. A layout that is computed draws every picture twice.
+_WHERE = (0.14, 0.19, 0.83, 0.69)
+
+
+def histogram(values: pl.Series, title: str, chosen: pl.Series | None = None) -> dg.MetadataValue:
+    """A PNG in markdown; with `chosen`, both distributions as shares, to compare a coreset with its pool."""
+    # The object interface: pyplot keeps global state, which runs in threads must not share.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 2.2))
+    axes = figure.add_axes(_WHERE)
+    present = values.drop_nulls().cast(pl.Float64).to_numpy()
+    if chosen is None:
+        axes.hist(present, bins=40)
+    else:
+        _, edges, _ = axes.hist(present, bins=40, density=True, alpha=0.5, label="pool")
+        axes.hist(
+            chosen.drop_nulls().cast(pl.Float64).to_numpy(), bins=list(edges), density=True, alpha=0.5, label="chosen"
+        )
+        axes.legend(fontsize=7)
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=7)
+    return png(figure, title)
+
+
+def curve(values: pl.Series, title: str, x: str) -> dg.MetadataValue:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 2.2))
+    axes = figure.add_axes(_WHERE)
+    axes.plot(range(1, len(values) + 1), values.to_list())
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x, fontsize=7)
+    axes.tick_params(labelsize=7)
+    return png(figure, title)
+
+
+def png(figure: Any, title: str) -> dg.MetadataValue:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+
+
+def markdown_table(frame: pl.DataFrame) -> dg.MetadataValue:
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_rows=50,
+        tbl_cols=20,
+        fmt_str_lengths=160,
+        tbl_width_chars=10_000,
+    ):
+        return dg.MetadataValue.md(str(frame.with_columns(pl.col(pl.String).str.replace_all(r"[\n|]", " "))))
+
+
+def column_schema(schema: dict[str, Any] | pl.Schema, descriptions: dict[str, str] | None = None) -> dg.TableSchema:
+    told = descriptions or {}
+    return dg.TableSchema([dg.TableColumn(n, str(t), told.get(n)) for n, t in schema.items()])
+
+
+def tables_metadata(
+    context: dg.AssetExecutionContext, reports: dict[str, TableReport], seconds: float, *, partition: bool = False
+) -> dict[str, Any]:
+    """The figures every score asset shows, of one kind of score or several. Seconds are those of the whole step.
+
+    With several kinds, `rows computed` counts those of the kind that had most to do, and each kind is told apart too.
+    """
+    for report in reports.values():
+        for file, why in report.skipped.items():
+            context.log.warning(f"{file}: skipped, {why}; its rows count as not there. Remove the file.")
+    rows = max(report.frame.height for report in reports.values())
+    computed = max(report.computed for report in reports.values())
+    shown: dict[str, Any] = {
+        "dagster/partition_row_count" if partition else "dagster/row_count": rows,
+        "rows computed": computed,
+        "rows reused": rows - computed,
+        "nulls": sum(report.value.null_count() for report in reports.values() if report.frame.height),
+        "seconds": round(seconds, 2),
+    }
+    for kind, report in reports.items():
+        if len(reports) > 1:
+            shown[f"{kind} rows computed"] = report.computed
+        shown |= _of_kind(kind if len(reports) > 1 else "", report, seconds)
+    return shown
+
+
+def _of_kind(prefix: str, report: TableReport, seconds: float) -> dict[str, Any]:
+    frame = report.frame
+    shown: dict[str, Any] = {
+        f"{prefix} recipe fingerprint".strip(): report.fingerprint,
+        "dagster/column_schema": column_schema({**frame.schema, **report.types}),
+        **report.figures,
+    }
+    if report.tokens is not None:
+        shown["tokens"] = report.tokens
+        shown["tokens per second"] = round(report.tokens / max(seconds, 1e-9))
+    if frame.is_empty():
+        return shown
+    value = report.value
+    why = next((name for name in ("reason", "error") if name in frame.columns), None)
+    if value.null_count() and why is not None:
+        shown[f"why {prefix} null".replace("  ", " ")] = markdown_table(
+            frame.filter(value.is_null())[why].value_counts(sort=True)
+        )
+    if value.dtype.is_numeric() and value.drop_nulls().len():
+        shown[f"mean {value.name}"] = value.mean()
+        shown[f"distribution of {value.name}"] = histogram(value, value.name)
+    return shown

@@ -1,0 +1,146 @@
+"""Recipes and what they choose: `coreset_spec`, `candidates` and `coreset`, one partition a recipe.
+
+A budget in run config would be invisible to lineage; as an asset of its own, editing one budget moves one
+partition. `candidates` stands between the whole pool and a coreset for the same reason: its data version moves only
+with the scores that this recipe reads, so another rubric makes no coreset again that reads no grades.
+"""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from dselect_core.coreset.coreset import REVISION, Coreset, make_coreset, write_spec
+from dselect_core.coreset.coreset import candidates as see_candidates
+from dselect_core.settings.settings import Settings
+from dselect_dagster.defs.asset_metadata import column_schema, curve, histogram, markdown_table
+from dselect_dagster.defs.automation_condition import on_input_change
+from dselect_dagster.defs.partitions import RECIPE
+from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.resources import WorkspaceResource
+
+
+def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        partitions_def=RECIPE,
+        group_name="selection",
+        kinds={"yaml"},
+        owners=settings.owners,
+        code_version="1",
+        description="A recipe of dselect.yaml: strategy, budget, seed. Requested by `dselect refresh` or the sensor.",
+    )
+    def coreset_spec(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        spec, version = write_spec(workspace.open(), context.partition_key)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(version),
+            metadata={"strategy": spec.strategy, "budget": str(spec.budget), "seed": spec.seed},
+        )
+
+    return coreset_spec
+
+
+def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["corpus_index", "coreset_spec", *(["miwv_values"] if "miwv" in needed else [])],
+        partitions_def=RECIPE,
+        group_name="selection",
+        kinds={"json"},
+        owners=settings.owners,
+        code_version=str(REVISION),
+        automation_condition=on_input_change(),
+        description="What a recipe chooses from: the pool's samples, and the versions of exactly the scores it reads.",
+    )
+    def candidates(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        found = see_candidates(workspace.open(), context.partition_key)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(found.version),
+            metadata={"dagster/partition_row_count": found.rows, "reads": dg.MetadataValue.json(found.scores)},
+        )
+
+    return candidates
+
+
+def coreset(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["candidates", "coreset_spec"],
+        partitions_def=RECIPE,
+        group_name="selection",
+        kinds={"parquet", "json", "huggingface"},
+        owners=settings.owners,
+        code_version=str(REVISION),
+        automation_condition=on_input_change(),
+        description=(
+            "The chosen samples in order, with gains and scores, as files a trainer loads: JSONL of messages, Parquet, "
+            "Alpaca JSON, a `datasets` folder, and a manifest of all that made them."
+        ),
+    )
+    def coreset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        place = workspace.open()
+        progress = Progress(context, f"coreset {context.partition_key}")
+        made = make_coreset(place, context.partition_key, progress)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(made.version),
+            metadata={
+                "dagster/partition_row_count": made.selection.rows,
+                **made.counts,
+                "seconds": round(progress.seconds, 2),
+                "path": dg.MetadataValue.path(str(place.coreset(context.partition_key))),
+                "dagster/column_schema": column_schema(made.selection.order.schema),
+                **_difference(made),
+                "rows computed": made.selection.rows - made.selection.reused,
+                "rows reused": made.selection.reused,
+                **_pictures(made),
+                "chosen by source": markdown_table(_by_source(made)),
+                "first ten": markdown_table(_first(made)),
+            },
+        )
+
+    return coreset
+
+
+def _difference(made: Coreset) -> dict[str, Any]:
+    """Who came in, left and stayed since the last coreset, and why; whole in changes.parquet."""
+    if made.changes is None:
+        return {}
+    counts = {change: int((made.changes["change"] == change).sum()) for change in ("entered", "left", "kept")}
+    moved = made.changes.filter(pl.col("cause").is_not_null())
+    if moved.is_empty():
+        return counts
+    return {
+        **counts,
+        "why": markdown_table(moved.group_by("change", "cause").len("rows").sort("change", "cause")),
+        "who": markdown_table(moved.head(20)),
+    }
+
+
+def _pictures(made: Coreset) -> dict[str, Any]:
+    order, pool = made.selection.order, made.pool.scores
+    shown: dict[str, Any] = {}
+    if order["gain"].drop_nulls().len():
+        shown["gain by rank"] = curve(order["gain"], "gain by rank", "rank")
+    for column in ("upd", "loss", "grade", "miwv"):
+        if column in order.columns and order[column].drop_nulls().len():
+            shown[f"{column}, chosen and pool"] = histogram(pool[column], column, order[column])
+    return shown
+
+
+def _by_source(made: Coreset) -> pl.DataFrame:
+    def counts(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+        return frame.explode("sources").group_by("sources").len(name)
+
+    pool = counts(made.pool.scores, "pool")
+    return pool.join(counts(made.selection.order, "chosen"), on="sources", how="left").fill_null(0).sort("sources")
+
+
+def _first(made: Coreset) -> pl.DataFrame:
+    turns = pl.col("messages").list
+    return (
+        made.selection.order.head(10)
+        .join(made.samples, on="sample_id", how="left", maintain_order="left")
+        .select(
+            "rank",
+            "gain",
+            prompt=turns.get(-2).struct.field("content").str.slice(0, 160),
+            response=turns.get(-1).struct.field("content").str.slice(0, 160),
+        )
+    )

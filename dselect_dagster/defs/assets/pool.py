@@ -1,0 +1,111 @@
+"""What looks across rows: the index of the pool, each row's neighbour, MIWV. Unpartitioned on purpose.
+
+Dagster stops tracking staleness across an edge of 100 partitions, so everything corpus-wide hangs on the
+index, which is one asset however many sources there are.
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from dselect_core.pool.corpus_index import SCHEMA, build_index, read_index
+from dselect_core.settings.settings import Settings
+from dselect_dagster.defs.asset_metadata import column_schema, markdown_table, tables_metadata
+from dselect_dagster.defs.assets.scores import KINDS
+from dselect_dagster.defs.automation_condition import on_input_change
+from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.resources import WorkspaceResource
+
+
+def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
+    by_source = [name for name, kinds in KINDS.items() if kinds & needed and name != "miwv_values"]
+
+    @dg.asset(
+        # Not on raw_dataset beside the scores: both would be asked for at once, and the index made too early.
+        deps=by_source or ["raw_dataset"],
+        group_name="corpus",
+        kinds={"polars", "parquet"},
+        owners=settings.owners,
+        # The kinds that make a source complete are part of what this asset does.
+        code_version="1-" + "-".join(sorted(needed)),
+        automation_condition=on_input_change(allow_missing_deps=True),
+        description=(
+            "The pool: the samples of every complete source, once each, and the versions of their score tables. "
+            "Sources that lack a score are left out and listed."
+        ),
+        metadata={"dagster/column_schema": column_schema(SCHEMA)},
+    )
+    def corpus_index(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        progress = Progress(context, "corpus_index")
+        names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
+        index = build_index(workspace.open(), names, needed)
+        progress(index.frame.height, index.frame.height)
+        metadata: dict[str, Any] = {
+            "dagster/row_count": index.frame.height,
+            "sources": len(index.sources),
+            "sources excluded": len(index.excluded),
+            "samples in several sources": int((index.frame["sources"].list.len() > 1).sum()),
+            "seconds": round(progress.seconds, 2),
+        }
+        if index.excluded:
+            metadata["excluded"] = dg.MetadataValue.json(index.excluded)
+            context.log.warning(f"left out of the pool: {index.excluded}")
+        counts = index.frame.explode("sources")["sources"].value_counts(sort=True)
+        metadata["samples by source"] = markdown_table(counts)
+        return dg.MaterializeResult(data_version=dg.DataVersion(index.version), metadata=metadata)
+
+    return corpus_index
+
+
+def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["corpus_index"],
+        group_name="corpus",
+        kinds={"numpy", "parquet"},
+        owners=settings.owners,
+        code_version=code_version,
+        automation_condition=on_input_change() if "miwv" in needed else None,
+        description=(
+            "The nearest other sample of each sample by cosine over prompts: MIWV's shot. Its data version hashes the "
+            "assignments, so what follows moves only when a neighbour does."
+        ),
+    )
+    def neighbors(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from dselect_core.scores.update import update_neighbors
+
+        place = workspace.open()
+        progress = Progress(context, "neighbors")
+        report = update_neighbors(place, read_index(place), progress)
+        context.log.info(", ".join(f"{name}: {figure}" for name, figure in report.figures.items()))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(report.version),
+            metadata=tables_metadata(context, {"neighbors": report}, progress.seconds),
+        )
+
+    return neighbors
+
+
+def miwv_values(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        # The zero-shot losses and the texts are reached through the index; the pairs are the neighbours'.
+        deps=["corpus_index", "neighbors", "warmup_model"],
+        group_name="scores",
+        kinds={"torch", "parquet"},
+        owners=settings.owners,
+        code_version=code_version,
+        automation_condition=on_input_change() if "miwv" in needed else None,
+        description="One-shot minus zero-shot loss of each response: where the model is weak (MIWV, arXiv 2511.07074).",
+    )
+    def miwv_values(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from dselect_core.scores.update import update_miwv
+
+        place = workspace.open()
+        progress = Progress(context, "miwv")
+        report = update_miwv(place, read_index(place), progress)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(report.version),
+            metadata=tables_metadata(context, {"miwv": report}, progress.seconds),
+        )
+
+    return miwv_values

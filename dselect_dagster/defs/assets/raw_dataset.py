@@ -1,0 +1,54 @@
+"""What comes in: `raw_dataset`, one partition a source."""
+
+from typing import Any
+
+import dagster as dg
+
+from dselect_core.corpus.raw_dataset import land
+from dselect_core.corpus.sample import SAMPLES
+from dselect_dagster.defs.asset_metadata import column_schema, markdown_table
+from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.resources import WorkspaceResource
+
+
+def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
+    @dg.asset(
+        partitions_def=SOURCE,
+        group_name="corpus",
+        kinds={"polars", "parquet"},
+        owners=owners,
+        code_version="1",
+        description=(
+            "The samples of one source in one schema: rows of any known shape read as messages, exact duplicates "
+            "collapsed with every origin kept, bad rows in quarantine with a reason. Requested by `dselect refresh` "
+            "or the sources sensor when the files change; a source taken out of dselect.yaml lands with zero rows."
+        ),
+        metadata={"dagster/column_schema": column_schema(SAMPLES, {"sample_id": "128-bit hash of the messages"})},
+    )
+    def raw_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        place = workspace.open()
+        progress = Progress(context, f"raw_dataset {context.partition_key}")
+        landed = land(place, context.partition_key)
+        progress(landed.account["rows"], landed.account["rows"])
+        metadata: dict[str, Any] = {
+            "dagster/partition_row_count": landed.account["samples"],
+            **landed.account,
+            "seconds": round(progress.seconds, 2),
+            "signature": landed.signature,
+            "path": dg.MetadataValue.path(str(place.samples(context.partition_key))),
+        }
+        if landed.ingested is not None:
+            metadata["formats"] = ", ".join(landed.ingested.formats)
+            metadata["files skipped"] = len(landed.ingested.skipped)
+        if landed.quarantine.height:
+            metadata["quarantine path"] = dg.MetadataValue.path(str(place.quarantine(context.partition_key)))
+            metadata["quarantine by reason"] = markdown_table(
+                landed.quarantine["reason"].value_counts(sort=True).head(20)
+            )
+            metadata["quarantine, first rows"] = markdown_table(
+                landed.quarantine.select("file", "row", "reason", "excerpt").head(10)
+            )
+        return dg.MaterializeResult(data_version=dg.DataVersion(landed.version), metadata=metadata)
+
+    return raw_dataset

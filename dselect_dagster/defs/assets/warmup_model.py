@@ -1,0 +1,55 @@
+"""The target model: `warmup_model`, made by the warm-up or resolved from dselect.yaml."""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from dselect_core.settings.settings import Settings
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_parquet
+from dselect_dagster.defs.automation_condition import once_there_is_data
+from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.resources import WorkspaceResource
+
+
+def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        deps=["raw_dataset"],
+        group_name="model",
+        kinds={"torch", "huggingface"},
+        owners=settings.owners,
+        code_version=code_version,
+        automation_condition=once_there_is_data(),
+        description=(
+            "The model whose losses, states and neurons are the scores. The builtin one is tuned here on a small "
+            "seeded part of the pool; any other is resolved, opened and identified by its weights. Pinned on purpose: "
+            "new rows do not make another model. Materialise it by hand to tune on the pool of today."
+        ),
+    )
+    def warmup_model(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from dselect_core.lm.target_model import prepare
+
+        place = workspace.open()
+        progress = Progress(context, "warmup_model")
+        record = prepare(place, lambda: _landed(place, context), progress)
+        if record["template_is_fallback"]:
+            context.log.warning(
+                "the tokenizer has no chat template: "
+                f"prompts are rendered with the named template {record['template']!r}"
+            )
+        shown: dict[str, Any] = {k: v for k, v in record.items() if k not in ("warmup", "recipe")}
+        shown |= {f"warm-up {k}": v for k, v in record.get("warmup", {}).items()}
+        shown["template_is_fallback"] = str(record["template_is_fallback"])
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(record["identity"]), metadata={**shown, "seconds": round(progress.seconds, 2)}
+        )
+
+    return warmup_model
+
+
+def _landed(place: Workspace, context: dg.AssetExecutionContext) -> pl.DataFrame:
+    names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
+    tables = [read_parquet(place.samples(name)) for name in names if place.samples(name).exists()]
+    return pl.concat(tables).unique("sample_id").sort("sample_id")
