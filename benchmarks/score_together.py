@@ -2,8 +2,8 @@
 
 A sample's zero-shot sequence is the root of the one-shot sequences that have it as their shot, so one run of it gives
 the sample's own scores and stands in front of theirs. The shots are known before the model runs where an encoder gives
-the prompt embeddings; where the model itself gives them, it has run by then (one_pass.py), and only roots within the
-one-shot pass can be shared (miwv.py).
+the prompt embeddings; where the model itself gives them, it has run by then (forward_scores.py), and only roots within
+the one-shot pass can be shared (miwv.py).
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,13 @@ from functools import lru_cache
 import numpy as np
 import polars as pl
 
+from dselect_core.kinds import kind_of
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Tree
 from dselect_core.lm.render import Rendered
 from dselect_core.progress import Progress
 from dselect_core.scores import miwv
-from dselect_core.scores.forward_scores import Sample, frames, how, render, signals_of
+from dselect_core.scores.forward_scores import RenderedSample, forward_options, from_pass, render
 from dselect_core.settings.settings import Settings
 
 # Samples kept rendered: each is met as itself and as a continuation, often far apart.
@@ -32,7 +33,7 @@ def score_together(
     want: frozenset[str],
     progress: Progress | None = None,
 ) -> Iterator[dict[str, pl.DataFrame]]:
-    """Every kind in `want` (⊆ one_pass.KINDS, and "miwv") of the samples, batch by batch.
+    """Every kind in `want` (⊆ forward_kinds, and "miwv") of the samples, batch by batch.
 
     samples: SAMPLES; shots: sample_id, shot_id, both among the samples. A MIWV row comes once both its losses are
     there, so not always with the sample's other scores; what a row may lack, and its reason, is as in miwv.compute.
@@ -49,18 +50,19 @@ def score_together(
             own = rendered(sample_id)
             targets = [(other, rendered(other)) for other in followers.get(sample_id, ())]
             continuations, apart, _ = miwv.behind(sample_id, own, targets, lm.window)
-            yield Tree(Sample(sample_id, own).sequence(), continuations)
+            yield Tree(RenderedSample(sample_id, own).zero_shot(), continuations)
             yield from apart
 
     zero_shot: dict[str, float] = {}
     waiting: list[tuple[miwv.Pair, float]] = []
     found: list[pl.DataFrame] = []
     done = 0
-    for batch, signals in lm.forward.over(
-        trees(), lm.spec.batch_tokens, want=signals_of(want - {"miwv"}) | {"difficulty"}, **how(settings)
-    ):
+    passes = {kind: from_pass(kind_of(kind), settings) for kind in want - {"miwv"}}
+    signals_wanted = frozenset({"difficulty"}).union(*(computation.signals for computation in passes.values()))
+    options = forward_options(settings)
+    for batch, signals in lm.forward.over(trees(), lm.spec.batch_tokens, want=signals_wanted, **options):
         assert signals.loss is not None
-        at = [i for i, s in enumerate(batch) if isinstance(s.name, Sample)]
+        at = [i for i, s in enumerate(batch) if isinstance(s.name, RenderedSample)]
         own = [batch[i].name for i in at]
         zero_shot |= {sample.id: float(signals.loss[i]) for i, sample in zip(at, own, strict=True)}
         waiting += [
@@ -69,7 +71,7 @@ def score_together(
         signals.loss, signals.entropy, signals.upd = (
             None if values is None else values[at] for values in (signals.loss, signals.entropy, signals.upd)
         )
-        scored = frames(own, signals, want - {"miwv"}, settings) if own else {}
+        scored = {kind: passed.frame(own, signals, settings) for kind, passed in passes.items()} if own else {}
         known = [row for row in waiting if np.isfinite(zero_shot.get(row[0].sample_id, np.nan))]
         if "miwv" in want and known:
             scored["miwv"] = miwv.frame(known, zero_shot)

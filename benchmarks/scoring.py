@@ -21,8 +21,6 @@ Random weights: seconds are those of a trained model of the shape, and score ran
 """
 
 import argparse
-import importlib
-import importlib.util
 import os
 import statistics
 import sys
@@ -41,14 +39,13 @@ import numpy as np
 import polars as pl
 import torch
 from measure import Side, interleaved, ratio, table
+from score_together import score_together
 from scoring_baselines import Scores, Sequence, four_pass, sequence, two_pass
 from scoring_peers import Bed, Peer, oda_padded, present
 from scoring_rows import Rows, save_model, take
 
 from dselect_core.lm.load import LanguageModel, load, quiet_transformers
 from dselect_core.lm.render import one_shot
-from dselect_core.scores import forward_scores as one_pass
-from dselect_core.scores import miwv
 from dselect_core.settings.settings import ModelSpec, Settings
 
 WANT = frozenset({"difficulty", "embeddings", "prompts", "activations", "miwv"})
@@ -72,13 +69,7 @@ class Ran:
 
 def ours(lm: LanguageModel, rows: Rows) -> dict[str, pl.DataFrame]:
     """Every score, a frame a kind, ascending by id."""
-    if importlib.util.find_spec("dselect_core.scores.together"):
-        together = importlib.import_module("dselect_core.scores.together")
-        return _by_kind(together.score_together(lm, rows.samples, rows.shots, SETTINGS, WANT))
-    kinds = _by_kind(one_pass.one_pass(lm, rows.samples, WANT - {"miwv"}, SETTINGS))
-    losses = kinds["difficulty"].select("sample_id", zero_shot_loss="loss")
-    pairs = rows.shots.join(losses, on="sample_id", maintain_order="left")
-    return kinds | _by_kind({"miwv": part} for part in miwv.compute(lm, rows.samples, pairs))
+    return _by_kind(score_together(lm, rows.samples, rows.shots, SETTINGS, WANT))
 
 
 def _by_kind(parts: Iterable[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:

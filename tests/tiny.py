@@ -9,7 +9,7 @@ import polars as pl
 from dselect_core.corpus.sample import SAMPLES, sample_id
 from dselect_core.lm.builtin_model import CHAT_TEMPLATE
 from dselect_core.lm.load import LanguageModel, load
-from dselect_core.scores.forward_scores import one_pass
+from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.settings.settings import ModelSpec, Settings
 
 Message = dict[str, str]
@@ -118,5 +118,5 @@ def score(
     lm: LanguageModel, samples: pl.DataFrame, kinds: frozenset[str], settings: Settings
 ) -> dict[str, pl.DataFrame]:
     """All batches of one pass, a frame a kind, ascending by id."""
-    batches = list(one_pass(lm, samples, kinds, settings))
+    batches = list(forward_scores(lm, samples, kinds, settings))
     return {kind: pl.concat([batch[kind] for batch in batches]).sort("sample_id") for kind in kinds}

@@ -4,7 +4,7 @@ The paper asks "an external LLM"; the scales are ours. `rating`: an LLM's 1–5 
 [0.05, 1] (openai_grader.py). `heuristic`: the builtin checks, where no endpoint is configured
 (heuristic_grader.py). Every record names its grader and scale. A failed grade is null with its reason.
 
-The endpoint's address is not part of the recipe, only the model's name: moving a model behind another proxy
+The endpoint's address is not part of the provenance, only the model's name: moving a model behind another proxy
 must not buy every grade again. Two different models served under one name have to be given two names.
 """
 
@@ -15,27 +15,14 @@ from typing import Any
 import polars as pl
 
 from dselect_core.graders import heuristic_grader, openai_grader
+from dselect_core.kinds import Column, Emit, FromSamples, Kind
 from dselect_core.progress import Progress
-from dselect_core.settings.settings import GraderSpec
+from dselect_core.settings.settings import GraderSpec, Settings
 
-GRADES = pl.Schema(
-    {
-        "sample_id": pl.String(),
-        "grade": pl.Float64(),
-        "scale": pl.String(),
-        "grader": pl.String(),
-        "rating": pl.Float64(),
-        "rationale": pl.String(),
-        "error": pl.String(),
-        "prompt_tokens": pl.Int64(),
-        "completion_tokens": pl.Int64(),
-        "graded_at": pl.Datetime("us", "UTC"),
-    }
-)
 _REPORT_EVERY = 500
 
 
-def recipe(spec: GraderSpec) -> dict[str, Any]:
+def grader_provenance(spec: GraderSpec) -> dict[str, Any]:
     """Everything that can change a grade, and nothing else (not concurrency, timeout, retries or address).
 
     Raises DselectError when the rubric cannot be read.
@@ -57,7 +44,7 @@ def grade(
     samples: pl.DataFrame,
     spec: GraderSpec,
     progress: Progress | None = None,
-    emit: Callable[[pl.DataFrame], None] | None = None,
+    emit: Emit | None = None,
 ) -> pl.DataFrame:
     """Grade SAMPLES (columns sample_id and messages are read): GRADES, one row per sample, in their order.
 
@@ -75,7 +62,7 @@ def grade(
 
 
 def _frame(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=GRADES, orient="row")
+    return pl.DataFrame(rows, schema=GRADES.schema(), orient="row")
 
 
 Made = Callable[[list[tuple[Any, ...]]], None]
@@ -108,3 +95,44 @@ def _openai(pairs: list[Any], spec: GraderSpec, progress: Progress | None, made:
 
     judged = openai_grader.judge(pairs, spec, progress, lambda at, j: made([row(pairs[at][0], j)]))
     return [row(sample_id, j) for (sample_id, _), j in zip(pairs, judged, strict=True)]
+
+
+def _compute(samples: pl.DataFrame, settings: Settings, emit: Emit, progress: Progress | None) -> None:
+    grade(samples, settings.grader, progress, emit)
+
+
+def _description(settings: Settings) -> str:
+    by = (
+        "the builtin heuristic grader, which is no LLM and says so in every record"
+        if settings.grader.is_builtin
+        else f"{settings.grader.model} behind an OpenAI-compatible endpoint"
+    )
+    return f"Correctness, helpfulness and reliability of each response (D3's dependability), by {by}."
+
+
+GRADES = Kind(
+    name="grades",
+    asset="dependability_grades",
+    description=_description,
+    columns=(
+        Column(
+            "grade", pl.Float64(), "dependability of the response, 1 the best", value_range=(0.0, 1.0), rankable=True
+        ),
+        Column("scale", pl.String(), "what the grade comes from: `rating` of a judge, or `heuristic` checks"),
+        Column("grader", pl.String(), "name of the judge's model, or of the heuristic grader and its version"),
+        Column("rating", pl.Float64(), "what the judge said, 1 to 5"),
+        Column("rationale", pl.String(), "the judge's reason, or the checks that found something"),
+        Column("error", pl.String(), "why there is no grade"),
+        Column("prompt_tokens", pl.Int64(), "tokens that the judge was sent", unit="tokens"),
+        Column("completion_tokens", pl.Int64(), "tokens that the judge answered with", unit="tokens"),
+        Column("graded_at", pl.Datetime("us", "UTC"), "when the grade was given", unit="UTC"),
+    ),
+    value="grade",
+    reason_column="error",
+    # A grade that failed may succeed tomorrow.
+    retry_nulls=True,
+    provenance=lambda inputs: grader_provenance(inputs.settings.grader),
+    computation=lambda settings: FromSamples(_compute, paid=not settings.grader.is_builtin),
+    # The heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.
+    may_be_constant=lambda table: set(table["scale"]) == {"heuristic"},
+)

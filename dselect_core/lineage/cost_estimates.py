@@ -9,9 +9,6 @@ from dselect_core.graders import openai_grader
 from dselect_core.settings.settings import GraderSpec
 from dselect_core.storage.score_store import Store
 
-FOLLOWERS = 1.15
-"""Old rows that get a new shot, per new row (measured on 9,229 Alpaca rows with 1% added)."""
-
 SHOTS = 0.54
 """Samples that are somebody's shot, as a share (measured on 9,229 Alpaca rows)."""
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.coreset.coreset import read_manifest
+from dselect_core.coreset.manifest import read_manifest
 from dselect_core.errors import DselectError
-from dselect_core.pool.corpus_index import read_index
-from dselect_core.scores.provenance import BY_SOURCE, open_store
+from dselect_core.kinds import Kind, all_kinds
+from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.select.saved_order import read_kept
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
@@ -22,11 +22,11 @@ from dselect_core.storage.store_folder import WRITTEN
 
 @dataclass(frozen=True)
 class Score:
-    """One record of the store. in_force: made by the recipe, and for MIWV with the shot, that the pool uses now."""
+    """One record of the store. in_force: of the provenance, and where it has one with the shot, that the pool uses."""
 
     kind: str
     values: dict[str, Any]
-    recipe: dict[str, Any]
+    provenance: dict[str, Any]
     fingerprint: str
     written: datetime
     in_force: bool
@@ -97,38 +97,43 @@ def _shot(workspace: Workspace, sample_id: str) -> dict[str, Any] | None:
 
 
 def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterator[Score]:
-    in_force = read_index(workspace).fingerprints
-    for kind in (*BY_SOURCE, "miwv"):
-        folder = workspace.root / "scores" / kind
-        for stored in sorted(folder.iterdir(), key=lambda path: path.name) if folder.exists() else []:
-            if stored.suffix:
+    index = read_index(workspace)
+    for kind in all_kinds().values():
+        folder = workspace.kind_folder(kind.name)
+        used_fingerprints = _used_fingerprints(workspace, index, kind)
+        for store_folder in sorted(folder.iterdir(), key=lambda path: path.name) if folder.exists() else []:
+            if store_folder.suffix:
                 continue  # a source's head
-            store = open_store(workspace, kind, stored.name)
+            store = workspace.open_store(kind.name, store_folder.name)
             keys = [part.frame.filter(pl.col("sample_id") == sample_id) for part in store.parts(store.keys)]
             if not keys:
                 continue
-            # What the store would give to whoever asks for the row, where it was written twice.
-            held = pl.concat(keys).select(store.keys).unique()
-            rows = store.read(held).join(store.read(held, [WRITTEN]), on=store.keys, nulls_equal=True)
+            # Where a row was written twice, the one that the store gives to its readers.
+            stored_keys = pl.concat(keys).select(store.keys).unique()
+            rows = store.read(stored_keys).join(store.read(stored_keys, [WRITTEN]), on=store.keys, nulls_equal=True)
             for row in rows.iter_rows(named=True):
-                now = _of_pool(workspace) if kind == "miwv" else in_force.get(kind, [])
-                used = stored.name in now and row.get("shot_id") == (shot_id if kind == "miwv" else None)
+                is_of_shot = kind.by_source or row["shot_id"] == shot_id
+                in_force = store_folder.name in used_fingerprints and is_of_shot
                 written = row.pop(WRITTEN)
-                yield Score(kind, _told(row), store.recipe, stored.name, written, used)
+                yield Score(kind.name, _readable(row), store.recipe, store_folder.name, written, in_force)
 
 
-def _of_pool(workspace: Workspace) -> list[str]:
-    return [read_metadata(workspace.miwv)["fingerprint"]] if workspace.miwv.exists() else []
+def _used_fingerprints(workspace: Workspace, index: Index, kind: Kind) -> list[str]:
+    """Fingerprints of the provenances that the pool uses now."""
+    if kind.by_source:
+        return index.fingerprints.get(kind.name, [])
+    table = workspace.pool_table(kind.name)
+    return [read_metadata(table)["fingerprint"]] if table.exists() else []
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
     """What a person can read: vectors and neuron sets by their size, no nulls."""
-    told = {}
+    values = {}
     for name, value in row.items():
         if name == "sample_id" or value is None:
             continue
-        told[name] = f"{len(value)} numbers" if isinstance(value, list) else value
-    return told
+        values[name] = f"{len(value)} numbers" if isinstance(value, list) else value
+    return values
 
 
 def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
@@ -136,30 +141,30 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
     manifest = read_manifest(workspace, recipe)
     if manifest is None:
         return Choice(recipe, spec.strategy, str(spec.budget), None, None, "this coreset is not made yet")
-    head = (recipe, manifest["strategy"], manifest["budget"])
+    recipe_facts = (recipe, manifest["strategy"], manifest["budget"])
     order = read_parquet(workspace.coreset(recipe) / "order.parquet")
     mine = order.filter(pl.col("sample_id") == sample_id)
     if mine.height:
         rank, gain = mine["rank"][0], mine["gain"][0]
-        return Choice(*head, rank, gain, f"chosen, {rank} of {order.height}")
+        return Choice(*recipe_facts, rank, gain, f"chosen, {rank} of {order.height}")
     key = manifest.get("order")
     kept = read_kept(workspace.orders / f"{key}.parquet", key) if key else None
     if kept is None:
-        return Choice(*head, None, None, "not chosen; the order it would stand in is not kept any more")
+        return Choice(*recipe_facts, None, None, "not chosen; the order it would stand in is not kept any more")
     rows = kept.table.filter(pl.col("sample_id") == sample_id).with_columns(is_bound=kept.is_bound)
     if rows.is_empty():
-        return Choice(*head, None, None, "not in the pool this coreset was chosen from")
+        return Choice(*recipe_facts, None, None, "not in the pool this coreset was chosen from")
     row = rows.row(0, named=True)
     if row["reason"] is not None:
-        return Choice(*head, None, None, f"cannot be chosen: {row['reason']}")
+        return Choice(*recipe_facts, None, None, f"cannot be chosen: {row['reason']}")
     if row["rank"] is not None:
-        return Choice(*head, None, row["gain"], f"comes {row['rank']}., and the budget ends at {order.height}")
+        return Choice(*recipe_facts, None, row["gain"], f"comes {row['rank']}., and the budget ends at {order.height}")
     if row.get("state_too_alike", -1) >= 0:
         other = kept.table.filter(pl.col("reason").is_null())["sample_id"][row["state_too_alike"]]
-        return Choice(*head, None, None, f"passed over: too alike to {other}, which was chosen before it")
+        return Choice(*recipe_facts, None, None, f"passed over: too alike to {other}, which was chosen before it")
     if row["standing"] is None:
-        return Choice(*head, None, None, f"does not come before the budget ends, at {order.height}")
+        return Choice(*recipe_facts, None, None, f"does not come before the budget ends, at {order.height}")
     last = kept.table["gain"].filter(kept.table["rank"] == kept.table["rank"].max())
     ended = f"; the last of {len(kept.picks)} picks gained {last[0]:.6g}" if len(last) and last[0] is not None else ""
     standing = f"{'at most ' if row['is_bound'] else ''}{row['standing']:.6g}"
-    return Choice(*head, None, row["standing"], f"would gain {standing} as the next pick{ended}")
+    return Choice(*recipe_facts, None, row["standing"], f"would gain {standing} as the next pick{ended}")

@@ -1,4 +1,4 @@
-"""What a plan of a refresh says: its steps, with rows, tokens, seconds and money. Made by planner.py."""
+"""What a plan of a refresh says: its steps, with rows, tokens, seconds and money. Made by make_plan.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ class Step:
     """One asset partition that would be made. None where a figure has no meaning or cannot be known.
 
     computed, reused: rows. exact: False where `computed` is an estimate. tokens: through the target model, estimated
-    from lengths; the assets of one pass share it. judge_tokens: (prompt, completion) to pay for. seconds: from past
-    runs, None without any.
+    from lengths; the assets of one pass (`pass_name`) name the same tokens. judge_tokens: (prompt, completion) to pay
+    for. seconds: from past runs, None without any.
     """
 
     asset: str
@@ -53,6 +53,7 @@ class Step:
     tokens: int | None = None
     judge_tokens: tuple[int, int] | None = None
     seconds: float | None = None
+    pass_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Plan:
         """Tokens through the target model; the assets of one pass counted once."""
         by_pass: dict[tuple[str, str | None], int] = {}
         for step in self.steps:
-            name = "miwv_values" if step.asset == "miwv_values" else "one pass"
-            by_pass[name, step.partition] = max(by_pass.get((name, step.partition), 0), step.tokens or 0)
+            at = (step.pass_name, step.partition)
+            by_pass[at] = max(by_pass.get(at, 0), step.tokens or 0)
         return sum(by_pass.values())
 
     @property

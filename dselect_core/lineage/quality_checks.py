@@ -6,7 +6,9 @@ from typing import Any
 import polars as pl
 
 from dselect_core.corpus.raw_dataset import account_of
-from dselect_core.pool.corpus_index import pool_scores, read_index
+from dselect_core.kinds import Column, kind_of
+from dselect_core.pool.corpus_index import read_index
+from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet
 
@@ -14,13 +16,6 @@ NULL_SHARE = 0.5
 QUARANTINE_SHARE = 0.05
 # Fewer rows may be equal by chance.
 CONSTANT_ROWS = 20
-# Column: (kind, lowest, highest), both included.
-RANGES: dict[str, tuple[str, float, float]] = {
-    "upd": ("difficulty", 0.0, 1.0),
-    "loss": ("difficulty", 0.0, float("inf")),
-    "entropy": ("difficulty", 0.0, float("inf")),
-    "grade": ("grades", 0.0, 1.0),
-}
 
 
 @dataclass(frozen=True)
@@ -53,32 +48,40 @@ def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
 
 
 def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
-    """One recipe a kind; no column mostly null, constant, or out of its range, over the pool.
-
-    The builtin heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.
-    """
+    """One provenance a kind; no column that has a range mostly null, constant, or out of it, over the pool."""
     index = read_index(workspace)
-    faults = [f"{kind}: scores of {len(made)} recipes" for kind, made in index.fingerprints.items() if len(made) > 1]
+    faults = [
+        f"{kind}: scores of {len(fingerprints)} provenances"
+        for kind, fingerprints in index.fingerprints.items()
+        if len(fingerprints) > 1
+    ]
     facts: dict[str, Any] = {}
-    one_recipe = {kind for kind, made in index.fingerprints.items() if len(made) == 1}
-    read = {kind for kind, _, _ in RANGES.values()} & kinds & one_recipe
-    tables = {kind: pool_scores(workspace, index, kind) for kind in sorted(read)}
-    for column, (kind, low, high) in RANGES.items():
-        if kind not in tables:
-            continue
-        table = tables[kind]
-        values = table[column].cast(pl.Float64)
-        nulls = values.null_count() / len(values)
-        present = values.drop_nulls()
-        facts[f"{column} null share"] = nulls
-        if nulls > NULL_SHARE:
-            faults.append(f"{column}: {nulls:.0%} null")
-        may_be_constant = column == "grade" and set(table["scale"]) == {"heuristic"}
-        if len(present) >= CONSTANT_ROWS and present.n_unique() == 1 and not may_be_constant:
-            faults.append(f"{column}: the same value, {present[0]}, in all {len(present)} rows")
-        if not (present.is_finite() & present.is_between(low, high)).all():
-            faults.append(f"{column}: values outside [{low:g}, {high:g}]")
+    for name in sorted(kinds):
+        kind = kind_of(name)
+        columns = [column for column in kind.columns if column.value_range is not None]
+        if columns and len(index.fingerprints.get(name, [])) == 1:
+            table = pool_scores(workspace, index, name)
+            for column in columns:
+                found, facts[f"{column.name} null share"] = _faults(column, table, kind.may_be_constant(table))
+                faults += found
     return Verdict(not faults, "; ".join(faults) or "every score column is filled, varied and in range", facts)
+
+
+def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool) -> tuple[list[str], float]:
+    """What is wrong with one column of scores, and its share of nulls."""
+    assert column.value_range is not None
+    low, high = column.value_range
+    values = table[column.name].cast(pl.Float64)
+    null_share = values.null_count() / max(1, len(values))
+    present = values.drop_nulls()
+    faults = []
+    if null_share > NULL_SHARE:
+        faults.append(f"{column.name}: {null_share:.0%} null")
+    if len(present) >= CONSTANT_ROWS and present.n_unique() == 1 and not may_be_constant:
+        faults.append(f"{column.name}: the same value, {present[0]}, in all {len(present)} rows")
+    if not (present.is_finite() & present.is_between(low, high)).all():
+        faults.append(f"{column.name}: values outside [{low:g}, {high:g}]")
+    return faults, null_share
 
 
 def every_source_complete(workspace: Workspace) -> Verdict:

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from dselect_core.settings.settings import ActivationSpec
+from dselect_core.kinds import Column, FromForwardPass, Kind, ProvenanceInputs
 
 if TYPE_CHECKING:
     from dselect_core.lm.forward import Signals
+    from dselect_core.scores.forward_scores import RenderedSample
+    from dselect_core.settings.settings import Settings
 
 REVISION = 1
 
 
-def schema(active: int) -> dict[str, pl.DataType]:
-    return {"sample_id": pl.String(), "neurons": pl.Array(pl.UInt32(), active), "reason": pl.String()}
-
-
-def recipe(model: dict[str, Any], spec: ActivationSpec) -> dict[str, Any]:
-    return {"score": "activations", "revision": REVISION, **spec.model_dump(), **model}
+def provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    spec = inputs.settings.activations
+    return {"score": "activations", "revision": REVISION, **spec.model_dump(), **inputs.model}
 
 
 def active_neurons(values: dict[int, np.ndarray], top_share: float) -> np.ndarray:
@@ -32,25 +31,44 @@ def active_neurons(values: dict[int, np.ndarray], top_share: float) -> np.ndarra
     Ids are layer · (widest layer) + neuron, ascending in a row; equal values go to the lower neuron.
     """
     stride = max(v.shape[1] for v in values.values())
-    found = []
+    ids_by_layer = []
     for layer, value in sorted(values.items()):
         k = max(1, int(value.shape[1] * top_share))
         top = np.argsort(-value, axis=1, kind="stable")[:, :k]
-        found.append(np.sort(top, axis=1) + layer * stride)
-    return np.concatenate(found, axis=1).astype(np.uint32)
+        ids_by_layer.append(np.sort(top, axis=1) + layer * stride)
+    return np.concatenate(ids_by_layer, axis=1).astype(np.uint32)
 
 
-def frame(ids: list[str], signals: "Signals", spec: ActivationSpec) -> pl.DataFrame:
-    """`schema`, one row per sequence of the batch; null where a value is not finite."""
-    neurons = active_neurons(signals.neurons, spec.top_share)
+def frame(samples: "list[RenderedSample]", signals: "Signals", settings: "Settings") -> pl.DataFrame:
+    """One row per sample of the batch; neurons are null where a value is not finite."""
+    neurons = active_neurons(signals.neurons, settings.activations.top_share)
     finite = np.all([np.isfinite(v).all(1) for v in signals.neurons.values()], axis=0)
-    built = pl.DataFrame(
+    ids = [sample.id for sample in samples]
+    scored = pl.DataFrame(
         {"sample_id": ids, "neurons": neurons, "reason": pl.Series([None] * len(ids), dtype=pl.String)},
-        schema=schema(neurons.shape[1]),
+        schema=ACTIVATIONS.schema(neurons.shape[1]),
     )
     if finite.all():
-        return built
+        return scored
     keep = pl.Series(finite)
-    return built.with_columns(
+    return scored.with_columns(
         pl.when(keep).then(pl.col("neurons")), reason=pl.when(~keep).then(pl.lit("activation is not finite"))
     )
+
+
+ACTIVATIONS = Kind(
+    name="activations",
+    asset="activations",
+    description="Active neurons of each layer on the prompt (MADS, arXiv 2605.30857; our reading of its abstract).",
+    columns=(
+        Column(
+            "neurons", pl.UInt32(), "ids of the active neurons: layer · widest layer + neuron, ascending", vector=True
+        ),
+        Column("reason", pl.String(), "why there is no score"),
+    ),
+    value="neurons",
+    array="neurons",
+    pool_field="neurons",
+    provenance=provenance,
+    computation=FromForwardPass(frozenset({"activations"}), frame),
+)

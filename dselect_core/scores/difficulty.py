@@ -10,44 +10,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from dselect_core.settings.settings import DifficultySpec
+from dselect_core.kinds import Column, FromForwardPass, Kind, ProvenanceInputs
 
 if TYPE_CHECKING:
     from dselect_core.lm.forward import Signals
-    from dselect_core.lm.render import Rendered
+    from dselect_core.scores.forward_scores import RenderedSample
+    from dselect_core.settings.settings import Settings
 
 REVISION = 1
-SCHEMA: dict[str, pl.DataType] = {
-    "sample_id": pl.String(),
-    "upd": pl.Float32(),
-    "loss": pl.Float32(),
-    "entropy": pl.Float32(),
-    "prompt_tokens": pl.Int32(),
-    "response_tokens": pl.Int32(),
-    "cut_prompt_tokens": pl.Int32(),
-    "cut_response_tokens": pl.Int32(),
-    "truncated": pl.Boolean(),
-    "reason": pl.String(),
-}
+_INFINITY = float("inf")
 
 
-def recipe(model: dict[str, Any], spec: DifficultySpec) -> dict[str, Any]:
-    return {"score": "difficulty", "revision": REVISION, "beta": spec.beta, **model}
+def provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    return {"score": "difficulty", "revision": REVISION, "beta": inputs.settings.difficulty.beta, **inputs.model}
 
 
-def frame(ids: list[str], rendered: list["Rendered"], signals: "Signals") -> pl.DataFrame:
-    """SCHEMA, one row per sequence of the batch; upd, loss and entropy null where no token is scored."""
+def frame(samples: "list[RenderedSample]", signals: "Signals", settings: "Settings") -> pl.DataFrame:
+    """One row per sample of the batch; upd, loss and entropy are null where no token is scored."""
     assert signals.upd is not None and signals.loss is not None and signals.entropy is not None
+    rendered = [sample.rendered for sample in samples]
 
-    def value(column: np.ndarray) -> list[float | None]:
-        return [float(v) if np.isfinite(v) else None for v in column]
+    def null_unless_finite(values: np.ndarray) -> list[float | None]:
+        return [float(value) if np.isfinite(value) else None for value in values]
 
     return pl.DataFrame(
         {
-            "sample_id": ids,
-            "upd": value(signals.upd),
-            "loss": value(signals.loss),
-            "entropy": value(signals.entropy),
+            "sample_id": [sample.id for sample in samples],
+            "upd": null_unless_finite(signals.upd),
+            "loss": null_unless_finite(signals.loss),
+            "entropy": null_unless_finite(signals.entropy),
             "prompt_tokens": [r.prompt_tokens for r in rendered],
             "response_tokens": [r.response_tokens for r in rendered],
             "cut_prompt_tokens": [r.cut_prompt for r in rendered],
@@ -55,12 +46,54 @@ def frame(ids: list[str], rendered: list["Rendered"], signals: "Signals") -> pl.
             "truncated": [r.truncated for r in rendered],
             "reason": [
                 None
-                if np.isfinite(u)
+                if np.isfinite(upd)
                 else "no response token to score"
                 if not r.response_tokens
                 else "loss is not finite"
-                for u, r in zip(signals.upd, rendered, strict=True)
+                for upd, r in zip(signals.upd, rendered, strict=True)
             ],
         },
-        schema=SCHEMA,
+        schema=DIFFICULTY.schema(),
     )
+
+
+DIFFICULTY = Kind(
+    name="difficulty",
+    asset="difficulty_scores",
+    description="UPD, loss and mean entropy of each response for the target model (D3, arXiv 2503.11441).",
+    columns=(
+        Column(
+            "upd",
+            pl.Float32(),
+            "uncertainty-based prediction difficulty: mean over response tokens of sigmoid(loss) · certainty",
+            value_range=(0.0, 1.0),
+            rankable=True,
+        ),
+        Column(
+            "loss",
+            pl.Float32(),
+            "mean zero-shot loss of the response tokens",
+            unit="nats per token",
+            value_range=(0.0, _INFINITY),
+            rankable=True,
+        ),
+        Column(
+            "entropy",
+            pl.Float32(),
+            "mean entropy of the model's prediction at the response tokens",
+            unit="nats per token",
+            value_range=(0.0, _INFINITY),
+            rankable=True,
+        ),
+        Column("prompt_tokens", pl.Int32(), "length of the prompt", unit="tokens", rankable=True, of_text=True),
+        Column("response_tokens", pl.Int32(), "length of the response", unit="tokens", rankable=True, of_text=True),
+        Column("cut_prompt_tokens", pl.Int32(), "tokens of the prompt beyond the model's window", unit="tokens"),
+        Column("cut_response_tokens", pl.Int32(), "tokens of the response beyond the model's window", unit="tokens"),
+        Column("truncated", pl.Boolean(), "whether anything was cut to fit the model's window", of_text=True),
+        Column("reason", pl.String(), "why there is no score"),
+    ),
+    value="upd",
+    provenance=provenance,
+    computation=FromForwardPass(frozenset({"difficulty"}), frame),
+    parameters=frozenset({"beta"}),
+)

@@ -8,51 +8,64 @@ prompt's tokens, which precede the response and so never saw it; or from a named
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from dselect_core.errors import DselectError
+from dselect_core.kinds import Column, Computation, Emit, FromForwardPass, FromSamples, Kind, ProvenanceInputs
 from dselect_core.lm.batches import batches
 from dselect_core.lm.load import device, first_line, quiet_transformers
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import EmbeddingSpec
+
+if TYPE_CHECKING:
+    from dselect_core.lm.forward import Signals
+    from dselect_core.scores.forward_scores import RenderedSample
+    from dselect_core.settings.settings import Settings
 
 REVISION = 1
 # Tokens per encoder batch, padding included.
 ENCODER_BATCH_TOKENS = 8192
 
 
-def recipe(model: dict[str, Any]) -> dict[str, Any]:
-    return {"score": "embeddings", "revision": REVISION, "pooling": "mean", **model}
+def provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    return {"score": "embeddings", "revision": REVISION, "pooling": "mean", **inputs.model}
 
 
-def prompt_recipe(model: dict[str, Any]) -> dict[str, Any]:
-    return {"score": "prompts", "revision": REVISION, "pooling": "mean", **model}
+def prompt_provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    """Of the target model, or of the encoder that the settings name."""
+    encoder = inputs.settings.embeddings
+    if encoder.path is not None:
+        return encoder_recipe(inputs.identify(encoder.path, encoder.revision), encoder)
+    return {"score": "prompts", "revision": REVISION, "pooling": "mean", **inputs.model}
 
 
 def encoder_recipe(identity: str, spec: EmbeddingSpec) -> dict[str, Any]:
-    return prompt_recipe({"model": identity, "window": spec.max_length})
+    return {"score": "prompts", "revision": REVISION, "pooling": "mean", "model": identity, "window": spec.max_length}
 
 
-def frame(ids: list[str], vectors: np.ndarray) -> pl.DataFrame:
-    """sample_id, embedding (Array of Float32), reason; a vector that is not finite is null."""
-    return _frame(ids, vectors, "embedding")
+def frame(samples: "list[RenderedSample]", signals: "Signals", settings: "Settings") -> pl.DataFrame:
+    """Vectors of whole samples, one row per sample of the batch; a vector that is not finite is null."""
+    assert signals.state is not None
+    return _frame(EMBEDDINGS, [sample.id for sample in samples], signals.state)
 
 
-def prompt_frame(ids: list[str], vectors: np.ndarray) -> pl.DataFrame:
-    """As `frame`, the vectors as prompt_embedding."""
-    return _frame(ids, vectors, "prompt_embedding")
+def prompt_frame(samples: "list[RenderedSample]", signals: "Signals", settings: "Settings") -> pl.DataFrame:
+    """As `frame`, of the prompts."""
+    assert signals.prompt_state is not None
+    return _frame(PROMPTS, [sample.id for sample in samples], signals.prompt_state)
 
 
-def _frame(ids: list[str], vectors: np.ndarray, name: str) -> pl.DataFrame:
+def _frame(kind: Kind, ids: list[str], vectors: np.ndarray) -> pl.DataFrame:
+    """sample_id, the kind's vector column, reason. vectors: float [n, d]."""
     keep = pl.lit(pl.Series(np.isfinite(vectors).all(1)))
     return pl.DataFrame(
-        {"sample_id": ids, name: vectors.astype(np.float32)},
-        schema={"sample_id": pl.String(), name: pl.Array(pl.Float32(), vectors.shape[1])},
+        {"sample_id": ids, kind.value: vectors.astype(np.float32)},
+        schema={"sample_id": pl.String(), kind.value: pl.Array(pl.Float32(), vectors.shape[1])},
     ).with_columns(
-        pl.when(keep).then(pl.col(name)),
+        pl.when(keep).then(pl.col(kind.value)),
         reason=pl.when(~keep).then(pl.lit("embedding is not finite")).otherwise(pl.lit(None, pl.String)),
     )
 
@@ -71,7 +84,7 @@ def _encoder(path: str, revision: str | None) -> tuple[Any, Any]:
 
 
 def encode(samples: pl.DataFrame, spec: EmbeddingSpec, progress: Progress | None = None) -> Iterator[pl.DataFrame]:
-    """Prompt embeddings of a SAMPLES frame by the encoder named in `spec`, batch by batch, as `prompt_frame`."""
+    """Prompt embeddings of a SAMPLES frame by the encoder named in `spec`, batch by batch, as `_frame`."""
     assert spec.path is not None
     tokenizer, model = _encoder(spec.path, spec.revision)
     ids = samples["sample_id"].to_list()
@@ -81,7 +94,7 @@ def encode(samples: pl.DataFrame, spec: EmbeddingSpec, progress: Progress | None
         prompts.append("\n\n".join(m["content"] for m in messages[:first_answer]))
     done = 0
     for batch, vectors in _encode(tokenizer, model, prompts, spec.max_length):
-        yield prompt_frame([ids[i] for i in batch], vectors)
+        yield _frame(PROMPTS, [ids[i] for i in batch], vectors)
         done += len(batch)
         if progress is not None:
             progress(done, len(ids))
@@ -100,3 +113,46 @@ def _encode(tokenizer: Any, model: Any, texts: list[str], window: int) -> Iterat
             states = model(**padded).last_hidden_state.float()
         mask = padded["attention_mask"][:, :, None].float()
         yield batch, ((states * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu().numpy()
+
+
+def _prompts_computed_by(settings: "Settings") -> Computation:
+    if settings.embeddings.path is None:
+        return FromForwardPass(frozenset({"embeddings"}), prompt_frame)
+    return FromSamples(_encode_prompts)
+
+
+def _encode_prompts(samples: pl.DataFrame, settings: "Settings", emit: Emit, progress: Progress | None) -> None:
+    for vectors in encode(samples, settings.embeddings, progress):
+        emit(vectors)
+
+
+_REASON = Column("reason", pl.String(), "why there is no vector")
+
+EMBEDDINGS = Kind(
+    name="embeddings",
+    asset="embeddings",
+    description="Mean-pooled vector of the whole sample by the target model.",
+    columns=(
+        Column("embedding", pl.Float32(), "mean of the model's last layer over all tokens of the sample", vector=True),
+        _REASON,
+    ),
+    value="embedding",
+    array="embedding",
+    pool_field="embeddings",
+    provenance=provenance,
+    computation=FromForwardPass(frozenset({"embeddings"}), frame),
+)
+
+PROMPTS = Kind(
+    name="prompts",
+    asset="embeddings",
+    description="Vector of the prompt by the target model or a named encoder; MIWV's shots are found by it.",
+    columns=(
+        Column("prompt_embedding", pl.Float32(), "pooled last layer over the tokens of the prompt", vector=True),
+        _REASON,
+    ),
+    value="prompt_embedding",
+    array="prompt_embedding",
+    provenance=prompt_provenance,
+    computation=_prompts_computed_by,
+)

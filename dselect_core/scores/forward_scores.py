@@ -1,94 +1,92 @@
-"""One forward pass over samples → difficulty, embeddings, prompt embeddings and active neurons, as asked for."""
+"""One forward pass over samples → every kind of score that such a pass gives, as asked for.
+
+The pass costs the same whether one kind is taken from it or all, so kinds that are missing for the same sample share
+it. Samples are rendered as the batches need them, so memory follows the settings and not the corpus.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from dselect_core.errors import DselectError
+from dselect_core.kinds import FromForwardPass, Kind, all_kinds
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Sequence, Tree
 from dselect_core.lm.render import Rendered
 from dselect_core.progress import Progress
-from dselect_core.scores import activations, difficulty, embeddings
 from dselect_core.settings.settings import Settings
-
-if TYPE_CHECKING:
-    from dselect_core.lm.forward import Signals
-
-KINDS = frozenset({"difficulty", "embeddings", "prompts", "activations"})
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What a sequence is named by on its way through the model."""
+class RenderedSample:
+    """A sample as the model sees it; the name of a sequence on its way through the model."""
 
     id: str
     rendered: Rendered
 
-    def sequence(self) -> Sequence:
-        """Zero-shot."""
+    def zero_shot(self) -> Sequence:
+        """The sample without a shot in front."""
         return Sequence(self, self.rendered.ids, self.rendered.response, self.rendered.first_response)
 
 
-def one_pass(
+def forward_kinds(settings: Settings) -> frozenset[str]:
+    """Names of the kinds that one forward pass over the samples gives under these settings."""
+    return frozenset(
+        name for name, kind in all_kinds().items() if isinstance(kind.computed_by(settings), FromForwardPass)
+    )
+
+
+def forward_scores(
     lm: LanguageModel,
     samples: pl.DataFrame,
-    want: frozenset[str],
+    kinds: frozenset[str],
     settings: Settings,
     progress: Progress | None = None,
 ) -> Iterator[dict[str, pl.DataFrame]]:
-    """SAMPLES frame → batch by batch, one frame per kind in `want` (⊆ KINDS); a row for every sample in the end.
+    """SAMPLES frame → batch by batch, one frame per kind in `kinds` (⊆ forward_kinds); in the end a row per sample.
 
-    Samples are rendered as the batches need them, so memory follows the settings and not the corpus. The batches, and
-    with them the parts that a killed run leaves behind, follow from the samples alone. Raises DselectError naming the
-    sample when the chat template cannot render it.
+    The batches, and with them the parts that a killed run leaves behind, follow from the samples alone. Raises
+    DselectError naming the sample when the chat template cannot render it.
     """
-    trees = (Tree(sample.sequence()) for sample in render(lm, samples))
-    done = 0
-    for batch, signals in lm.forward.over(trees, lm.spec.batch_tokens, want=signals_of(want), **how(settings)):
-        yield frames([sequence.name for sequence in batch], signals, want, settings)
-        done += len(batch)
+    wanted = [(all_kinds()[name], from_pass(all_kinds()[name], settings)) for name in sorted(kinds)]
+    signals_wanted = frozenset[str]().union(*(computation.signals for _, computation in wanted))
+    trees = (Tree(sample.zero_shot()) for sample in render(lm, samples))
+    samples_done = 0
+    for batch, signals in lm.forward.over(
+        trees, lm.spec.batch_tokens, want=signals_wanted, **forward_options(settings)
+    ):
+        batch_samples = [sequence.name for sequence in batch]
+        yield {kind.name: computation.frame(batch_samples, signals, settings) for kind, computation in wanted}
+        samples_done += len(batch)
         if progress is not None:
-            progress(done, samples.height)
+            progress(samples_done, samples.height)
 
 
-def signals_of(want: frozenset[str]) -> frozenset[str]:
-    """What the forward pass is asked for, for kinds of score."""
-    return (want - {"prompts"}) | ({"embeddings"} if "prompts" in want else set())
+def from_pass(kind: Kind, settings: Settings) -> FromForwardPass:
+    """How the kind is taken from a forward pass. Raises ValueError when it is computed in another way."""
+    computation = kind.computed_by(settings)
+    if not isinstance(computation, FromForwardPass):
+        raise ValueError(f"{kind.name}: not computed from a forward pass")
+    return computation
 
 
-def how(settings: Settings) -> dict[str, Any]:
-    """The settings that the forward pass takes."""
-    spec = settings.activations
-    return {"beta": settings.difficulty.beta, "neuron_tokens": spec.tokens, "neuron_layers": spec.layers}
+def forward_options(settings: Settings) -> dict[str, Any]:
+    """The settings that the forward pass takes, as keyword arguments of `Forward.run`."""
+    activations = settings.activations
+    return {
+        "beta": settings.difficulty.beta,
+        "neuron_tokens": activations.tokens,
+        "neuron_layers": activations.layers,
+    }
 
 
-def frames(
-    samples: list[Sample], signals: "Signals", want: frozenset[str], settings: Settings
-) -> dict[str, pl.DataFrame]:
-    """Signals of these samples, in their order, as one frame per kind in `want`."""
-    ids = [sample.id for sample in samples]
-    scored = {}
-    if "difficulty" in want:
-        scored["difficulty"] = difficulty.frame(ids, [sample.rendered for sample in samples], signals)
-    if "embeddings" in want:
-        assert signals.state is not None
-        scored["embeddings"] = embeddings.frame(ids, signals.state)
-    if "prompts" in want:
-        assert signals.prompt_state is not None
-        scored["prompts"] = embeddings.prompt_frame(ids, signals.prompt_state)
-    if "activations" in want:
-        scored["activations"] = activations.frame(ids, signals, settings.activations)
-    return scored
-
-
-def render(lm: LanguageModel, samples: pl.DataFrame) -> Iterator[Sample]:
+def render(lm: LanguageModel, samples: pl.DataFrame) -> Iterator[RenderedSample]:
     """SAMPLES frame → every sample as token ids, one at a time. Raises DselectError naming the sample."""
     for sample_id, messages in samples.select("sample_id", "messages").iter_rows():
         try:
-            yield Sample(sample_id, lm.renderer.render(messages))
+            yield RenderedSample(sample_id, lm.renderer.render(messages))
         except DselectError as error:
             raise DselectError(f"sample {sample_id}: {error}") from None
         except Exception as error:  # jinja raises what the template's author chose

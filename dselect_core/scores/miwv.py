@@ -4,8 +4,8 @@
 
 The shot is the sample's nearest neighbour by prompt embedding, in front of it as a user turn and an assistant turn of
 the same template. The zero-shot loss comes with the difficulty; only the one-shot pass is run here, samples with the
-same shot behind one run of it. A value belongs to (sample, shot, recipe): an earlier shot's value stays in the store,
-and how alike the two are belongs to the neighbours, not to the value.
+same shot behind one run of it. A value belongs to (sample, shot, provenance): an earlier shot's value stays in the
+store. How alike the two are belongs to the neighbours, not to the value.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from dselect_core.kinds import PAIR, Column, FromPairs, Kind, ProvenanceInputs
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Sequence, Tree
 from dselect_core.lm.render import Rendered, one_shot
@@ -23,15 +24,6 @@ from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import render
 
 REVISION = 1
-SCHEMA: dict[str, pl.DataType] = {
-    "sample_id": pl.String(),
-    "shot_id": pl.String(),
-    "miwv": pl.Float32(),
-    "one_shot_loss": pl.Float32(),
-    "zero_shot_loss": pl.Float32(),
-    "cut_shot_tokens": pl.Int32(),
-    "reason": pl.String(),
-}
 _NO_SHOT = "no other sample to be its shot"
 _NO_LOSS = "no zero-shot loss"
 _NO_ROOM = "no room for a shot in the window"
@@ -39,8 +31,8 @@ _NO_ROOM = "no room for a shot in the window"
 _PAIRS = 4096
 
 
-def recipe(model: dict[str, Any]) -> dict[str, Any]:
-    return {"score": "miwv", "revision": REVISION, **model}
+def provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    return {"score": "miwv", "revision": REVISION, **inputs.model}
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ def compute(
     pairs: pl.DataFrame,
     progress: Progress | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """One-shot losses of the pairs → SCHEMA batch by batch, a row per pair in the end.
+    """One-shot losses of the pairs → the columns of MIWV, batch by batch, a row per pair in the end.
 
     samples: SAMPLES, holding every sample and shot named in pairs; pairs: sample_id, shot_id, zero_shot_loss. A row
     without a shot, without a zero-shot loss or without room in the window has a null and its reason.
@@ -127,7 +119,7 @@ def compute(
 
 
 def frame(one_shot_losses: list[tuple[Pair, float]], zero_shot: dict[str, float]) -> pl.DataFrame:
-    """SCHEMA, a row per pair, from its one-shot loss and the sample's zero-shot loss."""
+    """One row per pair, from its one-shot loss and the sample's zero-shot loss."""
     return _rows(
         [
             {
@@ -144,4 +136,38 @@ def frame(one_shot_losses: list[tuple[Pair, float]], zero_shot: dict[str, float]
 
 
 def _rows(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, schema=MIWV.schema())
+
+
+MIWV = Kind(
+    name="miwv",
+    asset="miwv_values",
+    description="One-shot minus zero-shot loss of each response: where the model is weak (MIWV, arXiv 2511.07074).",
+    columns=(
+        Column("miwv", pl.Float32(), "one-shot minus zero-shot loss", unit="nats per token", rankable=True),
+        Column(
+            "one_shot_loss",
+            pl.Float32(),
+            "mean loss of the response tokens behind the shot",
+            unit="nats per token",
+            rankable=True,
+        ),
+        Column(
+            "zero_shot_loss",
+            pl.Float32(),
+            "mean loss of the response tokens without a shot",
+            unit="nats per token",
+            rankable=True,
+        ),
+        Column("cut_shot_tokens", pl.Int32(), "tokens of the shot that the window had no room for", unit="tokens"),
+        Column("reason", pl.String(), "why there is no value"),
+    ),
+    value="miwv",
+    keys=PAIR,
+    provenance=provenance,
+    computation=FromPairs(compute, {"zero_shot_loss": ("difficulty", "loss")}),
+    needs=frozenset({"prompts", "difficulty"}),
+    pair_columns=(
+        Column("shot_similarity", pl.Float32(), "cosine of the prompts of the sample and its shot", rankable=True),
+    ),
+)

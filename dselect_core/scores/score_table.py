@@ -1,8 +1,7 @@
-"""What a score asset stands for now: which rows, under which recipe, in which version.
+"""What an update of a score table reports, and the version of such a table.
 
-The rows themselves lie in the store. A source has a head per kind, a few bytes that say what of the store is this
-source's; over the pool, neighbours and MIWV are tables of their own. A version hashes the recipe, the ids and which
-of the rows are null, never the floats: float noise of another batching moves nothing downstream.
+The rows lie in the store. A source has a head per kind, a few bytes that say what of the store is this source's; over
+the pool, neighbours and MIWV are tables of their own.
 """
 
 import json
@@ -40,14 +39,16 @@ def read_head(path: UPath) -> Head | None:
 
 @dataclass(frozen=True)
 class TableReport:
-    """What happened to a table: its rows, and how many were computed and reused.
+    """What an update did to a table: its rows now, and how many of them were computed and reused.
 
-    tokens: pushed through the model for the computed rows, where they are counted. skipped: {file: why} of parts that
-    could not be trusted. figures: what else is worth telling of how it was made, by name. types: {column: type} of
-    vectors, of which `frame` says only whether they are there.
+    value_column: carries the score; null there means that the row has none. tokens: pushed through the model for the
+    computed rows, where they are counted. skipped: {file: why} of parts that could not be trusted. figures: what else
+    is worth telling of how it was made, by name. types: {column: type} of vectors, of which `frame` says only whether
+    they are there.
     """
 
     frame: pl.DataFrame
+    value_column: str
     version: str
     fingerprint: str
     computed: int
@@ -59,17 +60,16 @@ class TableReport:
 
     @property
     def value(self) -> pl.Series:
-        """The score itself: the first column that is not an id. Null there means the row has no score."""
-        return self.frame[value_column(self.frame)]
+        """The score itself. Null where the row has none."""
+        return self.frame[self.value_column]
 
 
-def version_of(frame: pl.DataFrame, recipe_fingerprint: str) -> str:
-    """Hash of the recipe, the ids and the null mask of a table that is ascending by sample id."""
+def version_of(frame: pl.DataFrame, value_column: str, fingerprint: str) -> str:
+    """Hash of the fingerprint, the ids and the null mask of a table that is ascending by sample id.
+
+    Never of the floats: float noise of another batching moves nothing downstream.
+    """
     if frame.is_empty():
-        return digest([recipe_fingerprint])
+        return digest([fingerprint])
     ids = frame.select(pl.concat_str(pl.selectors.ends_with("_id").fill_null(""), separator="/")).to_series()
-    return digest([recipe_fingerprint, *ids, *frame[value_column(frame)].is_null().cast(pl.String)])
-
-
-def value_column(frame: pl.DataFrame) -> str:
-    return next(name for name in frame.columns if not name.endswith("_id"))
+    return digest([fingerprint, *ids, *frame[value_column].is_null().cast(pl.String)])

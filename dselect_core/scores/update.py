@@ -1,202 +1,191 @@
-"""Bring scores up to date: ask the store what is missing, compute that in a fixed order, append it as it comes.
+"""Scores of a source: what is missing (`score_todos`), and its computation (`update_scores`).
 
-A run that is killed loses at most the part it held in memory (`parts:` in the settings); the next one asks the store
-again and goes on from there. The neighbours are the one thing that is patched, not looked up: exactly, see
-neighbors.py.
+The to-do asks the store what is missing; the update computes exactly that in a fixed order and appends it as it comes,
+and a plan prices the same answer before anything runs. A run that is killed loses at most the part it held in memory
+(`parts:` in the settings); the next one asks the store again and goes on from there.
 """
 
-import json
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import polars as pl
 
 from dselect_core.errors import DselectError
-from dselect_core.fingerprint import fingerprint
-from dselect_core.graders import grades as dependability
+from dselect_core.kinds import FromSamples, Kind, kind_of
 from dselect_core.lm.target_model import current
-from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
-from dselect_core.neighbors.nearest import patchable, recall, recipe, update
-from dselect_core.pool.corpus_index import Index, pool_samples, pool_scores, pool_vectors
+from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
-from dselect_core.scores import embeddings, miwv
-from dselect_core.scores.forward_scores import one_pass
+from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.scores.provenance import store_of
-from dselect_core.scores.score_table import Head, TableReport, version_of, write_head
+from dselect_core.scores.score_table import Head, TableReport, read_head, version_of, write_head
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.appender import Appender
-from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata, write_parquet
+from dselect_core.storage.files import read_with_metadata
 from dselect_core.storage.score_store import COMPACT_FROM, Store
 
-# Seconds of a judge's work that a killed run may lose: it is paid for.
+# Seconds of paid work that a killed run may lose.
 PAID_SECONDS = 5.0
 
 
-def update_model_scores(
-    workspace: Workspace, source: str, kinds: frozenset[str], progress: Progress | None = None
-) -> dict[str, TableReport]:
-    """Scores of `kinds` (⊆ one_pass.KINDS) of a source, by one forward pass over the samples that lack any.
+@dataclass(frozen=True)
+class ScoreTodo:
+    """What is to be computed of one kind of score for one source.
 
-    Prompt embeddings are the encoder's where the settings name one. Raises DselectError when there is no model yet.
+    missing_rows: sample_id, in the order of the source's samples. why: the reason to run; None where the source's head
+    says that its scores are those of these samples under this provenance, and the store has them.
+    lost: the head says so, and the store has some of them no more. replaces_scores: samples that were scored before,
+    for the coresets that stand, get another value. store: None where the provenance cannot be known before the run.
     """
-    settings = workspace.settings
+
+    kind: Kind
+    source: str
+    missing_rows: pl.DataFrame
+    why: str | None
+    lost: bool
+    replaces_scores: bool
+    store: Store | None
+
+
+def score_todos(
+    workspace: Workspace,
+    kind: Kind,
+    sources: Mapping[str, SourceRows],
+    store: Store | None,
+    other_reasons: Mapping[str, str] | None = None,
+) -> dict[str, ScoreTodo]:
+    """Per source, what is to be computed of a kind.
+
+    store: of the provenance in force; None where it is not known yet, so that everything is missing. other_reasons:
+    {source: why it runs although its own state gives no reason}. A sample that several of the sources hold is missing
+    in the first that runs: the others will find it in the store.
+    """
+    ids = pl.concat([rows.samples.select("sample_id") for rows in sources.values()]).unique(maintain_order=True)
+    missing_ids = ids if store is None else store.missing(ids)
+    # A row that was tried in vain is missing, but not lost.
+    absent_ids = missing_ids if store is None or store.retry is None else store.missing(ids, tried=False)
+    todos = {}
+    for source, rows in sources.items():
+        head = read_head(workspace.head(kind.name, source))
+        another = head is not None and (store is None or head.fingerprint != store.fingerprint)
+        lost = False
+        if head is None:
+            why: str | None = "never made"
+        elif another:
+            why = "its provenance changed"
+        elif head.samples != rows.version:
+            why = "its rows changed"
+        elif not _only(rows.samples, absent_ids).is_empty():
+            why, lost = "scores are gone from the store", True
+        else:
+            why = (other_reasons or {}).get(source)
+        missing_rows = _only(rows.samples.select("sample_id"), missing_ids)
+        if why is not None:
+            missing_ids = missing_ids.join(missing_rows, on="sample_id", how="anti", maintain_order="left")
+        # Without a head the kind is new to these samples, unless the samples themselves are new.
+        replaces_scores = another or (head is None and not rows.moved)
+        todos[source] = ScoreTodo(kind, source, missing_rows, why, lost, replaces_scores, store)
+    return todos
+
+
+def update_scores(
+    workspace: Workspace, source: str, names: frozenset[str], progress: Progress | None = None
+) -> dict[str, TableReport]:
+    """Compute the missing scores of the kinds `names` for a source, and write its heads. {kind: report}.
+
+    Kinds that come from the forward pass share one. Raises DselectError when there is no model yet, or when a kind as a
+    whole cannot be computed.
+    """
     samples, landed = read_with_metadata(workspace.samples(source))
-    stores = {kind: store_of(workspace, kind) for kind in sorted(kinds)}
-    missing = {kind: store.missing(samples.select("sample_id")) for kind, store in stores.items()}
-    apart = "prompts" if settings.embeddings.path is not None else None
-    want = frozenset(kind for kind, rows in missing.items() if rows.height and kind != apart)
-    if apart in missing and missing[apart].height:
-        lacking = _of(samples, missing[apart])
-        with _appender(workspace, stores[apart]) as appender:
-            for frame in embeddings.encode(lacking, settings.embeddings, _reusing(progress, samples, lacking)):
-                appender.add(frame)
-    tokens: dict[str, int] = {}
-    if want:
-        lm = current(workspace)
-        before = lm.forward.tokens
-        lacking = _of(samples, pl.concat([missing[kind] for kind in want]))
-        with ExitStack() as stack:
-            appenders = {kind: stack.enter_context(_appender(workspace, stores[kind])) for kind in sorted(want)}
-            for scored in one_pass(lm, lacking, want, settings, _reusing(progress, samples, lacking)):
-                for kind, frame in scored.items():
-                    appenders[kind].add(frame.join(missing[kind], on="sample_id", how="semi"))
-        # The pass is one: every kind that came from it names its tokens.
-        tokens = dict.fromkeys(want, lm.forward.tokens - before)
+    rows = {source: SourceRows(samples, landed["version"])}
+    stores = {name: store_of(workspace, name) for name in sorted(names)}
+    todos = {name: score_todos(workspace, kind_of(name), rows, store)[source] for name, store in stores.items()}
+    to_compute = {name: todo for name, todo in todos.items() if not todo.missing_rows.is_empty()}
+    from_pass = {}
+    for name, todo in to_compute.items():
+        computation = todo.kind.computed_by(workspace.settings)
+        if isinstance(computation, FromSamples):
+            missing_samples = _only(samples, todo.missing_rows)
+            seconds = PAID_SECONDS if computation.paid else None
+            told = with_reused(progress, samples.height - missing_samples.height)
+            with appender(workspace, todo.kind, stores[name], seconds) as finished:
+                computation.compute(missing_samples, workspace.settings, finished.add, told)
+        else:
+            from_pass[name] = todo
+    tokens = _forward_pass(workspace, samples, from_pass, progress) if from_pass else 0
     return {
-        kind: _report(
-            workspace, kind, source, samples, landed["version"], store, missing[kind].height, tokens.get(kind)
-        )
-        for kind, store in stores.items()
+        name: _report(workspace, todo, samples, landed["version"], tokens if name in from_pass else None)
+        for name, todo in todos.items()
     }
 
 
-def update_grades(workspace: Workspace, source: str, progress: Progress | None = None) -> TableReport:
-    """The grades of a source. A grade that failed is tried again; one that was given is kept."""
-    spec = workspace.settings.grader
-    samples, landed = read_with_metadata(workspace.samples(source))
-    store = store_of(workspace, "grades")
-    missing = store.missing(samples.select("sample_id"))
-    if missing.height:
-        lacking = _of(samples, missing)
-        with _appender(workspace, store, None if spec.is_builtin else PAID_SECONDS) as appender:
-            dependability.grade(lacking, spec, _reusing(progress, samples, lacking), appender.add)
-    return _report(workspace, "grades", source, samples, landed["version"], store, missing.height)
+def _forward_pass(
+    workspace: Workspace, samples: pl.DataFrame, todos: dict[str, ScoreTodo], progress: Progress | None
+) -> int:
+    """One pass over the samples that lack any of the kinds; returns the tokens it took."""
+    lm = current(workspace)
+    tokens_before = lm.forward.tokens
+    missing_samples = _only(samples, pl.concat([todo.missing_rows for todo in todos.values()]))
+    told = with_reused(progress, samples.height - missing_samples.height)
+    with ExitStack() as stack:
+        appenders = {
+            name: stack.enter_context(appender(workspace, todo.kind, todo.store))
+            for name, todo in todos.items()
+            if todo.store is not None
+        }
+        for batch in forward_scores(lm, missing_samples, frozenset(todos), workspace.settings, told):
+            for name, frame in batch.items():
+                appenders[name].add(_only(frame, todos[name].missing_rows))
+    return lm.forward.tokens - tokens_before
 
 
-def update_neighbors(workspace: Workspace, index: Index, progress: Progress | None = None) -> TableReport:
-    """Each pooled sample's shot, patched where rows came or went; `computed` counts the new and the reassigned.
-
-    The report's figures say how it was searched and, where that was not exact, the recall measured on this very table.
-    """
-    spec, rows, prompts = workspace.settings.neighbors, index.frame.height, index.fingerprints["prompts"]
-    made_by = fingerprint(recipe(spec, rows, prompts))
-    # Vectors of a sample under one recipe never change, so this says whether there is anything to look at.
-    inputs = fingerprint([made_by, index.version_of(frozenset({"prompts"}))])
-    before, seen = _before(workspace)
-    if before is not None and seen.get("inputs") == inputs:
-        return TableReport(
-            before, seen["version"], made_by, computed=0, reused=before.height, figures=json.loads(seen["figures"])
-        )
-    held = before if seen.get("fingerprint") in patchable(spec, rows, prompts) else None
-    nprobe = spec.nprobe_for(rows)
-    figures: dict[str, str | int | float] = {"search": "exact" if nprobe is None else f"approximate, nprobe {nprobe}"}
-    if index.sources:
-        vectors = pool_vectors(workspace, index, "prompts")
-        found = update(vectors.keys["sample_id"], vectors.values, held, progress, nprobe)
-        measured = None if nprobe is None else recall(found, vectors.values)
-        if measured is not None:
-            figures |= {"recall@1": measured[0], "recall@1 measured on rows": measured[1]}
-    else:
-        found = pl.DataFrame(schema=NEIGHBORS)
-    version = version_of(found, made_by)
-    metadata = {"fingerprint": made_by, "version": version, "inputs": inputs, "figures": json.dumps(figures)}
-    write_parquet(found, workspace.neighbors, metadata)
-    same = 0 if held is None else found.join(held, on=["sample_id", "shot_id"], how="semi", nulls_equal=True).height
-    return TableReport(found, version, made_by, computed=found.height - same, reused=same, figures=figures)
+def appender(workspace: Workspace, kind: Kind, store: Store, seconds: float | None = None) -> Appender:
+    """Writes finished rows as parts, as often as the settings say; `seconds`: at least that often."""
+    parts = workspace.settings.parts
+    return Appender(store, parts.rows, min(parts.seconds, seconds or parts.seconds), kind.conforming)
 
 
-def _before(workspace: Workspace) -> tuple[pl.DataFrame | None, dict[str, str]]:
-    try:
-        return read_with_metadata(workspace.neighbors)
-    except FileNotFoundError:
-        return None, {}
-
-
-def update_miwv(workspace: Workspace, index: Index, progress: Progress | None = None) -> TableReport:
-    """MIWV over the pool; a value is computed once for a sample and its shot, and found again when the shot returns."""
-    store = store_of(workspace, "miwv")
-    pairs = read_parquet(workspace.neighbors).join(index.frame, on="sample_id", how="semi", maintain_order="left")
-    missing = store.missing(pairs.select("sample_id", "shot_id"))
-    tokens = None
-    if missing.height:
-        zero_shot = pool_scores(workspace, index, "difficulty", ["loss"]).rename({"loss": "zero_shot_loss"})
-        todo = missing.join(zero_shot, on="sample_id", how="left", maintain_order="left")
-        with _appender(workspace, store) as appender:
-            lm, samples = current(workspace), pool_samples(workspace, index)
-            seen = lm.forward.tokens
-            for frame in miwv.compute(lm, samples, todo, _reusing(progress, pairs, missing)):
-                appender.add(frame)
-        tokens = lm.forward.tokens - seen
-        store.compact(COMPACT_FROM)
-    values = store.read(pairs)
-    _complete(store, "miwv", pairs, values)
-    # How alike a sample and its shot are is the neighbours' to say; no value depends on it.
-    table = values.join(
-        pairs.rename({"similarity": "shot_similarity"}), on=["sample_id", "shot_id"], how="left", nulls_equal=True
-    )
-    shots = read_metadata(workspace.neighbors)["version"]
-    version = fingerprint([version_of(values, store.fingerprint), shots])
-    write_parquet(table, workspace.miwv, {"fingerprint": store.fingerprint, "version": version})
-    computed, reused = missing.height, pairs.height - missing.height
-    return TableReport(table, version, store.fingerprint, computed, reused, tokens, store.skipped)
-
-
-def _of(samples: pl.DataFrame, ids: pl.DataFrame) -> pl.DataFrame:
-    return samples.join(ids, on="sample_id", how="semi", maintain_order="left")
-
-
-def _reusing(progress: Progress | None, rows: pl.DataFrame, todo: pl.DataFrame) -> Progress | None:
-    """The same progress, told how many rows need not be done."""
+def with_reused(progress: Progress | None, reused_rows: int) -> Progress | None:
+    """The same progress, told how many rows need not be computed."""
     if progress is None:
         return None
-    told = progress
+    inner = progress
 
     def tell(done: int, total: int, reused: int = 0) -> None:
-        told(done, total, rows.height - todo.height)
+        inner(done, total, reused_rows)
 
     return tell
 
 
-def _appender(workspace: Workspace, store: Store, seconds: float | None = None) -> Appender:
-    parts = workspace.settings.parts
-    return Appender(store, parts.rows, min(parts.seconds, seconds or parts.seconds))
+def require_complete(store: Store, wanted: pl.DataFrame, rows: pl.DataFrame) -> None:
+    """Raises DselectError when rows that were just written are not in the store."""
+    if rows.height < wanted.height:
+        raise DselectError(
+            f"{store.folder}: {wanted.height - rows.height} of {wanted.height} rows were written and are not there any "
+            f"more. Did something remove files? Run `dselect refresh` again."
+        )
 
 
 def _report(
-    workspace: Workspace,
-    kind: str,
-    source: str,
-    samples: pl.DataFrame,
-    landed: str,
-    store: Store,
-    computed: int,
-    tokens: int | None = None,
+    workspace: Workspace, todo: ScoreTodo, samples: pl.DataFrame, landed: str, tokens: int | None
 ) -> TableReport:
-    """Look up what stands for the source now (no vector is read for that), and write its head."""
+    """Look up the source's scores as they are now (no vector is read for that), and write its head."""
+    store, kind, computed = todo.store, todo.kind, todo.missing_rows.height
+    assert store is not None
     if computed:
         store.compact(COMPACT_FROM)
     frame, types = store.outline(samples.select("sample_id"))
-    _complete(store, kind, samples, frame)
-    version = version_of(frame, store.fingerprint)
+    require_complete(store, samples, frame)
+    version = version_of(frame, kind.value, store.fingerprint)
     reused = samples.height - computed
-    report = TableReport(frame, version, store.fingerprint, computed, reused, tokens, store.skipped, types=types)
+    report = TableReport(
+        frame, kind.value, version, store.fingerprint, computed, reused, tokens, store.skipped, types=types
+    )
     nulls = report.value.null_count() if frame.height else 0
-    write_head(Head(store.fingerprint, version, landed, frame.height, nulls), workspace.head(kind, source))
+    write_head(Head(store.fingerprint, version, landed, frame.height, nulls), workspace.head(kind.name, todo.source))
     return report
 
 
-def _complete(store: Store, kind: str, wanted: pl.DataFrame, found: pl.DataFrame) -> None:
-    if found.height < wanted.height:
-        raise DselectError(
-            f"{store.folder}: {wanted.height - found.height} of {wanted.height} rows of {kind} were written and are "
-            f"not there any more. Did something remove files? Run `dselect refresh` again."
-        )
+def _only(rows: pl.DataFrame, ids: pl.DataFrame) -> pl.DataFrame:
+    """The rows whose sample is among `ids`, in their order."""
+    return rows.join(ids, on="sample_id", how="semi", maintain_order="left")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dselect_core.errors import DselectError
+from dselect_core.kinds import rankable_columns
 from dselect_core.select.baselines import kcenter_order, random_order
 from dselect_core.select.d3 import d3_order, d3_weight_steps
 from dselect_core.select.deita import THRESHOLD, deita_order
@@ -18,19 +19,8 @@ from dselect_core.select.order import Order, Pool
 from dselect_core.select.saved_order import Kept
 from dselect_core.select.top_k import ranked_order, ranked_values
 
-SCORE_COLUMNS: dict[str, str] = {
-    "upd": "difficulty",
-    "loss": "difficulty",
-    "entropy": "difficulty",
-    "prompt_tokens": "difficulty",
-    "response_tokens": "difficulty",
-    "grade": "grades",
-    "miwv": "miwv",
-    "one_shot_loss": "miwv",
-    "zero_shot_loss": "miwv",
-    "shot_similarity": "miwv",
-}
-"""Numeric score columns that can be ranked by, each with the kind of score that brings it."""
+SCORE_COLUMNS: dict[str, str] = rankable_columns()
+"""Columns that can be ranked by, each with the kind of score that brings it."""
 
 
 class MakesOrder(Protocol):

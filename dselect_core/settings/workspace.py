@@ -2,11 +2,12 @@
 
 raw/<source>/samples.parquet, quarantine.parquet
 models/<name>/ and models/current.json          the model in force
-scores/<kind>/<fingerprint>/…                   the store: every score ever made, by sample and recipe (store.py)
-scores/<kind>/<source>.json                     what of it stands for a source now (scores/head.py)
-corpus/index.parquet, neighbors.parquet, miwv.parquet
+scores/<kind>/<fingerprint>/…                   the store: every score ever made, by sample and provenance
+scores/<kind>/<source>.json                     the source's head: what of the store stands for the source now
+corpus/index.parquet, neighbors.parquet         the pool, and each sample's shot
+corpus/<kind>.parquet                           scores that are made over the pool (miwv)
 specs/<recipe>.json
-orders/<key>.parquet                            selection orders with their state (select/kept.py)
+orders/<key>.parquet                            saved orders with their state
 coresets/<recipe>/…
 """
 
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from upath import UPath
 
+from dselect_core.kinds import kind_of
 from dselect_core.settings.settings import Settings
+from dselect_core.storage.score_store import Store
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,17 @@ class Workspace:
     def quarantine(self, source: str) -> UPath:
         return self.root / "raw" / source / "quarantine.parquet"
 
-    def store(self, kind: str, fingerprint: str) -> UPath:
-        return self.root / "scores" / kind / fingerprint
+    def kind_folder(self, kind: str) -> UPath:
+        """Where the stores of a kind of score lie, one a fingerprint."""
+        return self.root / "scores" / kind
+
+    def open_store(self, kind: str, fingerprint: str) -> Store:
+        """The store of a kind of score under a provenance with that fingerprint."""
+        of_kind = kind_of(kind)
+        return Store(self.kind_folder(kind) / fingerprint, of_kind.keys, of_kind.retry, of_kind.array)
 
     def head(self, kind: str, source: str) -> UPath:
-        return self.root / "scores" / kind / f"{source}.json"
+        return self.kind_folder(kind) / f"{source}.json"
 
     @property
     def models(self) -> UPath:
@@ -54,9 +63,9 @@ class Workspace:
     def neighbors(self) -> UPath:
         return self.root / "corpus" / "neighbors.parquet"
 
-    @property
-    def miwv(self) -> UPath:
-        return self.root / "corpus" / "miwv.parquet"
+    def pool_table(self, kind: str) -> UPath:
+        """The table of a kind of score that is made over the pool."""
+        return self.root / "corpus" / f"{kind}.parquet"
 
     def spec(self, recipe: str) -> UPath:
         return self.root / "specs" / f"{recipe}.json"

@@ -1,6 +1,7 @@
 """Finished rows on their way into a store: held for a little, then written as a part."""
 
 import time
+from collections.abc import Callable
 
 import polars as pl
 
@@ -14,8 +15,16 @@ class Appender:
     process that is killed loses what had not been written, at most one part.
     """
 
-    def __init__(self, store: Store, rows: int, seconds: float):
+    def __init__(
+        self,
+        store: Store,
+        rows: int,
+        seconds: float,
+        conforming: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
+    ):
+        """conforming: brings each frame to the columns and types of the store, or raises."""
         self.store = store
+        self.conforming = conforming
         self.rows = rows
         self.seconds = seconds
         self._held: list[pl.DataFrame] = []
@@ -28,7 +37,7 @@ class Appender:
         self.flush()
 
     def add(self, frame: pl.DataFrame) -> None:
-        self._held.append(frame)
+        self._held.append(self.conforming(frame))
         if sum(f.height for f in self._held) >= self.rows or time.monotonic() - self._since >= self.seconds:
             self.flush()
 

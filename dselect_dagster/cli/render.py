@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from dselect_core.coreset.coreset import read_manifest
+from dselect_core.coreset.manifest import read_manifest
 from dselect_core.lineage.plan import Plan, Step
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -168,10 +168,10 @@ def _score(score: "Score") -> None:
     out.print(f"  [bold]{score.kind}[/], written {score.written:%Y-%m-%d %H:%M:%S} UTC{held}", highlight=False)
     values = ", ".join(f"{name} {_value(value)}" for name, value in score.values.items())
     out.print(f"    {values}", markup=False, highlight=False, soft_wrap=True)
-    recipe = {k: v for k, v in score.recipe.items() if k != "rubric"}
+    recipe = {k: v for k, v in score.provenance.items() if k != "rubric"}
     out.print(f"    recipe {score.fingerprint}: {json.dumps(recipe)}", markup=False, highlight=False, soft_wrap=True)
-    if "rubric" in score.recipe:
-        for line in score.recipe["rubric"].splitlines():
+    if "rubric" in score.provenance:
+        for line in score.provenance["rubric"].splitlines():
             out.print(f"    | {line}", markup=False, highlight=False, soft_wrap=True)
 
 

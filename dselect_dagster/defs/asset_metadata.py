@@ -2,14 +2,17 @@
 
 import base64
 import io
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from dselect_core.kinds import Kind, all_kinds
 from dselect_core.scores.score_table import TableReport
 
 # Left, bottom, width, height of the axes. A layout that is computed draws every picture twice.
+_KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
 _WHERE = (0.14, 0.19, 0.83, 0.69)
 
 
@@ -65,16 +68,37 @@ def markdown_table(frame: pl.DataFrame) -> dg.MetadataValue:
         return dg.MetadataValue.md(str(frame.with_columns(pl.col(pl.String).str.replace_all(r"[\n|]", " "))))
 
 
-def column_schema(schema: dict[str, Any] | pl.Schema, descriptions: dict[str, str] | None = None) -> dg.TableSchema:
-    told = descriptions or {}
-    return dg.TableSchema([dg.TableColumn(n, str(t), told.get(n)) for n, t in schema.items()])
+def column_schema(
+    schema: Mapping[str, Any] | pl.Schema, descriptions: Mapping[str, str] | None = None
+) -> dg.TableSchema:
+    """Columns with types as the UI shows them. descriptions: {column: what it holds}."""
+    of_column = descriptions or {}
+    return dg.TableSchema([dg.TableColumn(name, str(dtype), of_column.get(name)) for name, dtype in schema.items()])
+
+
+def columns_of_kinds(kinds: Iterable[Kind], types: Mapping[str, str] | None = None) -> dg.TableSchema:
+    """The columns of kinds of score that one asset makes, keys first, each with its type, meaning and unit.
+
+    types: {column: type} where more is known than the kind says, the width of a vector.
+    """
+    columns: dict[str, dg.TableColumn] = {}
+    for kind in kinds:
+        for key in kind.keys:
+            columns.setdefault(key, dg.TableColumn(key, str(pl.String()), _KEYS[key]))
+        for column in (*kind.columns, *kind.pair_columns):
+            dtype = f"Array({column.type})" if column.vector else str(column.type)
+            unit = f" ({column.unit})" if column.unit else ""
+            dtype = (types or {}).get(column.name, dtype)
+            columns.setdefault(column.name, dg.TableColumn(column.name, dtype, f"{column.description}{unit}"))
+    return dg.TableSchema(list(columns.values()))
 
 
 def tables_metadata(
     context: dg.AssetExecutionContext, reports: dict[str, TableReport], seconds: float, *, partition: bool = False
 ) -> dict[str, Any]:
-    """The figures every score asset shows, of one kind of score or several. Seconds are those of the whole step.
+    """The figures every score asset shows, of one table or several. Seconds are those of the whole step.
 
+    reports: by kind of score; a table that holds none (the neighbours) brings its columns itself.
     With several kinds, `rows computed` counts those of the kind that had most to do, and each kind is told apart too.
     """
     for report in reports.values():
@@ -89,18 +113,21 @@ def tables_metadata(
         "nulls": sum(report.value.null_count() for report in reports.values() if report.frame.height),
         "seconds": round(seconds, 2),
     }
-    for kind, report in reports.items():
+    kinds = [kind for name, kind in all_kinds().items() if name in reports]
+    if kinds:
+        types = {name: dtype for report in reports.values() for name, dtype in report.types.items()}
+        shown["dagster/column_schema"] = columns_of_kinds(kinds, types)
+    for name, report in reports.items():
         if len(reports) > 1:
-            shown[f"{kind} rows computed"] = report.computed
-        shown |= _of_kind(kind if len(reports) > 1 else "", report, seconds)
+            shown[f"{name} rows computed"] = report.computed
+        shown |= _of_table(name if len(reports) > 1 else "", report, seconds)
     return shown
 
 
-def _of_kind(prefix: str, report: TableReport, seconds: float) -> dict[str, Any]:
+def _of_table(prefix: str, report: TableReport, seconds: float) -> dict[str, Any]:
     frame = report.frame
     shown: dict[str, Any] = {
-        f"{prefix} recipe fingerprint".strip(): report.fingerprint,
-        "dagster/column_schema": column_schema({**frame.schema, **report.types}),
+        f"{prefix} provenance fingerprint".strip(): report.fingerprint,
         **report.figures,
     }
     if report.tokens is not None:

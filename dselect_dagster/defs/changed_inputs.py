@@ -8,7 +8,7 @@ from typing import Literal
 
 import dagster as dg
 
-from dselect_core.coreset.coreset import spec_version
+from dselect_core.coreset.spec import spec_version
 from dselect_core.corpus.raw_dataset import TOMBSTONE, source_signature
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import dagster as dg
 
+from dselect_core.lineage.make_plan import make_plan
 from dselect_core.lineage.plan import Plan, Rate
-from dselect_core.lineage.planner import make_plan
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.changed_inputs import Scan, scan
 from dselect_dagster.defs.partitions import RECIPE, SOURCE

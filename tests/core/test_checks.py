@@ -8,11 +8,12 @@ import pytest
 
 from dselect_core.corpus.raw_dataset import land
 from dselect_core.fingerprint import fingerprint
-from dselect_core.graders import grades as dependability
+from dselect_core.graders.grades import GRADES
+from dselect_core.kinds import kind_of
 from dselect_core.lineage import quality_checks as checks
-from dselect_core.pool.corpus_index import build_index, pool_scores, read_index
-from dselect_core.scores import difficulty
-from dselect_core.scores.provenance import open_store
+from dselect_core.pool.corpus_index import build_index, read_index
+from dselect_core.pool.pool_tables import pool_scores
+from dselect_core.scores.difficulty import DIFFICULTY
 from dselect_core.scores.score_table import Head, version_of, write_head
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -36,9 +37,9 @@ def place(tmp_path: Path) -> Workspace:
 
 def keep(place: Workspace, kind: str, source: str, frame: pl.DataFrame, recipe: dict[str, int]) -> None:
     """Put scores where the graph would: in the store, with the head of the source."""
-    store = open_store(place, kind, fingerprint(recipe))
+    store = place.open_store(kind, fingerprint(recipe))
     store.append(frame)
-    version = version_of(frame, store.fingerprint)
+    version = version_of(frame, kind_of(kind).value, store.fingerprint)
     landed = read_metadata(place.samples(source))["version"]
     write_head(Head(store.fingerprint, version, landed, frame.height, 0), place.head(kind, source))
 
@@ -52,8 +53,8 @@ def score(place: Workspace, **columns: object) -> None:
         "entropy": [i / 8 for i in range(30)],
     }
     frame = pl.DataFrame({"sample_id": ids} | values | columns)
-    rest = {n: pl.lit(None, t) for n, t in difficulty.SCHEMA.items() if n not in frame.columns}
-    keep(place, "difficulty", "a", frame.with_columns(**rest).select(*difficulty.SCHEMA), {"r": 1})
+    rest = {n: pl.lit(None, t) for n, t in DIFFICULTY.schema().items() if n not in frame.columns}
+    keep(place, "difficulty", "a", frame.with_columns(**rest).select(*DIFFICULTY.schema()), {"r": 1})
     build_index(place, ["a"], frozenset({"difficulty"}))
 
 
@@ -95,15 +96,15 @@ def test_one_grade_for_all_is_fine_from_the_heuristic_and_broken_from_a_judge(
     score(place)
     ids = read_parquet(place.samples("a"))["sample_id"]
     frame = pl.DataFrame({"sample_id": ids}).with_columns(grade=pl.lit(1.0), scale=pl.lit(scale))
-    rest = {n: pl.lit(None, t) for n, t in dependability.GRADES.items() if n not in frame.columns}
-    frame = frame.with_columns(**rest).select(*dependability.GRADES)
+    rest = {n: pl.lit(None, t) for n, t in GRADES.schema().items() if n not in frame.columns}
+    frame = frame.with_columns(**rest).select(*GRADES.schema())
     keep(place, "grades", "a", frame, {"r": 1})
     kinds = frozenset({"difficulty", "grades"})
     build_index(place, ["a"], kinds)
     assert checks.scores_are_sound(place, kinds).passed == sound
 
 
-def test_scores_of_two_recipes_are_not_compared(place: Workspace, tmp_path: Path) -> None:
+def test_scores_of_two_provenances_are_not_compared(place: Workspace, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps([{"instruction": "Another", "input": "", "output": "source"}]))
     sources = {name: {"path": str(tmp_path / f"{name}.json")} for name in ("a", "b")}
     both = Workspace(Settings.model_validate(place.settings.model_dump(by_alias=True) | {"sources": sources}))
@@ -116,7 +117,7 @@ def test_scores_of_two_recipes_are_not_compared(place: Workspace, tmp_path: Path
         build_index(both, ["a", "b"], frozenset({"difficulty"}))
         verdict = checks.scores_are_sound(both, frozenset({"difficulty"}))
         assert verdict.passed == sound
-    assert verdict.description == "difficulty: scores of 2 recipes"
+    assert verdict.description == "difficulty: scores of 2 provenances"
 
 
 def test_a_source_without_its_scores_is_left_out_and_named(place: Workspace) -> None:

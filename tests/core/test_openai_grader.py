@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from dselect_core.errors import DselectError
-from dselect_core.graders.grades import GRADES, grade, recipe
+from dselect_core.graders.grades import GRADES, grade, grader_provenance
 from dselect_core.graders.openai_grader import parse_rating, rating_to_grade, render
 from dselect_core.settings.settings import GraderSpec
 from tests.openai_server import OpenAIServer, Reply, Request, completion, error, rating
@@ -68,8 +68,8 @@ def test_schema_tokens_and_progress():
     seen: list[tuple[int, int]] = []
     with OpenAIServer(lambda request: rating(5, usage=(321, 12))) as server:
         frame = grade(samples(3), spec(server), lambda done, total, reused=0: seen.append((done, total)))
-        assert grade(samples(0), spec(server)).schema == GRADES
-    assert frame.schema == GRADES
+        assert grade(samples(0), spec(server)).schema == GRADES.schema()
+    assert frame.schema == GRADES.schema()
     assert frame["prompt_tokens"].to_list() == [321] * 3
     assert frame["completion_tokens"].to_list() == [12] * 3
     assert frame["graded_at"].null_count() == 0
@@ -301,23 +301,23 @@ def test_a_rubric_of_ones_own(tmp_path):
         grade(samples(), spec(server))
     assert server.requests[0].body["messages"][0]["content"].startswith("Only rhymes count.")
     assert "Correctness" in server.requests[1].body["messages"][0]["content"]
-    before = recipe(own)
-    assert before != recipe(spec(server))
+    before = grader_provenance(own)
+    assert before != grader_provenance(spec(server))
     path.write_text("Only alliterations count.", "utf-8")
-    assert recipe(own) != before
+    assert grader_provenance(own) != before
     path.write_text(" \n", "utf-8")
     with pytest.raises(DselectError, match="is empty"):
-        recipe(own)
+        grader_provenance(own)
     path.unlink()
     with pytest.raises(DselectError, match="cannot be read"):
-        recipe(own)
+        grader_provenance(own)
 
 
 def test_the_recipe_holds_what_changes_a_grade_and_nothing_else():
     base = {"base_url": "http://a/v1", "model": "m"}
 
     def made(**options: object) -> str:
-        return json.dumps(recipe(GraderSpec.model_validate({**base, **options})), sort_keys=True)
+        return json.dumps(grader_provenance(GraderSpec.model_validate({**base, **options})), sort_keys=True)
 
     assert all(
         made() == made(**same)
@@ -330,7 +330,7 @@ def test_the_recipe_holds_what_changes_a_grade_and_nothing_else():
         )
     )
     assert len({made(), made(model="n"), made(temperature=1.0), made(max_tokens=99)}) == 4
-    assert recipe(GraderSpec())["grader"] == "builtin-heuristic/1"
+    assert grader_provenance(GraderSpec())["grader"] == "builtin-heuristic/1"
 
 
 def test_grading_from_inside_a_running_event_loop():

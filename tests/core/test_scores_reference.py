@@ -13,11 +13,12 @@ from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.render import one_shot
 from dselect_core.neighbors.nearest import nearest
 from dselect_core.scores import miwv
-from dselect_core.scores.forward_scores import KINDS
+from dselect_core.scores.forward_scores import forward_kinds
 from dselect_core.settings.settings import Settings
 from tests.tiny import conversation, open_llama, samples_frame, save_llama, score
 
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})
+KINDS = forward_kinds(SETTINGS)
 CONVERSATIONS = [
     conversation("What is 2 + 2?", "4"),
     conversation("Name a river.", "The Rhine, from the Alps to the sea.", system="Be brief."),

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from dselect_core.coreset.coreset import read_spec, spec_version, write_spec
+from dselect_core.coreset.spec import read_spec, spec_version, write_spec
 from dselect_core.fingerprint import fingerprint
 from dselect_core.select.facility_location import facility_location
 from dselect_core.select.order import Pool

@@ -9,11 +9,12 @@ import pytest
 from benchmarks.score_together import score_together
 from dselect_core.lm.load import LanguageModel
 from dselect_core.scores import miwv
-from dselect_core.scores.forward_scores import KINDS
+from dselect_core.scores.forward_scores import forward_kinds
 from dselect_core.settings.settings import Settings
 from tests.tiny import conversation, open_llama, samples_frame, save_llama, score
 
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})
+KINDS = forward_kinds(SETTINGS)
 CONVERSATIONS = [
     *(conversation(f"What is {i} + {i}?", f"{2 * i}, for it is {i} twice.") for i in range(12)),
     conversation("Hi", "Hello!", "Sort: b, a", "a, b"),

@@ -80,6 +80,6 @@ def test_of_a_grade_that_was_tried_twice_the_one_that_counts_is_told(tmp_path: P
     store = store_of(workspace, "grades")
     attempts = {"failure": {"error": "HTTP 500"}, "grade": {"grade": 0.75}}
     for said in (attempts.pop(first), *attempts.values()):
-        store.append(pl.DataFrame([{"sample_id": sample, **said}], schema=GRADES))
+        store.append(pl.DataFrame([{"sample_id": sample, **said}], schema=GRADES.schema()))
     (score,) = story(workspace, sample, ["a"]).scores
     assert score.values == {"grade": 0.75} and score.kind == "grades"

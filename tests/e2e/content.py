@@ -60,7 +60,7 @@ def assert_same(graph: Graph, fresh: Graph) -> None:
     a, b = pl.read_parquet(str(graph.workspace.neighbors)), pl.read_parquet(str(fresh.workspace.neighbors))
     assert a["sample_id"].equals(b["sample_id"])
     assert np.abs((a["similarity"] - b["similarity"]).to_numpy()).max() <= 1e-5, "another shot that is no tie"
-    a, b = pl.read_parquet(str(graph.workspace.miwv)), pl.read_parquet(str(fresh.workspace.miwv))
+    a, b = (pl.read_parquet(str(g.workspace.pool_table("miwv"))) for g in (graph, fresh))
     assert a["sample_id"].equals(b["sample_id"])
     same_shot = a["shot_id"].eq_missing(b["shot_id"])
     _same_table(a.filter(same_shot), b.filter(same_shot), "miwv")

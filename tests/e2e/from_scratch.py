@@ -9,12 +9,15 @@ from pathlib import Path
 
 import polars as pl
 
-from dselect_core.coreset.coreset import make_coreset, write_spec
+from dselect_core.coreset.coreset import make_coreset
+from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.raw_dataset import land
+from dselect_core.kinds import all_kinds
 from dselect_core.lm.target_model import prepare
+from dselect_core.neighbors.update_neighbors import update_neighbors
 from dselect_core.pool.corpus_index import build_index, needed_kinds
-from dselect_core.scores.forward_scores import KINDS
-from dselect_core.scores.update import update_grades, update_miwv, update_model_scores, update_neighbors
+from dselect_core.scores.update import update_scores
+from dselect_core.scores.update_pairs import update_pairs
 from dselect_core.settings.workspace import Workspace
 from tests.e2e.content import ids_in
 from tests.e2e.graph import Graph
@@ -45,11 +48,10 @@ def make_everything(workspace: Workspace) -> None:
         land(workspace, source)
     prepare(workspace, pl.DataFrame)
     for source in sources:
-        update_model_scores(workspace, source, KINDS)
-        update_grades(workspace, source)
+        update_scores(workspace, source, frozenset(kind.name for kind in all_kinds().values() if kind.by_source))
     index = build_index(workspace, sources, needed_kinds(workspace.settings))
     update_neighbors(workspace, index)
-    update_miwv(workspace, index)
+    update_pairs(workspace, "miwv", index)
     for recipe in workspace.settings.coresets:
         write_spec(workspace, recipe)
         make_coreset(workspace, recipe)

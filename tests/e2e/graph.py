@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from dselect_core.lineage.plan import Plan
-from dselect_core.pool.corpus_index import pool_scores, read_index
+from dselect_core.pool.corpus_index import read_index
+from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.settings.settings import Settings, load_settings
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.graph import build_definitions

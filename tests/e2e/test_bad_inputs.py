@@ -144,6 +144,8 @@ def test_a_sample_longer_than_the_window_is_scored_and_flagged(tmp_path: Path) -
     assert cut["upd"].null_count() == 0
     assert cut["cut_prompt_tokens"].item() > 0
     assert cut["cut_response_tokens"].item() == 0
-    miwv = pl.read_parquet(str(graph.workspace.miwv)).filter(pl.col("sample_id") == cut["sample_id"].item())
+    miwv = pl.read_parquet(str(graph.workspace.pool_table("miwv"))).filter(
+        pl.col("sample_id") == cut["sample_id"].item()
+    )
     assert miwv["miwv"].item() is None
     assert miwv["reason"].item() == "no room for a shot in the window"

@@ -10,8 +10,12 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from dselect_core.coreset.coreset import REVISION, Coreset, make_coreset, write_spec
+from dselect_core.coreset.coreset import Coreset, make_coreset
 from dselect_core.coreset.coreset import candidates as see_candidates
+from dselect_core.coreset.manifest import REVISION
+from dselect_core.coreset.spec import write_spec
+from dselect_core.kinds import all_kinds
+from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, curve, histogram, markdown_table
 from dselect_dagster.defs.automation_condition import on_input_change
@@ -118,7 +122,9 @@ def _pictures(made: Coreset) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if order["gain"].drop_nulls().len():
         shown["gain by rank"] = curve(order["gain"], "gain by rank", "rank")
-    for column in ("upd", "loss", "grade", "miwv"):
+    # What the recipe ranks by, then the values of the other scores that came along.
+    columns = [*strategy(made.spec.strategy).columns, *(kind.value for kind in all_kinds().values())]
+    for column in dict.fromkeys(columns):
         if column in order.columns and order[column].drop_nulls().len():
             shown[f"{column}, chosen and pool"] = histogram(pool[column], column, order[column])
     return shown

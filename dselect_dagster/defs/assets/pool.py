@@ -8,18 +8,29 @@ from typing import Any
 
 import dagster as dg
 
+from dselect_core.fingerprint import fingerprint
+from dselect_core.kinds import Kind, kind_of, kinds_by_asset
+from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
 from dselect_core.pool.corpus_index import SCHEMA, build_index, read_index
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_metadata import column_schema, markdown_table, tables_metadata
-from dselect_dagster.defs.assets.scores import KINDS
+from dselect_dagster.defs.asset_metadata import column_schema, columns_of_kinds, markdown_table, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import Progress
 from dselect_dagster.defs.resources import WorkspaceResource
 
+NEIGHBOR_COLUMNS = {
+    "sample_id": "the sample",
+    "shot_id": "the nearest other sample of the pool; null where there is none",
+    "similarity": "cosine of the two prompts",
+}
+_INDEX_COLUMNS = {"sample_id": "128-bit hash of the messages", "sources": "sources that hold the sample"}
+
 
 def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
-    by_source = [name for name, kinds in KINDS.items() if kinds & needed and name != "miwv_values"]
+    by_source = [
+        asset for asset, kinds in kinds_by_asset(by_source=True).items() if any(kind.name in needed for kind in kinds)
+    ]
 
     @dg.asset(
         # Not on raw_dataset beside the scores: both would be asked for at once, and the index made too early.
@@ -34,7 +45,7 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
             "The pool: the samples of every complete source, once each, and the versions of their score tables. "
             "Sources that lack a score are left out and listed."
         ),
-        metadata={"dagster/column_schema": column_schema(SCHEMA)},
+        metadata={"dagster/column_schema": column_schema(SCHEMA, _INDEX_COLUMNS)},
     )
     def corpus_index(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         progress = Progress(context, "corpus_index")
@@ -58,6 +69,11 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
     return corpus_index
 
 
+def _pairs_are_needed(needed: frozenset[str]) -> bool:
+    """Whether some recipe reads a score of samples with their shots."""
+    return any(not kind_of(name).by_source for name in needed)
+
+
 def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
     @dg.asset(
         deps=["corpus_index"],
@@ -65,14 +81,15 @@ def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> 
         kinds={"numpy", "parquet"},
         owners=settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change() if "miwv" in needed else None,
+        automation_condition=on_input_change() if _pairs_are_needed(needed) else None,
+        metadata={"dagster/column_schema": column_schema(NEIGHBORS, NEIGHBOR_COLUMNS)},
         description=(
             "The nearest other sample of each sample by cosine over prompts: MIWV's shot. Its data version hashes the "
             "assignments, so what follows moves only when a neighbour does."
         ),
     )
     def neighbors(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from dselect_core.scores.update import update_neighbors
+        from dselect_core.neighbors.update_neighbors import update_neighbors
 
         place = workspace.open()
         progress = Progress(context, "neighbors")
@@ -86,26 +103,42 @@ def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> 
     return neighbors
 
 
-def miwv_values(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
+def pair_score_assets(
+    settings: Settings, needed: frozenset[str], code_versions: dict[str, str]
+) -> list[dg.AssetsDefinition]:
+    """The assets of all kinds of score that are made for samples with their shots (miwv_values)."""
+    by_asset = kinds_by_asset(by_source=False)
+    return [_pair_scores(asset, kinds, settings, needed, code_versions[asset]) for asset, kinds in by_asset.items()]
+
+
+def _pair_scores(
+    asset: str, kinds: tuple[Kind, ...], settings: Settings, needed: frozenset[str], code_version: str
+) -> dg.AssetsDefinition:
+    names = [kind.name for kind in kinds]
+
     @dg.asset(
+        name=asset,
         # The zero-shot losses and the texts are reached through the index; the pairs are the neighbours'.
         deps=["corpus_index", "neighbors", "warmup_model"],
         group_name="scores",
         kinds={"torch", "parquet"},
         owners=settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change() if "miwv" in needed else None,
-        description="One-shot minus zero-shot loss of each response: where the model is weak (MIWV, arXiv 2511.07074).",
+        automation_condition=on_input_change() if needed & set(names) else None,
+        description=" ".join(kind.described(settings) for kind in kinds),
+        metadata={"dagster/column_schema": columns_of_kinds(kinds)},
     )
-    def miwv_values(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from dselect_core.scores.update import update_miwv
+    def pair_scores(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from dselect_core.scores.update_pairs import update_pairs
 
         place = workspace.open()
-        progress = Progress(context, "miwv")
-        report = update_miwv(place, read_index(place), progress)
+        progress = Progress(context, ", ".join(names))
+        index = read_index(place)
+        reports = {name: update_pairs(place, name, index, progress) for name in names}
+        versions = [report.version for report in reports.values()]
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.version),
-            metadata=tables_metadata(context, {"miwv": report}, progress.seconds),
+            data_version=dg.DataVersion(versions[0] if len(versions) == 1 else fingerprint(versions)),
+            metadata=tables_metadata(context, reports, progress.seconds),
         )
 
-    return miwv_values
+    return pair_scores

@@ -1,96 +1,91 @@
-"""Row-local scores, one partition a source: one forward pass for three of them; grades apart."""
+"""Scores that are made source by source, one partition a source: an asset for each that some kind of score names.
+
+Assets with a kind that comes from the forward pass are one multi-asset: asked for together they cost one pass, asked
+for alone only what is asked for. Every other asset is made by itself.
+"""
 
 from collections.abc import Iterator
 
 import dagster as dg
 
 from dselect_core.fingerprint import fingerprint
+from dselect_core.kinds import FromForwardPass, FromSamples, Kind, kinds_by_asset
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_metadata import tables_metadata
+from dselect_dagster.defs.asset_metadata import columns_of_kinds, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import Progress
 from dselect_dagster.defs.resources import WorkspaceResource
 
-# Asset → the kinds of score it makes, by the names they have in the storage.
-KINDS: dict[str, frozenset[str]] = {
-    "difficulty_scores": frozenset({"difficulty"}),
-    "embeddings": frozenset({"embeddings", "prompts"}),
-    "activations": frozenset({"activations"}),
-    "dependability_grades": frozenset({"grades"}),
-    "miwv_values": frozenset({"miwv"}),
-}
-_DESCRIPTIONS = {
-    "difficulty_scores": "UPD, loss and mean entropy of each response for the target model (D3, arXiv 2503.11441).",
-    "embeddings": "Mean-pooled vectors: of the whole sample from the model; of the prompt from it or a named encoder.",
-    "activations": "Active neurons of each layer on the prompt (MADS, arXiv 2605.30857; our reading of its abstract).",
-}
+
+def score_assets(
+    settings: Settings, needed: frozenset[str], code_versions: dict[str, str]
+) -> list[dg.AssetsDefinition]:
+    """The assets of all kinds that are made source by source. needed: names of the kinds that some recipe reads."""
+    by_asset = kinds_by_asset(by_source=True)
+    from_pass = {
+        asset: kinds
+        for asset, kinds in by_asset.items()
+        if any(isinstance(kind.computed_by(settings), FromForwardPass) for kind in kinds)
+    }
+    specs = [_spec(asset, kinds, settings, needed, code_versions[asset]) for asset, kinds in from_pass.items()]
+    forward_pass = [_score_asset("score_source", specs, from_pass, needed)] if specs else []
+    apart = [
+        _score_asset(asset, [_spec(asset, kinds, settings, needed, code_versions[asset])], {asset: kinds}, needed)
+        for asset, kinds in by_asset.items()
+        if asset not in from_pass
+    ]
+    return [*forward_pass, *apart]
 
 
-def score_source(settings: Settings, needed: frozenset[str], code_versions: dict[str, str]) -> dg.AssetsDefinition:
-    """The three scores of the target model. Asked for together they cost one forward pass."""
+def _spec(
+    asset: str, kinds: tuple[Kind, ...], settings: Settings, needed: frozenset[str], code_version: str
+) -> dg.AssetSpec:
+    computations = [kind.computed_by(settings) for kind in kinds]
+    if any(isinstance(computation, FromForwardPass) for computation in computations):
+        tool = "torch"
+    else:
+        paid = any(isinstance(computation, FromSamples) and computation.paid for computation in computations)
+        tool = "openai" if paid else "polars"
+    reads_model = any(kind.reads_model(settings) for kind in kinds)
+    is_needed = any(kind.name in needed for kind in kinds)
+    return dg.AssetSpec(
+        asset,
+        deps=["raw_dataset", *(["warmup_model"] if reads_model else [])],
+        group_name="scores",
+        kinds={tool, "parquet"},
+        owners=settings.owners,
+        description=" ".join(kind.described(settings) for kind in kinds),
+        code_version=code_version,
+        automation_condition=on_input_change() if is_needed else None,
+        partitions_def=SOURCE,
+        skippable=True,
+        metadata={"dagster/column_schema": columns_of_kinds(kinds)},
+    )
 
-    def spec(name: str) -> dg.AssetSpec:
-        return dg.AssetSpec(
-            name,
-            deps=["raw_dataset", "warmup_model"],
-            group_name="scores",
-            kinds={"torch", "parquet"},
-            owners=settings.owners,
-            description=_DESCRIPTIONS[name],
-            code_version=code_versions[name],
-            automation_condition=on_input_change() if KINDS[name] & needed else None,
-            partitions_def=SOURCE,
-            skippable=True,
-        )
 
-    @dg.multi_asset(specs=[spec(name) for name in _DESCRIPTIONS], can_subset=True, name="score_source")
+def _score_asset(
+    name: str, specs: list[dg.AssetSpec], kinds_of: dict[str, tuple[Kind, ...]], needed: frozenset[str]
+) -> dg.AssetsDefinition:
+    @dg.multi_asset(specs=specs, can_subset=len(specs) > 1, name=name)
     def score_source(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> Iterator[dg.MaterializeResult]:
-        from dselect_core.scores.update import update_model_scores
+        from dselect_core.scores.update import update_scores
 
         # Of an asset that no recipe reads, and that was asked for by hand, all kinds.
-        asked = {key: KINDS[key.to_user_string()] for key in sorted(context.selected_asset_keys)}
-        kinds = {key: made & needed or made for key, made in asked.items()}
-        union = frozenset().union(*kinds.values())
-        progress = Progress(context, f"{', '.join(sorted(union))} of {context.partition_key}")
-        reports = update_model_scores(workspace.open(), context.partition_key, union, progress)
-        for key, made in kinds.items():
-            of_asset = {kind: reports[kind] for kind in sorted(made)}
+        names_by_key = {}
+        for key in sorted(context.selected_asset_keys):
+            names = frozenset(kind.name for kind in kinds_of[key.to_user_string()])
+            names_by_key[key] = names & needed or names
+        all_names = frozenset[str]().union(*names_by_key.values())
+        progress = Progress(context, f"{', '.join(sorted(all_names))} of {context.partition_key}")
+        reports = update_scores(workspace.open(), context.partition_key, all_names, progress)
+        for key, names in names_by_key.items():
+            of_asset = {kind: reports[kind] for kind in sorted(names)}
+            versions = [report.version for report in of_asset.values()]
             yield dg.MaterializeResult(
                 asset_key=key,
-                data_version=dg.DataVersion(fingerprint([report.version for report in of_asset.values()])),
+                data_version=dg.DataVersion(fingerprint(versions)),
                 metadata=tables_metadata(context, of_asset, progress.seconds, partition=True),
             )
 
     return score_source
-
-
-def dependability_grades(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
-    @dg.asset(
-        deps=["raw_dataset"],
-        partitions_def=SOURCE,
-        group_name="scores",
-        kinds={"polars" if settings.grader.is_builtin else "openai", "parquet"},
-        owners=settings.owners,
-        code_version=code_version,
-        automation_condition=on_input_change() if "grades" in needed else None,
-        description=(
-            "Correctness, helpfulness and reliability of each response (D3's dependability), by "
-            + (
-                "the builtin heuristic grader, which is no LLM and says so in every record."
-                if settings.grader.is_builtin
-                else f"{settings.grader.model} behind an OpenAI-compatible endpoint."
-            )
-        ),
-    )
-    def dependability_grades(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from dselect_core.scores.update import update_grades
-
-        progress = Progress(context, f"grades of {context.partition_key}")
-        report = update_grades(workspace.open(), context.partition_key, progress)
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.version),
-            metadata=tables_metadata(context, {"grades": report}, progress.seconds, partition=True),
-        )
-
-    return dependability_grades

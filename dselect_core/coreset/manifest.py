@@ -1,0 +1,75 @@
+"""The manifest of a coreset: the recipe, the pool, the scores with their provenance, and the model that made it.
+
+It is written last and removed first, so a folder with a manifest is complete and of one piece.
+"""
+
+import json
+from typing import Any
+
+from dselect_core import __version__
+from dselect_core.coreset.spec import spec_version
+from dselect_core.kinds import kind_of
+from dselect_core.pool.corpus_index import Index
+from dselect_core.pool.pool_tables import fingerprint_of_pool
+from dselect_core.select.strategies import strategy
+from dselect_core.settings.settings import CoresetSpec
+from dselect_core.settings.workspace import Workspace
+
+REVISION = 2
+"""Goes up when the same recipe over the same scores makes another coreset, or other files."""
+
+
+def read_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | None:
+    """The manifest of the coreset that was made last; None where none was."""
+    try:
+        manifest: dict[str, Any] = json.loads((workspace.coreset(recipe) / "manifest.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return manifest
+
+
+def is_of(manifest: dict[str, Any], spec: CoresetSpec) -> bool:
+    """Whether the coreset was made by this recipe, whatever its budget was."""
+    return all(manifest.get(key, {}) == value for key, value in order_identity(spec).items())
+
+
+def order_identity(spec: CoresetSpec) -> dict[str, Any]:
+    """All of a recipe but its budget: recipes that are equal here cut one order, given the same scores."""
+    return {
+        "strategy": spec.strategy,
+        "seed": spec.seed,
+        "options": dict(strategy(spec.strategy).with_options(spec.options).options),
+        "selection_revision": REVISION,
+    }
+
+
+def make_manifest(
+    workspace: Workspace, recipe: str, spec: CoresetSpec, index: Index, kinds: frozenset[str]
+) -> dict[str, Any]:
+    """The manifest as JSON values, without what only the selection knows: the order's key, counts, changes.
+
+    kinds: of the scores that the recipe reads.
+    """
+    scores: dict[str, Any] = {}
+    for kind in sorted(kinds):
+        fingerprint = fingerprint_of_pool(workspace, index, kind_of(kind))
+        scores[kind] = {
+            "fingerprint": fingerprint,
+            "provenance": workspace.open_store(kind, fingerprint).recipe,
+        }
+    try:
+        model = json.loads((workspace.models / "current.json").read_text())
+    except FileNotFoundError:
+        model = None  # no score of this recipe comes from a model
+    return {
+        "recipe": recipe,
+        "budget": str(spec.budget),
+        **order_identity(spec),
+        "dselect_version": __version__,
+        "spec_version": spec_version(spec),
+        "corpus_version": index.version,
+        "sources": index.sources,
+        "sources_excluded": index.excluded,
+        "scores": scores,
+        "model": model,
+    }

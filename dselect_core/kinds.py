@@ -1,0 +1,285 @@
+"""What a kind of score is, in one object, and the registry of the kinds there are.
+
+Every table keyed by kind is read off `Kind`: where the scores are stored, what makes them and in which asset, which
+columns can be ranked by, what is checked, what the UI says of a column. So a new score is one file with a `Kind` in it
+and one line in `BUILTIN` below, or an entry point of the group `dselect.kinds` in somebody else's package.
+
+Kinds are named as strings and loaded on first use: this file lies below every room and imports none of them, and the
+settings, which must know what can be ranked by, load no model library.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from dselect_core.errors import DselectError
+from dselect_core.progress import Progress
+
+if TYPE_CHECKING:
+    from dselect_core.lm.forward import Signals
+    from dselect_core.lm.load import LanguageModel
+    from dselect_core.scores.forward_scores import RenderedSample
+    from dselect_core.settings.settings import Settings
+
+BUILTIN = (
+    "dselect_core.scores.difficulty:DIFFICULTY",
+    "dselect_core.scores.embeddings:EMBEDDINGS",
+    "dselect_core.scores.embeddings:PROMPTS",
+    "dselect_core.scores.activations:ACTIVATIONS",
+    "dselect_core.graders.grades:GRADES",
+    "dselect_core.scores.miwv:MIWV",
+)
+"""The kinds of this package, one line each: `module:object`."""
+
+ENTRY_POINTS = "dselect.kinds"
+"""Group of entry points by which an installed package adds kinds of its own."""
+
+SAMPLE, PAIR = ("sample_id",), ("sample_id", "shot_id")
+"""The keys of a score: of a sample, or of a sample and the shot it was scored with."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a kind of score, beside its keys.
+
+    vector: each value is an array of `type`, as wide as the model decides. unit: in words, empty for a pure number or a
+    text.
+    value_range: lowest and highest value that are possible, both included; checked before anything is chosen.
+    rankable: `topk:<name>` may rank by it. of_text: it depends on the sample, the tokenizer and the window alone, so
+    every coreset shows it, whatever it ranks by.
+    """
+
+    name: str
+    type: pl.DataType
+    description: str
+    unit: str = ""
+    vector: bool = False
+    value_range: tuple[float, float] | None = None
+    rankable: bool = False
+    of_text: bool = False
+
+
+@dataclass(frozen=True)
+class ProvenanceInputs:
+    """What a provenance may depend on. model: the target model's provenance; empty where a kind reads no model.
+
+    identify: (path or hub name, revision) of another model → a string that names exactly its weights.
+    """
+
+    settings: "Settings"
+    model: Mapping[str, Any]
+    identify: Callable[[str, str | None], str]
+
+
+Emit = Callable[[pl.DataFrame], None]
+"""Takes finished rows of a kind of score."""
+
+
+@dataclass(frozen=True)
+class FromForwardPass:
+    """Computed from the one forward pass over the samples that all such kinds share.
+
+    signals: what the pass is asked for (lm/forward.py). frame: (samples of a batch, their signals, settings) → one row
+    per sample, in their order, with the kind's columns.
+    """
+
+    signals: frozenset[str]
+    frame: Callable[[list["RenderedSample"], "Signals", "Settings"], pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class FromSamples:
+    """Computed from the samples' text, without the target model: by a count, an encoder, a judge.
+
+    compute: gets the SAMPLES frame of the missing rows, the settings, `emit` and a progress. It hands frames with the
+    kind's columns to `emit` as they are finished, in the end one row per sample, in any order.
+    paid: each row costs money, so finished rows are written every few seconds and a plan says the price.
+    """
+
+    compute: Callable[[pl.DataFrame, "Settings", Emit, Progress | None], None]
+    paid: bool = False
+
+
+@dataclass(frozen=True)
+class FromPairs:
+    """Computed by the target model for a sample and its shot, over the whole pool.
+
+    compute: (model, SAMPLES frame of the pool, missing pairs with `inputs` beside them, progress) → frames with one row
+    per pair. inputs: {column the function reads: (kind, column) it is taken from}.
+    """
+
+    compute: Callable[["LanguageModel", pl.DataFrame, pl.DataFrame, Progress | None], Iterator[pl.DataFrame]]
+    inputs: Mapping[str, tuple[str, str]]
+
+
+Computation = FromForwardPass | FromSamples | FromPairs
+
+
+@dataclass(frozen=True)
+class Kind:
+    """All there is to say of a kind of score. Frozen: two processes with the same code agree on it.
+
+    name: its folder under `scores/` in the storage. asset: the asset that makes it; several kinds may share one.
+    description: one sentence for people, which may depend on the settings.
+    columns: beside the keys, in the order they are stored. value: the column that carries the score; null there means
+    that the sample has none, and `reason` (or whatever `reason_column` names) says why.
+    provenance: all that can change a value and nothing else, as JSON values; its hash is the fingerprint.
+    computation: how it is computed, or a function of the settings that says so.
+    keys: SAMPLE (made source by source) or PAIR (made over the pool).
+    array: the column kept in array files beside the parts. pool_field: the field of `Pool` that array becomes.
+    retry_nulls: a null is an attempt that failed and is tried again, not an answer.
+    needs: other kinds it cannot be made without.
+    parameters: keys of its provenance that leave its `of_text` columns alone.
+    may_be_constant: whether one value in all rows of such a table is no sign of a fault.
+    pair_columns: columns of the pair (its similarity, say) that stand beside the values in the pool's table; they are
+    not stored with them, for no value depends on them.
+    """
+
+    name: str
+    asset: str
+    description: "str | Callable[[Settings], str]"
+    columns: tuple[Column, ...]
+    value: str
+    provenance: Callable[[ProvenanceInputs], dict[str, Any]]
+    computation: "Computation | Callable[[Settings], Computation]"
+    keys: tuple[str, ...] = SAMPLE
+    array: str | None = None
+    pool_field: str | None = None
+    retry_nulls: bool = False
+    needs: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
+    reason_column: str = "reason"
+    may_be_constant: Callable[[pl.DataFrame], bool] = lambda table: False
+    pair_columns: tuple[Column, ...] = ()
+
+    @property
+    def by_source(self) -> bool:
+        """Whether it is made source by source, and not over the pool."""
+        return self.keys == SAMPLE
+
+    @property
+    def retry(self) -> str | None:
+        """The column whose null is tried again; None where a null is an answer."""
+        return self.value if self.retry_nulls else None
+
+    def computed_by(self, settings: "Settings") -> Computation:
+        """How the kind is computed under these settings."""
+        return self.computation(settings) if callable(self.computation) else self.computation
+
+    def reads_model(self, settings: "Settings") -> bool:
+        """Whether the target model computes it, so that its provenance names that model."""
+        return not isinstance(self.computed_by(settings), FromSamples)
+
+    def described(self, settings: "Settings") -> str:
+        """The description under these settings."""
+        return self.description(settings) if callable(self.description) else self.description
+
+    def schema(self, width: int | None = None) -> dict[str, pl.DataType]:
+        """Columns with types, keys first. width: of the vector column; needed where the kind has one."""
+        of_keys: dict[str, pl.DataType] = {key: pl.String() for key in self.keys}
+        if width is None and any(column.vector for column in self.columns):
+            raise ValueError(f"{self.name}: give the width of its vectors")
+        return of_keys | {
+            column.name: pl.Array(column.type, width or 0) if column.vector else column.type for column in self.columns
+        }
+
+    def conforming(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """A computed frame with this kind's columns and types. Raises DselectError when columns are others."""
+        names = [*self.keys, *(column.name for column in self.columns)]
+        if sorted(frame.columns) != sorted(names):
+            raise DselectError(
+                f"kind of score `{self.name}`: columns {frame.columns} were computed; its definition says {names}"
+            )
+        return frame.select(names).cast({column.name: column.type for column in self.columns if not column.vector})
+
+    def pool_columns(self) -> tuple[str, ...]:
+        """The columns that selection sees beside the sample's id."""
+        columns = (*self.columns, *self.pair_columns)
+        return (*self.keys[1:], *(c.name for c in columns if c.rankable or c.of_text))
+
+    def of_text_columns(self) -> tuple[str, ...]:
+        """The columns that every coreset shows, whatever it ranks by."""
+        return tuple(column.name for column in self.columns if column.of_text)
+
+
+_registered: dict[str, Kind] = {}
+
+
+def register(kind: Kind) -> None:
+    """Add a kind in this process (a notebook, a test); an installed package names it as an entry point instead.
+
+    Raises DselectError when another kind has the name, or when a rankable column is another kind's.
+    """
+    _check(kind, all_kinds())
+    _registered[kind.name] = kind
+
+
+def unregister(name: str) -> None:
+    """Take back what `register` added."""
+    del _registered[name]
+
+
+def all_kinds() -> dict[str, Kind]:
+    """Every kind by name: those of this package, then those of installed packages, then those registered here."""
+    return {**_installed(), **_registered}
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of that name. Raises DselectError that lists the known ones."""
+    kinds = all_kinds()
+    if name not in kinds:
+        raise DselectError(f"unknown kind of score `{name}`; known: {', '.join(kinds)}")
+    return kinds[name]
+
+
+def kinds_by_asset(*, by_source: bool | None = None) -> dict[str, tuple[Kind, ...]]:
+    """{asset: the kinds it makes}; only those made source by source, or only those made over the pool, if asked for."""
+    assets: dict[str, tuple[Kind, ...]] = {}
+    for kind in all_kinds().values():
+        if by_source is None or kind.by_source == by_source:
+            assets[kind.asset] = (*assets.get(kind.asset, ()), kind)
+    return assets
+
+
+def rankable_columns() -> dict[str, str]:
+    """{column: name of the kind that brings it}, of all columns that `topk:<column>` may rank by."""
+    return {
+        column.name: kind.name
+        for kind in all_kinds().values()
+        for column in (*kind.columns, *kind.pair_columns)
+        if column.rankable
+    }
+
+
+@cache
+def _installed() -> dict[str, Kind]:
+    kinds: dict[str, Kind] = {}
+    for name in (*BUILTIN, *(point.value for point in entry_points(group=ENTRY_POINTS))):
+        kind = resolve_name(name)
+        if not isinstance(kind, Kind):
+            raise DselectError(f"{name}: a {type(kind).__name__}, and not a dselect_core.kinds.Kind")
+        _check(kind, kinds)
+        kinds[kind.name] = kind
+    return kinds
+
+
+def _check(kind: Kind, others: Mapping[str, Kind]) -> None:
+    if kind.name in others:
+        raise DselectError(f"kind of score `{kind.name}` is defined twice; give one of the two another name")
+    names = [column.name for column in kind.columns]
+    for what, column in (("value", kind.value), ("array", kind.array), ("reason_column", kind.reason_column)):
+        if column is not None and column not in names:
+            raise DselectError(f"kind of score `{kind.name}`: its {what} `{column}` is not among its columns: {names}")
+    visible = set(kind.pool_columns())
+    for other in others.values():
+        if shared := visible & set(other.pool_columns()):
+            raise DselectError(
+                f"kind of score `{kind.name}`: `{other.name}` has a column {sorted(shared)[0]} already; rename it"
+            )
+        if other.asset == kind.asset and other.by_source != kind.by_source:
+            raise DselectError(f"kind of score `{kind.name}`: asset {kind.asset} is not partitioned as its keys ask")

@@ -1,0 +1,255 @@
+"""Plan a refresh: ask each step, upstream first, what it has to do, and put a price on the answers.
+
+The rules are the steps' own (`future_pool`, `score_todos`, `neighbors_todo`, `pair_todo`, `coreset_todos`): a run asks
+the same functions. Rows are exact wherever the answer exists before the run. Two things do not: the shots of rows that
+have no prompt vector yet, and the scores under a model that was never opened here (then every row counts as missing).
+A plan only reads.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dselect_core.coreset.todo import UpstreamChanges, coreset_todos
+from dselect_core.errors import DselectError
+from dselect_core.kinds import FromSamples, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
+from dselect_core.lineage.cost_estimates import SHOTS, judge_tokens, lengths
+from dselect_core.lineage.plan import Plan, Rate, Step
+from dselect_core.lm import target_model
+from dselect_core.lm.load import IDENTITIES, identity
+from dselect_core.neighbors.update_neighbors import neighbors_todo
+from dselect_core.pool.corpus_index import needed_kinds
+from dselect_core.pool.future_pool import FuturePool, Landing, future_pool
+from dselect_core.scores.provenance import future_store
+from dselect_core.scores.update import ScoreTodo, score_todos
+from dselect_core.scores.update_pairs import PairTodo, pair_todo
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.score_store import Store
+
+Reasons = Mapping[tuple[str, str | None], str]
+"""{(asset, partition): why the orchestrator will run it}."""
+
+
+def make_plan(
+    workspace: Workspace,
+    landing: Mapping[str, Landing],
+    recipes: Collection[str],
+    sources: Collection[str],
+    stale: Reasons,
+    rates: Mapping[str, Rate],
+) -> Plan:
+    """The plan of a refresh.
+
+    landing: sources that differ from what was last landed; recipes: those whose spec is new or changed; sources: all
+    there are, with those that are gone; stale: what the orchestrator already calls stale or missing, and why; rates:
+    of past runs, by asset.
+    """
+    pool = future_pool(workspace, landing, sources)
+    model, model_step, model_problem = _model(workspace, stale)
+    planner = _Planner(workspace, pool, model, stale)
+    steps = [
+        *(
+            Step("raw_dataset", name, "cannot be read")
+            if name in pool.problems
+            else Step("raw_dataset", name, f"its files are {state}", pool.sources[name].samples.height, 0)
+            for name, state in sorted(landing.items())
+            if name in sources
+        ),
+        *(Step("coreset_spec", recipe, "its recipe is new or changed") for recipe in sorted(recipes)),
+        *([] if model_step is None else [model_step]),
+        *planner.scores(),
+        *planner.index(),
+        *planner.neighbors_and_pairs(),
+        *planner.coresets(frozenset(recipes), model_changes=model_step is not None),
+    ]
+    order = _asset_order()
+    steps = sorted((_timed(step, rates.get(step.asset)) for step in steps), key=lambda step: order.index(step.asset))
+    return Plan(steps, planner.lost, pool.problems | model_problem)
+
+
+@dataclass
+class _Planner:
+    """Asks the steps in their order. Each tells the next what it will have changed."""
+
+    workspace: Workspace
+    pool: FuturePool
+    model: dict[str, Any] | None  # provenance of the target model there will be; None: known once it was opened
+    stale: Reasons
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    replaced_kinds: set[str] = field(default_factory=set)
+    index_moves: bool = False
+    pairs_move: bool = False
+    _lengths: pl.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        self.needed = needed_kinds(self.workspace.settings)
+        self.missing_prompts = pl.DataFrame()
+
+    def scores(self) -> list[Step]:
+        """Steps of the scores that are made source by source."""
+        todos: dict[str, dict[str, ScoreTodo]] = {}
+        for kind in all_kinds().values():
+            if not kind.by_source or kind.name not in self.needed:
+                continue
+            reasons = {source: why for (asset, source), why in self.stale.items() if asset == kind.asset and source}
+            todos[kind.name] = score_todos(self.workspace, kind, self.pool.sources, self._store(kind), reasons)
+            for todo in todos[kind.name].values():
+                if todo.why is not None and todo.replaces_scores:
+                    self.replaced_kinds.add(kind.name)
+                if todo.lost:
+                    self.lost.append((kind.asset, todo.source))
+        self.score_todos = todos
+        steps = []
+        for asset, kinds in kinds_by_asset(by_source=True).items():
+            for source in self.pool.sources:
+                due = [todos[kind.name][source] for kind in kinds if kind.name in todos]
+                due = [todo for todo in due if todo.why is not None]
+                if due:
+                    steps.append(self._score_step(asset, source, due))
+        return steps
+
+    def _score_step(self, asset: str, source: str, due: list[ScoreTodo]) -> Step:
+        computed = max(todo.missing_rows.height for todo in due)
+        total = self.pool.sources[source].samples.height
+        step = Step(asset, source, due[0].why or "", computed, total - computed)
+        settings = self.workspace.settings
+        for todo in due:
+            computation = todo.kind.computed_by(settings)
+            if isinstance(computation, FromSamples) and computation.paid and todo.store is not None:
+                price = judge_tokens(todo.missing_rows, self.pool.characters, settings.grader, todo.store)
+                step = replace(step, judge_tokens=price)
+        if any(todo.kind.reads_model(settings) for todo in due):
+            # One pass for all kinds that the model computes: every asset that takes part in it names all its tokens.
+            in_pass = [
+                of_source[source].missing_rows
+                for name, of_source in self.score_todos.items()
+                if of_source[source].why is not None and kind_of(name).reads_model(settings)
+            ]
+            step = replace(step, tokens=self._tokens(pl.concat(in_pass).unique()), pass_name="forward pass")
+        return step
+
+    def index(self) -> list[Step]:
+        """The step of the corpus index."""
+        why = self.stale.get(("corpus_index", None))
+        self.index_moves = bool(self.pool.rows_moved or self.replaced_kinds) or why is not None
+        return [Step("corpus_index", None, why or "rows or scores changed")] if self.index_moves else []
+
+    def neighbors_and_pairs(self) -> list[Step]:
+        """Steps of the shots and of the scores that are made over the pool."""
+        kinds = [kind for kind in all_kinds().values() if not kind.by_source and kind.name in self.needed]
+        if not kinds:
+            return []
+        stale = self.stale.get(("neighbors", None))
+        searched = self.index_moves or stale is not None
+        pool_rows, prompts = self.pool.ids.height, self._store(kind_of("prompts"))
+        todo = neighbors_todo(self.workspace, self.pool.ids, None if prompts is None else [prompts.fingerprint])
+        pairs, steps = todo.previous, []
+        changed_rows = 0
+        if searched:
+            if todo.stands:
+                changed_rows = 0
+            elif prompts is not None and pool_rows and prompts.missing(self.pool.ids).is_empty():
+                pairs = todo.search(prompts.read_array(self.pool.ids).values)
+                changed_rows = todo.changed_rows(pairs)
+            else:
+                pairs, changed_rows = None, min(pool_rows, todo.estimated_changed_rows())
+            because = stale or ("the pool changed" if self.pool.rows_moved else "upstream changed")
+            exact = pairs is not None
+            steps.append(Step("neighbors", None, because, changed_rows, pool_rows - changed_rows, exact))
+        for kind in kinds:
+            why = self.stale.get((kind.asset, None))
+            if searched or why is not None:
+                steps.append(self._pair_step(kind, pairs, changed_rows, why or "shots or losses changed"))
+                self.pairs_move = True
+                if steps[-1].computed or changed_rows:
+                    self.replaced_kinds.add(kind.name)
+        return steps
+
+    def _pair_step(self, kind: Kind, pairs: pl.DataFrame | None, changed_rows: int, why: str) -> Step:
+        pool_rows, store = self.pool.ids.height, self._store(kind)
+        if store is None or pairs is None:
+            missing, exact = (pool_rows, True) if store is None else (changed_rows, False)
+            # A sample of the mean length, and its share of a shot that runs once for all that are shown it.
+            mean = self._tokens(self.pool.ids) / max(1, pool_rows) if missing else 0
+            tokens = int((1 + SHOTS) * missing * mean)
+        else:
+            todo: PairTodo = pair_todo(kind, pairs, store)
+            missing, exact = todo.missing_pairs.height, True
+            shots = todo.missing_pairs.select(sample_id="shot_id").drop_nulls().unique()
+            tokens = self._tokens(todo.missing_pairs) + self._tokens(shots)
+        return Step(kind.asset, None, why, missing, pool_rows - missing, exact, tokens, pass_name=kind.name)
+
+    def coresets(self, changed_recipes: frozenset[str], *, model_changes: bool) -> list[Step]:
+        """Steps of the candidates and the coresets."""
+        upstream = UpstreamChanges(
+            self.pool.ids.height,
+            rows_moved=self.pool.rows_moved,
+            ids_moved=self.pool.ids_moved,
+            replaced_kinds=frozenset(self.replaced_kinds),
+            lengths_replaced=model_changes and any(kind_of(name).of_text_columns() for name in self.needed),
+            index_moves=self.index_moves or self.pairs_move,
+        )
+        steps = []
+        for todo in coreset_todos(self.workspace, upstream, changed_recipes, self.stale):
+            if todo.candidates_why is not None:
+                steps.append(Step("candidates", todo.recipe, todo.candidates_why))
+            if todo.why is not None:
+                computed = None if todo.rows is None else todo.rows - todo.reused_rows
+                reused = None if todo.rows is None else todo.reused_rows
+                steps.append(Step("coreset", todo.recipe, todo.why, computed, reused, todo.exact))
+        return steps
+
+    def _store(self, kind: Kind) -> Store | None:
+        return future_store(self.workspace, kind, self.model)
+
+    def _tokens(self, rows: pl.DataFrame) -> int:
+        """Tokens of the samples named in `rows`; one that is named twice counts twice."""
+        if rows.is_empty():
+            return 0
+        if self._lengths is None:
+            counting = rankable_columns()["response_tokens"]
+            store = self._store(kind_of(counting)) if counting in self.needed else None
+            self._lengths = lengths(self.pool.characters, store)
+        return int(rows.join(self._lengths, on="sample_id")["tokens"].sum())
+
+
+def _model(workspace: Workspace, stale: Reasons) -> tuple[dict[str, Any] | None, Step | None, dict[str, str]]:
+    """(provenance of the model there will be, None where it must be opened first; its step; problems)."""
+    spec, problem = workspace.settings.model, {}
+    why = stale.get(("warmup_model", None))
+    try:
+        record: dict[str, Any] = target_model.read_record(workspace)
+    except DselectError:
+        record = {}
+    expected = record.get("identity")
+    if spec.path != "builtin" and Path(spec.path).expanduser().is_dir():
+        try:
+            expected = identity(spec.path, spec.revision, IDENTITIES)
+        except DselectError as error:
+            problem["model"] = str(error)
+    elif why is not None:
+        expected = None
+    is_made = why is not None or not record or expected != record.get("identity")
+    step = Step("warmup_model", None, why or "the model is another one") if is_made else None
+    return None if expected is None else target_model.known_recipe(workspace, expected), step, problem
+
+
+def _timed(step: Step, rate: Rate | None) -> Step:
+    """The step with the seconds that it will take at the rate of past runs."""
+    if rate is None:
+        return step
+    rows, tokens = step.computed or 0, step.tokens or 0
+    if tokens and rate.per_token is not None:
+        return replace(step, seconds=rate.per_run + tokens * rate.per_token)
+    if not rows:
+        return replace(step, seconds=rate.per_run)
+    return step if rate.per_row is None else replace(step, seconds=rate.per_run + rows * rate.per_row)
+
+
+def _asset_order() -> list[str]:
+    by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
+    before, after = ("raw_dataset", "coreset_spec", "warmup_model"), ("candidates", "coreset")
+    return [*before, *by_source, "corpus_index", "neighbors", *over_pool, *after]

@@ -1,0 +1,106 @@
+"""The pool as it will be once the sources that changed have landed: what a plan asks the steps about.
+
+Sources that changed are read, in memory, to know their rows; nothing is written.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import polars as pl
+
+from dselect_core.corpus.raw_dataset import look
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import digest
+from dselect_core.pool.corpus_index import read_index
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_parquet, read_with_metadata
+
+Landing = Literal["new", "changed", "gone", "unreadable"]
+"""How the files of a source differ from those that landed last."""
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """The samples of a source, as they are or as they will be once it has landed.
+
+    samples: sample_id and more, ascending. version: of these samples. moved: they are not those that landed last.
+    """
+
+    samples: pl.DataFrame
+    version: str
+    moved: bool = False
+
+
+@dataclass(frozen=True)
+class FuturePool:
+    """sources: by name. landing: {source: how its files differ}, of those that can be read; problems: of the others."""
+
+    workspace: Workspace
+    sources: dict[str, SourceRows]
+    landing: dict[str, Landing] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rows_moved(self) -> bool:
+        """Whether some source has other samples than those that landed last."""
+        return any(rows.moved for rows in self.sources.values())
+
+    @cached_property
+    def ids(self) -> pl.DataFrame:
+        """sample_id of all sources, ascending, each once."""
+        empty = pl.DataFrame(schema={"sample_id": pl.String})
+        ids = [rows.samples.select("sample_id") for rows in self.sources.values()]
+        return pl.concat([empty, *ids]).unique().sort("sample_id")
+
+    @cached_property
+    def ids_moved(self) -> bool:
+        """Whether the corpus index holds other samples, or there is none yet."""
+        try:
+            return not self.ids["sample_id"].equals(read_index(self.workspace).frame["sample_id"])
+        except DselectError:
+            return True
+
+    @cached_property
+    def characters(self) -> pl.DataFrame:
+        """sample_id, characters of all messages. Reads the texts, so only for rows that there are to compute."""
+        lengths = [pl.DataFrame(schema={"sample_id": pl.String, "characters": pl.Int64})]
+        for name, rows in self.sources.items():
+            samples = rows.samples
+            whole = samples if "messages" in samples.columns else read_parquet(self.workspace.samples(name))
+            content = pl.col("messages").list.eval(pl.element().struct.field("content").str.len_chars())
+            lengths.append(whole.select("sample_id", characters=content.list.sum().cast(pl.Int64)))
+        return pl.concat(lengths).unique("sample_id")
+
+
+def future_pool(workspace: Workspace, landing: Mapping[str, Landing], sources: Collection[str]) -> FuturePool:
+    """landing: sources whose files differ from those that landed last; sources: all there are, gone ones included.
+
+    A source that cannot be read keeps the samples that landed last, if any, and is named in `problems`.
+    """
+    pool = FuturePool(workspace, {})
+    for name in sorted(sources):
+        landed = _landed(workspace, name)
+        if name in landing:
+            try:
+                samples = look(workspace, name).select("sample_id", "messages")
+            except DselectError as error:
+                pool.problems[name] = str(error)
+            else:
+                version = digest(samples["sample_id"])
+                moved = landed is None or landed.version != version
+                pool.sources[name] = SourceRows(samples, version, moved)
+                pool.landing[name] = landing[name]
+                continue
+        if landed is not None:
+            pool.sources[name] = landed
+    return pool
+
+
+def _landed(workspace: Workspace, source: str) -> SourceRows | None:
+    try:
+        samples, metadata = read_with_metadata(workspace.samples(source), ["sample_id"])
+    except FileNotFoundError:
+        return None
+    return SourceRows(samples, metadata.get("version", ""))

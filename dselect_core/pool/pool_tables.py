@@ -1,0 +1,115 @@
+"""Tables over the pool: its samples, its scores, its vectors, and what selection reads of them.
+
+Every reader goes through the corpus index, so all corpus-wide steps see one pool and one provenance a kind.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from dselect_core.errors import DselectError
+from dselect_core.kinds import Kind, all_kinds
+from dselect_core.pool.corpus_index import Index
+from dselect_core.select.order import Pool
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_metadata, read_parquet
+from dselect_core.storage.score_store import Store, Vectors
+
+
+def pool_samples(workspace: Workspace, index: Index) -> pl.DataFrame:
+    """SAMPLES frame of the pool, ascending by id: a sample of several sources once, with all its origins."""
+    return (
+        pl.concat([read_parquet(workspace.samples(name)) for name in index.sources])
+        .group_by("sample_id")
+        .agg(
+            pl.col("messages").first(),
+            pl.col("n_rows").sum(),
+            pl.col("origins").list.explode(keep_nulls=False, empty_as_null=False),
+        )
+        .sort("sample_id")
+    )
+
+
+def pool_scores(workspace: Workspace, index: Index, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The scores of a kind over the pool, ascending by id, a row per sample; all columns or some.
+
+    Raises DselectError when the pool's scores are of several provenances, or not all there any more.
+    """
+    kind = all_kinds()[name]
+    if not kind.by_source:
+        table = read_parquet(workspace.pool_table(name))
+        return table if columns is None else table.select(*kind.keys, *columns)
+    store = _store_of_pool(workspace, index, name)
+    scores = store.read(index.frame, columns)
+    _require_all(store, index, name, scores)
+    return scores
+
+
+def pool_vectors(workspace: Workspace, index: Index, name: str) -> Vectors:
+    """The vectors of a kind over the pool, in its row order, one copy in memory. Raises as `pool_scores`."""
+    store = _store_of_pool(workspace, index, name)
+    vectors = store.read_array(index.frame)
+    _require_all(store, index, name, vectors.keys)
+    return vectors
+
+
+def fingerprint_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
+    """Fingerprint of the provenance of the pool's scores of a kind. Raises DselectError where they have several."""
+    if not kind.by_source:
+        return read_metadata(workspace.pool_table(kind.name))["fingerprint"]
+    fingerprints = index.fingerprints[kind.name]
+    if len(fingerprints) != 1:
+        raise DselectError(
+            f"{kind.name}: scores of {len(fingerprints)} provenances in one pool; run `dselect refresh` again"
+        )
+    return fingerprints[0]
+
+
+def version_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
+    """Version of the pool's scores of a kind: it moves with a sample, a score's presence, or the provenance."""
+    if not kind.by_source:
+        return read_metadata(workspace.pool_table(kind.name))["version"]
+    return index.version_of(frozenset({kind.name}))
+
+
+def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool:
+    """What selection reads: the columns of the kinds `names` that it sees, beside the ids; vectors as arrays.
+
+    Columns that depend on the text alone (lengths in tokens) come along wherever the pool has them. Raises DselectError
+    when the pool is empty, naming what each source lacks.
+    """
+    if not index.sources:
+        raise DselectError(
+            "the pool is empty: no source is complete"
+            + "".join(f"; {name}: {reason}" for name, reason in index.excluded.items())
+        )
+    kinds = all_kinds()
+    scores = index.frame.select("sample_id", "sources")
+    arrays: dict[str, np.ndarray] = {}
+    of_text = {name for name in index.fingerprints if kinds[name].of_text_columns()}
+    for name in sorted(names | of_text):
+        kind = kinds[name]
+        if kind.pool_field is not None:
+            vectors = pool_vectors(workspace, index, name)
+            arrays[kind.pool_field] = vectors.values
+            if kind.pool_field == "neurons":
+                arrays["has_neurons"] = vectors.present
+            continue
+        visible = kind.pool_columns() if name in names else kind.of_text_columns()
+        table = pool_scores(workspace, index, name)
+        table = table.select("sample_id", *(column for column in table.columns if column in visible))
+        scores = scores.join(table, on="sample_id", how="left", maintain_order="left")
+    return Pool(scores, **arrays)
+
+
+def _store_of_pool(workspace: Workspace, index: Index, name: str) -> Store:
+    return workspace.open_store(name, fingerprint_of_pool(workspace, index, all_kinds()[name]))
+
+
+def _require_all(store: Store, index: Index, name: str, rows: pl.DataFrame) -> None:
+    if rows.height < index.frame.height:
+        raise DselectError(
+            f"{store.folder}: {index.frame.height - rows.height} of {index.frame.height} samples have no {name} "
+            "there; run `dselect refresh` again"
+        )

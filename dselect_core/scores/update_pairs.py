@@ -1,0 +1,79 @@
+"""Scores of samples with their shots, over the pool: what is missing (`pair_todo`), and its computation.
+
+A value is computed once for a sample and its shot, and found again when the shot returns.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from dselect_core.fingerprint import fingerprint
+from dselect_core.kinds import FromPairs, Kind, kind_of
+from dselect_core.lm.target_model import current
+from dselect_core.pool.corpus_index import Index
+from dselect_core.pool.pool_tables import pool_samples, pool_scores
+from dselect_core.progress import Progress
+from dselect_core.scores.provenance import store_of
+from dselect_core.scores.score_table import TableReport, version_of
+from dselect_core.scores.update import appender, require_complete, with_reused
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_metadata, read_parquet, write_parquet
+from dselect_core.storage.score_store import COMPACT_FROM, Store
+
+
+@dataclass(frozen=True)
+class PairTodo:
+    """What is to be computed of one kind. pairs: sample_id, shot_id and more, of the pool; missing_pairs: some of them.
+
+    exact: whether the pairs are those that the run will see.
+    """
+
+    kind: Kind
+    pairs: pl.DataFrame
+    missing_pairs: pl.DataFrame
+    exact: bool = True
+
+
+def pair_todo(kind: Kind, pairs: pl.DataFrame, store: Store | None) -> PairTodo:
+    """The pairs that the store lacks. store: None where the provenance is not known yet, so that all are missing."""
+    keys = pairs.select(kind.keys)
+    return PairTodo(kind, pairs, keys if store is None else store.missing(keys))
+
+
+def update_pairs(workspace: Workspace, name: str, index: Index, progress: Progress | None = None) -> TableReport:
+    """Compute the missing values of a kind over the pool, and write the pool's table of it.
+
+    Raises DselectError when there is no model yet, or when scores that it starts from are missing.
+    """
+    kind, store = kind_of(name), store_of(workspace, name)
+    pairs = read_parquet(workspace.neighbors).join(index.frame, on="sample_id", how="semi", maintain_order="left")
+    todo = pair_todo(kind, pairs, store)
+    tokens = None if todo.missing_pairs.is_empty() else _compute(workspace, todo, store, index, progress)
+    values = store.read(pairs)
+    require_complete(store, pairs, values)
+    similarity = pairs.rename({"similarity": "shot_similarity"})
+    table = values.join(similarity, on=list(kind.keys), how="left", nulls_equal=True)
+    shots = read_metadata(workspace.neighbors)["version"]
+    version = fingerprint([version_of(values, kind.value, store.fingerprint), shots])
+    write_parquet(table, workspace.pool_table(name), {"fingerprint": store.fingerprint, "version": version})
+    computed = todo.missing_pairs.height
+    reused = pairs.height - computed
+    return TableReport(table, kind.value, version, store.fingerprint, computed, reused, tokens, store.skipped)
+
+
+def _compute(workspace: Workspace, todo: PairTodo, store: Store, index: Index, progress: Progress | None) -> int:
+    """Compute and append the missing pairs; returns the tokens it took."""
+    computation = todo.kind.computed_by(workspace.settings)
+    assert isinstance(computation, FromPairs)
+    pairs = todo.missing_pairs
+    for column, (kind, name) in computation.inputs.items():
+        scores = pool_scores(workspace, index, kind, [name]).select("sample_id", pl.col(name).alias(column))
+        pairs = pairs.join(scores, on="sample_id", how="left", maintain_order="left")
+    lm, samples = current(workspace), pool_samples(workspace, index)
+    tokens_before = lm.forward.tokens
+    told = with_reused(progress, todo.pairs.height - pairs.height)
+    with appender(workspace, todo.kind, store) as finished:
+        for frame in computation.compute(lm, samples, pairs, told):
+            finished.add(frame)
+    store.compact(COMPACT_FROM)
+    return lm.forward.tokens - tokens_before

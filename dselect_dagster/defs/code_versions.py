@@ -1,0 +1,52 @@
+"""The code version of each asset: what of the code and the settings changes its values, hashed.
+
+A hub name counts as it is written, for loading a code location asks no network.
+"""
+
+from pathlib import Path
+
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import fingerprint
+from dselect_core.kinds import ProvenanceInputs, kinds_by_asset
+from dselect_core.lm.load import IDENTITIES, identity
+from dselect_core.neighbors.nearest import REVISION as NEIGHBORS_REVISION
+from dselect_core.settings.settings import Settings
+
+
+def code_versions(settings: Settings) -> dict[str, str]:
+    """{asset: 12 hex digits}, of the model, the neighbours and every asset that holds scores.
+
+    The model's identity is not among them: scores depend on it through `warmup_model`'s data version.
+    """
+    rendering = settings.model.model_dump(include={"dtype", "max_length", "template"})
+    inputs = ProvenanceInputs(settings, rendering, _known_identity)
+    parts: dict[str, object] = {
+        "warmup_model": _model_version(settings),
+        # How they are searched depends on the pool's size too; the table itself records which way it was.
+        "neighbors": [NEIGHBORS_REVISION, settings.neighbors.model_dump()],
+    }
+    for asset, kinds in kinds_by_asset().items():
+        provenances = [kind.provenance(inputs) for kind in kinds]
+        parts[asset] = provenances[0] if len(provenances) == 1 else provenances
+    return {asset: fingerprint(part)[:12] for asset, part in parts.items()}
+
+
+def _model_version(settings: Settings) -> list[object]:
+    spec = settings.model
+    if spec.path == "builtin":
+        return ["builtin", settings.warmup.model_dump()]
+    return [_known_identity(spec.path, spec.revision)]
+
+
+def _known_identity(path: str, revision: str | None) -> str:
+    """Identity of a local folder; a hub name as it is written.
+
+    A path that is no model fails in its run, with a message, and not here, where it would hide the graph.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return f"{path}@{revision}"
+    try:
+        return identity(path, revision, IDENTITIES)
+    except DselectError:
+        return f"{path}@unreadable"
