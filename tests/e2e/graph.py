@@ -132,5 +132,22 @@ def materialised(done: Drained) -> dict[tuple[str, str | None], dict[str, Any]]:
     return found
 
 
+def assert_as_planned(plan: Plan, done: Drained) -> int:
+    """What the plan said against what ran: the same partitions, and the same rows wherever the plan does not mark ≈.
+
+    Returns how many figures were compared.
+    """
+    figures = materialised(done)
+    assert {(step.asset, step.partition) for step in plan.steps} == set(figures)
+    compared = 0
+    for step in plan.steps:
+        shown = figures[step.asset, step.partition]
+        if step.exact and step.computed is not None and "rows computed" in shown:
+            assert step.computed == shown["rows computed"], step
+            assert step.reused == shown["rows reused"], step
+            compared += 1
+    return compared
+
+
 def errors(done: Drained) -> str:
     return "\n".join(message for run in done.failed for message in run.errors.values())

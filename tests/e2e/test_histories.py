@@ -1,5 +1,5 @@
 """Random histories of a small corpus: whatever was added, edited, deleted, moved, killed or budgeted on the way, the
-tables are those of a fresh run on what is there in the end.
+tables are those of a fresh run on what is there in the end. Each refresh computes what its plan said.
 
 Each history is a state machine's walk on the real graph, a refresh after each step; a kill is a real process, with an
 instance of its own, and a real SIGKILL. `DSELECT_HISTORIES=200` sets how many are walked (a few by default); the
@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.e2e.content import Row, assert_same, write
 from tests.e2e.from_scratch import FromScratch
-from tests.e2e.graph import Graph
+from tests.e2e.graph import Graph, assert_as_planned
 from tests.e2e.killed_refresh import environment
 from tests.e2e.test_row_by_row import rows
 from tests.tiny import save_llama
@@ -42,6 +42,7 @@ START: Rows = {"a": rows(0, 12), "b": [*rows(100, 6), rows(0, 12)[3]]}
 
 class Histories(RuleBasedStateMachine):
     walked = 0
+    compared = 0
     fresh: FromScratch
     start: Graph
     place: Path
@@ -74,8 +75,10 @@ class Histories(RuleBasedStateMachine):
 
     def _refresh(self, what: str) -> None:
         self._land(what)
+        planned = self.graph.plan()
         done = self.graph.refresh()
         assert not done.failed, [run.errors for run in done.failed]
+        type(self).compared += assert_as_planned(planned, done)
 
     @rule(source=st.sampled_from(SOURCES), number=st.integers(300, 340), at=st.integers(0, 5), n=st.integers(1, 3))
     def add(self, source: str, number: int, at: int, n: int) -> None:
@@ -184,4 +187,5 @@ def test_any_history_ends_in_the_tables_of_a_fresh_run(
         ),
     )
     record_property("histories walked", Histories.walked)
+    record_property("figures of plans that the runs confirmed", Histories.compared)
     assert Histories.walked >= HISTORIES
