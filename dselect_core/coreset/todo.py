@@ -4,32 +4,43 @@ An order that holds is cut or continued, so only the rows beyond its saved picks
 for certain only when its key is hashed, in the run; `exact` says where this answer is the run's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+
+import polars as pl
 
 from dselect_core.coreset.manifest import is_of, order_identity, read_manifest
 from dselect_core.fingerprint import fingerprint
 from dselect_core.select.select import needs
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_metadata
+from dselect_core.storage.files import read_metadata, read_parquet
 
 
 @dataclass(frozen=True)
 class UpstreamChanges:
     """What a refresh changes before it comes to the coresets.
 
-    pool_rows: samples in the pool then. rows_moved: some source has other samples. ids_moved: so has the pool.
-    replaced_kinds: kinds with another value for a sample that was there before. lengths_replaced: so have the lengths
-    in tokens. index_moves: the corpus index, or a score over the pool, is made again, so every recipe looks.
+    pool_rows: samples in the pool then. rows_moved: some source has other samples. new_ids, departed_ids: sample_id of
+    what the pool gains and loses; None where there is no pool yet. replaced_kinds: kinds with another value for a
+    sample that was there before. lengths_replaced: so have the lengths in tokens. index_moves: the corpus index, or a
+    score over the pool, is made again, so every recipe looks. scored_new_ids: name of a kind → those of `new_ids` that
+    are known to have a score.
     """
 
     pool_rows: int
     rows_moved: bool
-    ids_moved: bool
+    new_ids: pl.DataFrame | None
+    departed_ids: pl.DataFrame | None
     replaced_kinds: frozenset[str]
     lengths_replaced: bool
     index_moves: bool
+    scored_new_ids: Callable[[str], pl.DataFrame]
+
+    @property
+    def ids_moved(self) -> bool:
+        """Whether the pool holds other samples than before."""
+        return self.new_ids is None or self.departed_ids is None or bool(self.new_ids.height + self.departed_ids.height)
 
 
 @dataclass(frozen=True)
@@ -108,9 +119,29 @@ def _selection(
     if rows is None:
         return CoresetTodo(recipe, candidates_why, why)
     saved_picks = _saved_picks(workspace, recipe) if keeps_order else 0
-    # Other rows and other values may leave an order as it was: it depends on the rows that it can use, on a grid.
-    exact = keeps_order and not strategy(spec.strategy).ends_early
+    exact = (keeps_order or _order_moves(workspace, recipe, upstream)) and not strategy(spec.strategy).ends_early
     return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact)
+
+
+def _order_moves(workspace: Workspace, recipe: str, upstream: UpstreamChanges) -> bool:
+    """Whether the recipe is certain to get another order.
+
+    Other rows and other values may leave an order as it was, for it depends on the rows that it can use, on a grid.
+    """
+    if upstream.new_ids is None or upstream.departed_ids is None:
+        return True
+    usable_ids = upstream.new_ids
+    for kind in needs(workspace.settings.coresets[recipe]):
+        usable_ids = usable_ids.join(upstream.scored_new_ids(kind), on="sample_id", how="semi")
+    if usable_ids.height:
+        return True
+    manifest = read_manifest(workspace, recipe)
+    try:
+        order = read_parquet(workspace.orders / f"{(manifest or {}).get('order')}.parquet")
+    except FileNotFoundError:
+        return True  # nothing to continue
+    usable = order.filter(pl.col("reason").is_null())
+    return upstream.departed_ids.join(usable, on="sample_id", how="semi").height > 0
 
 
 def _saved_picks(workspace: Workspace, recipe: str) -> int:

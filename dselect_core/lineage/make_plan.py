@@ -86,7 +86,7 @@ class _Planner:
 
     def __post_init__(self) -> None:
         self.needed = needed_kinds(self.workspace.settings)
-        self.missing_prompts = pl.DataFrame()
+        self.pairs: pl.DataFrame | None = None  # samples with the shots they will have; None: not known yet
 
     def scores(self) -> list[Step]:
         """Steps of the scores that are made source by source."""
@@ -159,6 +159,7 @@ class _Planner:
             because = stale or ("the pool changed" if self.pool.rows_moved else "upstream changed")
             exact = pairs is not None
             steps.append(Step("neighbors", None, because, changed_rows, pool_rows - changed_rows, exact))
+        self.pairs = pairs
         for kind in kinds:
             why = self.stale.get((kind.asset, None))
             if searched or why is not None:
@@ -184,13 +185,16 @@ class _Planner:
 
     def coresets(self, changed_recipes: frozenset[str], *, model_changes: bool) -> list[Step]:
         """Steps of the candidates and the coresets."""
+        indexed = self.pool.indexed_ids
         upstream = UpstreamChanges(
             self.pool.ids.height,
             rows_moved=self.pool.rows_moved,
-            ids_moved=self.pool.ids_moved,
+            new_ids=self._new_ids,
+            departed_ids=None if indexed is None else indexed.join(self.pool.ids, on="sample_id", how="anti"),
             replaced_kinds=frozenset(self.replaced_kinds),
             lengths_replaced=model_changes and any(kind_of(name).of_text_columns() for name in self.needed),
             index_moves=self.index_moves or self.pairs_move,
+            scored_new_ids=self._scored_new_ids,
         )
         steps = []
         for todo in coreset_todos(self.workspace, upstream, changed_recipes, self.stale):
@@ -201,6 +205,22 @@ class _Planner:
                 reused = None if todo.rows is None else todo.reused_rows
                 steps.append(Step("coreset", todo.recipe, todo.why, computed, reused, todo.exact))
         return steps
+
+    @property
+    def _new_ids(self) -> pl.DataFrame | None:
+        indexed = self.pool.indexed_ids
+        return None if indexed is None else self.pool.ids.join(indexed, on="sample_id", how="anti")
+
+    def _scored_new_ids(self, name: str) -> pl.DataFrame:
+        """Samples that are new to the pool and have a score already, from an earlier time or another source."""
+        kind, ids = kind_of(name), self._new_ids
+        store = self._store(kind)
+        if ids is None or ids.is_empty() or store is None or (self.pairs is None and not kind.by_source):
+            return self.pool.ids.clear()
+        if self.pairs is not None and not kind.by_source:
+            ids = self.pairs.join(ids, on="sample_id", how="semi")
+        scores, _ = store.outline(ids)
+        return scores.drop_nulls(kind.value).select("sample_id") if scores.height else self.pool.ids.clear()
 
     def _store(self, kind: Kind) -> Store | None:
         return future_store(self.workspace, kind, self.model)

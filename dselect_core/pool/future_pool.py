@@ -55,12 +55,12 @@ class FuturePool:
         return pl.concat([empty, *ids]).unique().sort("sample_id")
 
     @cached_property
-    def ids_moved(self) -> bool:
-        """Whether the corpus index holds other samples, or there is none yet."""
+    def indexed_ids(self) -> pl.DataFrame | None:
+        """sample_id of the pool as the corpus index has it; None where there is no index yet."""
         try:
-            return not self.ids["sample_id"].equals(read_index(self.workspace).frame["sample_id"])
+            return read_index(self.workspace).frame.select("sample_id")
         except DselectError:
-            return True
+            return None
 
     @cached_property
     def characters(self) -> pl.DataFrame:

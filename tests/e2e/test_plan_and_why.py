@@ -87,7 +87,7 @@ def test_the_plan_names_what_the_refresh_then_makes(graph: Graph, change: str, t
     else:
         graph.settings(model={"path": str(save_llama(tmp_path))})
     planned = graph.plan()
-    assert assert_as_planned(planned, graph.refresh())
+    assert_as_planned(planned, graph.refresh())
 
 
 def test_another_option_of_a_strategy_is_planned_as_another_order(graph: Graph) -> None:
