@@ -74,8 +74,8 @@ def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress 
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from dselect_core.lm.batches import batches
     from dselect_core.lm.load import quiet_transformers
+    from dselect_core.lm.packing import padded_batches
     from dselect_core.lm.render import Renderer
 
     if pool.is_empty():
@@ -103,7 +103,7 @@ def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress 
         )
     )
     order = random.Random(spec.seed)
-    groups = list(batches([len(r.ids) for r in rendered], spec.batch_tokens))
+    groups = list(padded_batches([len(r.ids) for r in rendered], spec.batch_tokens))
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     warm = max(1, spec.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from dselect_core.errors import DselectError
 from dselect_core.lm.attention import CannotPackError, packed
-from dselect_core.lm.batches import batches
 from dselect_core.lm.loss import OwnHead, loss_and_entropy, loss_and_entropy_of
-from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded
+from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded, padded_batches
 
 # Trees sorted by length at a time where batches are padded: bounds what is held.
 _SORTED = 4096
@@ -108,7 +107,8 @@ class Forward:
         parts = list(self._batches(_trees(batch), self.most))
         if len(parts) < 2:
             raise DselectError(
-                f"a sequence of {max(s.whole for s in batch)} tokens does not fit into the memory of {self.device}: "
+                f"a sequence of {max(s.total_tokens for s in batch)} tokens does not fit into the memory of "
+                f"{self.device}: "
                 "lower `max_length` under `model`, or choose a smaller model or another `device`"
             )
         for part in parts:
@@ -121,7 +121,7 @@ class Forward:
         rest = iter(trees)
         while shard := list(islice(rest, _SORTED)):
             rows = [s for batch in fill(shard, budget) for s in batch if s.name is not None]
-            for numbers in batches([s.whole for s in rows], budget):
+            for numbers in padded_batches([s.total_tokens for s in rows], budget):
                 yield [rows[number] for number in numbers]
 
     @torch.inference_mode()
@@ -139,7 +139,7 @@ class Forward:
         beta: UPD's exponent; neuron_tokens: `prompt` or `all`; neuron_layers: all by default.
         """
         layout, longest = (flat(sequences), None) if self.packs else padded(sequences)
-        self.tokens += sum(len(s) if longest is None else s.whole for s in sequences)
+        self.tokens += sum(len(s) if longest is None else s.total_tokens for s in sequences)
         signals = Signals()
         hooks = []
         pooled = [
@@ -285,7 +285,7 @@ def _trees(batch: list[Sequence]) -> list[Tree]:
     roots = [s for s in batch if s.root is None]
     # In a padded batch a continuation stands without its root, which another batch may have been asked about.
     here = {id(root) for root in roots}
-    elsewhere = {id(s.root): s.root.unasked() for s in batch if s.root is not None and id(s.root) not in here}
+    elsewhere = {id(s.root): s.root.unscored() for s in batch if s.root is not None and id(s.root) not in here}
     return [Tree(root, tuple(children.get(at, ()))) for at, root in [*((id(r), r) for r in roots), *elsewhere.items()]]
 
 

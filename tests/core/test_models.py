@@ -1,18 +1,15 @@
-"""Models: what identifies one, an encoder in the place of the model's own states, and the warm-up."""
+"""Models: what identifies one, what the store of a workspace knows of it, and the warm-up."""
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from dselect_core.errors import DselectError
 from dselect_core.lm.builtin_model import tune, warmup_sample
 from dselect_core.lm.load import identity, load
-from dselect_core.scores.embeddings import encode
-from dselect_core.settings.settings import EmbeddingSpec, ModelSpec, Settings, WarmupSpec
-from tests.tiny import conversation, samples_frame, save_encoder, save_llama, score, tokenizer
+from dselect_core.settings.settings import ModelSpec, Settings, WarmupSpec
+from tests.tiny import conversation, samples_frame, save_llama, score
 
 POOL = samples_frame([conversation(f"Say {i} and {i * i}", f"{i} and {i * i}.") for i in range(60)])
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})
@@ -51,25 +48,6 @@ def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path: Path) -> N
         for device in ("cpu", "balanced")
     )
     assert alone["difficulty"].equals(spread["difficulty"])
-
-
-def test_an_encoder_gives_the_mean_of_its_last_layer_over_the_text(tmp_path: Path) -> None:
-    from transformers import BertModel
-
-    model = BertModel.from_pretrained(save_encoder(tmp_path)).eval()
-    samples = samples_frame(
-        [conversation("Hi", "Hello there"), conversation("A longer question?", "x", "again", "y", system="Be brief")]
-    )
-    found = pl.concat(list(encode(samples, EmbeddingSpec(path=str(tmp_path))))).sort("sample_id")
-
-    def alone(text: str) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.tensor([tokenizer()(text)["input_ids"]])).last_hidden_state[0].mean(0).numpy()
-
-    for row, messages in zip(found.iter_rows(named=True), samples["messages"].to_list(), strict=True):
-        first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        prompt = "\n\n".join(m["content"] for m in messages[:first])
-        np.testing.assert_allclose(row["prompt_embedding"], alone(prompt), atol=1e-5)
 
 
 def test_the_warm_up_learns_is_seeded_and_makes_a_model_anybody_can_open(tmp_path: Path) -> None:
