@@ -1,9 +1,9 @@
-"""Zero-shot and one-shot pass in one, where the shots are known first: two thirds of the tokens of two passes.
+"""Zero-shot and one-shot pass in one, if the shots are known first: two thirds of the tokens of two passes.
 
-A sample's zero-shot sequence is the root of the one-shot sequences that have it as their shot, so one run of it gives
-the sample's own scores and stands in front of theirs. The shots are known before the model runs where an encoder gives
-the prompt embeddings; where the model itself gives them, it has run by then (forward_scores.py), and only roots within
-the one-shot pass can be shared (miwv.py).
+A sample's zero-shot sequence is the root of the one-shot sequences that have it as their shot. So one run of it gives
+the sample's own scores and is the prefix of theirs. The shots are known before the model runs if an encoder gives the
+prompt embeddings. If the model itself gives them, it has already run (forward_scores.py), and only the one-shot pass
+can share roots (miwv.py).
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from dselect_core.scores import miwv
 from dselect_core.scores.forward_scores import RenderedSample, forward_options, from_pass, render
 from dselect_core.settings.settings import Settings
 
-# Samples kept rendered: each is met as itself and as a continuation, often far apart.
+# Rendered samples in memory: each is needed as itself and as a continuation, often far apart.
 _RENDERED = 65_536
 
 
@@ -35,18 +35,18 @@ def score_together(
 ) -> Iterator[dict[str, pl.DataFrame]]:
     """Every kind in `want` (⊆ forward_kinds, and "miwv") of the samples, batch by batch.
 
-    samples: SAMPLES; shots: sample_id, shot_id, both among the samples. A MIWV row comes once both its losses are
-    there, so not always with the sample's other scores; what a row may lack, and its reason, is as in miwv.compute.
+    samples: SAMPLES; shots: sample_id, shot_id, both among the samples. A MIWV row follows when both its losses are
+    computed, so not always with the sample's other scores. Its nulls and reasons are those of miwv.compute.
     """
-    rows = {sample_id: at for at, sample_id in enumerate(samples["sample_id"])}
+    row_of = {sample_id: row for row, sample_id in enumerate(samples["sample_id"])}
     followers = dict(shots.drop_nulls("shot_id").group_by("shot_id").agg(pl.col("sample_id").sort()).iter_rows())
 
     @lru_cache(maxsize=_RENDERED)
     def rendered(sample_id: str) -> Rendered:
-        return next(render(lm, samples[rows[sample_id]])).rendered
+        return next(render(lm, samples[row_of[sample_id]])).rendered
 
     def trees() -> Iterator[Tree]:
-        for sample_id in rows:
+        for sample_id in row_of:
             own = rendered(sample_id)
             targets = [(other, rendered(other)) for other in followers.get(sample_id, ())]
             continuations, apart, _ = miwv.behind(sample_id, own, targets, lm.window)
@@ -54,9 +54,9 @@ def score_together(
             yield from apart
 
     zero_shot: dict[str, float] = {}
-    waiting: list[tuple[miwv.Pair, float]] = []
-    found: list[pl.DataFrame] = []
-    done = 0
+    waiting: list[tuple[miwv.Pair, float]] = []  # one-shot losses of samples whose zero-shot loss is still to come
+    scored_ids: list[pl.DataFrame] = []
+    scored_count = 0
     passes = {kind: from_pass(kind_of(kind), settings) for kind in want - {"miwv"}}
     signals_wanted = frozenset({"difficulty"}).union(*(computation.signals for computation in passes.values()))
     options = forward_options(settings)
@@ -72,21 +72,21 @@ def score_together(
             None if values is None else values[at] for values in (signals.loss, signals.entropy, signals.upd)
         )
         scored = {kind: passed.frame(own, signals, settings) for kind, passed in passes.items()} if own else {}
-        known = [row for row in waiting if np.isfinite(zero_shot.get(row[0].sample_id, np.nan))]
-        if "miwv" in want and known:
-            scored["miwv"] = miwv.frame(known, zero_shot)
-            found.append(scored["miwv"].select("sample_id"))
+        complete = [row for row in waiting if np.isfinite(zero_shot.get(row[0].sample_id, np.nan))]
+        if "miwv" in want and complete:
+            scored["miwv"] = miwv.frame(complete, zero_shot)
+            scored_ids.append(scored["miwv"].select("sample_id"))
         waiting = [row for row in waiting if row[0].sample_id not in zero_shot]
         yield scored
-        done += len(own)
+        scored_count += len(own)
         if progress is not None:
-            progress(done, samples.height)
+            progress(scored_count, samples.height)
     if "miwv" in want:
-        rest = shots if not found else shots.join(pl.concat(found), on="sample_id", how="anti")
+        unscored = shots if not scored_ids else shots.join(pl.concat(scored_ids), on="sample_id", how="anti")
         losses = pl.DataFrame(
             {"sample_id": list(zero_shot), "zero_shot_loss": list(zero_shot.values())},
             schema={"sample_id": pl.String, "zero_shot_loss": pl.Float32},
         ).with_columns(pl.col("zero_shot_loss").fill_nan(None))
-        # Those without a shot, a loss or room: their reasons.
-        for frame in miwv.compute(lm, samples, rest.join(losses, on="sample_id", how="left")):
+        # Samples without a shot, a loss or room: miwv.compute gives their reasons.
+        for frame in miwv.compute(lm, samples, unscored.join(losses, on="sample_id", how="left")):
             yield {"miwv": frame}

@@ -1,5 +1,6 @@
 """Tiny models and samples that tests make for themselves: no hub, a second at most."""
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,13 @@ def save_llama(folder: Path, *, seed: int = 0, window: int = 256, template: str 
     return folder
 
 
-def save_encoder(folder: Path) -> Path:
-    """A random BERT with the tokenizer above, as a user's encoder folder would be."""
+def save_encoder(
+    folder: Path, *, pooling: str | None = None, normalize: bool = False, window: int = 64, prompt: str | None = None
+) -> Path:
+    """A random BERT with the tokenizer above and 64 positions, as a user's encoder folder would be.
+
+    With `pooling` it is a sentence-transformers folder, laid out as those of BGE and MiniLM on the hub.
+    """
     import torch
     from transformers import BertConfig, BertModel
 
@@ -107,6 +113,26 @@ def save_encoder(folder: Path) -> Path:
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    if pooling is None:
+        return folder
+    names = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
+    paths = ["", "1_Pooling", "2_Normalize"]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (name, path) in enumerate(zip(names, paths, strict=False))
+    ]
+    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    flags = {f"pooling_mode_{mode}": mode in (pooling, f"{pooling}_token", f"{pooling}_tokens") for mode in modes}
+    files = {
+        "modules.json": modules,
+        "sentence_bert_config.json": {"max_seq_length": window, "do_lower_case": False},
+        "1_Pooling/config.json": {"word_embedding_dimension": 24, **flags},
+    }
+    if prompt is not None:
+        files["config_sentence_transformers.json"] = {"prompts": {"query": prompt}, "default_prompt_name": "query"}
+    for name, value in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
     return folder
 
 

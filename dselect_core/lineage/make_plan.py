@@ -254,7 +254,7 @@ def _model(workspace: Workspace, stale: Reasons) -> tuple[dict[str, Any] | None,
         expected = None
     is_made = why is not None or not record or expected != record.get("identity")
     step = Step("warmup_model", None, why or "the model is another one") if is_made else None
-    return None if expected is None else target_model.known_recipe(workspace, expected), step, problem
+    return None if expected is None else target_model.known_provenance(workspace, expected), step, problem
 
 
 def _timed(step: Step, rate: Rate | None) -> Step:

@@ -1,1 +1,1 @@
-"""The language-model side: load, render, batch, one forward pass, warm-up tuning."""
+"""Language models and encoders: identify, open, render, batch, one forward pass, losses, warm-up tuning."""

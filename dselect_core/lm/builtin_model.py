@@ -1,9 +1,8 @@
 """The warm-up: build a small Llama and tune it on a small part of the pool, on the CPU, in seconds.
 
-It stands in for a real base model where none can be had (a demo, a test, a laptop without network):
-2–3 M parameters, a byte-level BPE tokenizer trained on the same pool, a ChatML template. Its losses rank
-rows far better than an untrained model's and far worse than a real one's; any Hugging Face causal LM
-replaces it by one line of dselect.yaml.
+It replaces a real base model where there is none (a demo, a test, a laptop without network): 2–3 M parameters, a
+byte-level BPE tokenizer trained on the same pool, a ChatML template. Its losses rank rows far better than an untrained
+model's and far worse than a real one's. One line of dselect.yaml names any Hugging Face causal LM in its place.
 """
 
 import random
@@ -23,13 +22,13 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Text the tokenizer sees at most: more changes a 4k vocabulary little and costs minutes.
+# Limits on the text that trains the tokenizer: more text changes a 4k vocabulary little and costs minutes.
 TOKENIZER_SAMPLES = 20_000
 TOKENIZER_CHARACTERS = 2_000
 
 
 def warmup_sample(pool: pl.DataFrame, spec: WarmupSpec) -> pl.DataFrame:
-    """The `spec.samples` rows with the smallest seeded hash of their id: independent of order and of other rows."""
+    """The `spec.samples` rows with the smallest seeded hash of their id; it does not depend on the rows' order."""
     keys = [digest([str(spec.seed), i]) for i in pool["sample_id"]]
     return pool.with_columns(key=pl.Series(keys, dtype=pl.String)).sort("key").head(spec.samples).drop("key")
 
@@ -68,14 +67,14 @@ def train_tokenizer(pool: pl.DataFrame, spec: WarmupSpec) -> Any:
 def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Make the builtin model from a SAMPLES frame and save it to `folder` (save_pretrained layout).
 
-    Returns parameters, samples, steps, tokens, first and last loss (nats per response token, mean of 8
-    steps). Raises DselectError on an empty pool.
+    Returns the number of parameters, vocabulary entries, samples, steps and tokens, and the first and last loss (nats
+    per token, mean of 8 steps). Raises DselectError on an empty pool.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from dselect_core.lm.batches import batches
     from dselect_core.lm.load import quiet_transformers
+    from dselect_core.lm.packing import padded_batches
     from dselect_core.lm.render import Renderer
 
     if pool.is_empty():
@@ -103,11 +102,14 @@ def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress 
         )
     )
     order = random.Random(spec.seed)
-    groups = list(batches([len(r.ids) for r in rendered], spec.batch_tokens))
+    groups = list(padded_batches([len(r.ids) for r in rendered], spec.batch_tokens))
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    warm = max(1, spec.steps // 10)
+    warmup_steps = max(1, spec.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, max(0.05, 1 - (step - warm) / max(1, spec.steps - warm)))
+        optimizer,
+        lambda step: min(
+            (step + 1) / warmup_steps, max(0.05, 1 - (step - warmup_steps) / max(1, spec.steps - warmup_steps))
+        ),
     )
     losses: list[float] = []
     tokens = 0
@@ -123,7 +125,7 @@ def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress 
             sequence = torch.from_numpy(r.ids.astype(np.int64))
             ids[row, : len(sequence)] = sequence
             labels[row, : len(sequence)] = sequence
-        # Tuned on prompts too: its states embed prompts, and a pool is little text.
+        # Prompts are tuned on too: the model's states embed prompts, and a pool is little text.
         loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,9 +1,9 @@
 """One forward pass → many signals: loss, entropy and UPD per token; pooled states; active neurons.
 
-Batches run flat, without padding, and a prefix shared in the batch runs once (packing.py, attention.py). Whether a
-model's attention can do that is found out by trying it once, against the same sequences padded; where it cannot
-(attention with biases by position, recurrent layers), batches are padded and sorted by length, with equal results.
-The output layer runs only at response positions, in blocks (head.py).
+Batches run flat, without padding, and a prefix shared in the batch runs once (packing.py, attention.py). A probe run
+flat and padded decides whether the model's attention can do that. Where the two differ (attention with biases by
+position, recurrent layers), batches are padded and sorted by length, with equal results. The output layer runs only at
+response positions, in blocks (loss.py).
 """
 
 import math
@@ -18,19 +18,18 @@ from torch import Tensor, nn
 
 from dselect_core.errors import DselectError
 from dselect_core.lm.attention import CannotPackError, packed
-from dselect_core.lm.batches import batches
 from dselect_core.lm.loss import OwnHead, loss_and_entropy, loss_and_entropy_of
-from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded
+from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded, padded_batches
 
-# Trees sorted by length at a time where batches are padded: bounds what is held.
-_SORTED = 4096
+# Trees that are sorted by length at a time where batches are padded: this bounds memory.
+_SORTED_TREES = 4096
 # Relative distance between packed and padded states that is float noise. bfloat16 keeps 8 bits of the mantissa.
 _NOISE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass
 class Signals:
-    """Of one batch, on the CPU, float32.
+    """The results of one batch, on the CPU, float32.
 
     loss, entropy, upd: [sequences], mean over scored tokens (nats, nats, 1), NaN where no token is scored.
     prompt_state, state: [pooled, d] mean of the last layer over the prompt, and over all tokens; neurons: {layer:
@@ -54,10 +53,10 @@ def upd_per_token(loss: Tensor, entropy: Tensor, vocabulary: int, beta: float) -
 
 
 class Forward:
-    """Runs batches through one causal LM. Stateless between calls but for what it counts, and the hooks while one runs.
+    """Runs batches through one causal LM. Between calls it keeps only counts.
 
-    tokens: those pushed through it since it was opened, padding left out. packs: whether batches run flat; why_padded:
-    if not, why. most: tokens of a batch that fit into memory, once a larger one did not; None before.
+    tokens: number of tokens run since it was opened, without padding; packs: whether batches run flat; why_padded: the
+    reason if they do not; memory_budget: tokens of a batch that fit into memory, None until a batch did not fit.
     """
 
     def __init__(self, model: Any):
@@ -69,7 +68,7 @@ class Forward:
             raise DselectError(f"{type(model).__name__} has no output layer; a causal language model is needed")
         self.vocabulary = int(self.head.weight.shape[0])
         self.tokens = 0
-        self.most: int | None = None
+        self.memory_budget: int | None = None
         self.plain_head = self._head_is_plain()
         self.why_padded = self._cannot_pack()
 
@@ -80,14 +79,15 @@ class Forward:
     def over(
         self, trees: Iterable[Tree], budget: int, *, want: frozenset[str] = frozenset({"difficulty"}), **how: Any
     ) -> Iterator[tuple[list[Sequence], Signals]]:
-        """Signals batch by batch of at most `budget` tokens; a batch that does not fit into memory is halved.
+        """Sequences and their signals, batch by batch of at most `budget` tokens.
 
-        Batches follow from the trees alone. A sequence without a name is there for others to continue. how: as in
-        `run`. Raises DselectError when a single sequence does not fit into memory.
+        A batch that does not fit into memory is halved; otherwise the batches depend on the trees alone. A sequence
+        without a name is only a root for others. how: as in `run`. Raises DselectError when a single sequence does not
+        fit into memory.
         """
         for batch in self._batches(trees, budget):
-            small = self.most is None or _tokens(batch) <= self.most
-            for part in [batch] if small else self._batches(_trees(batch), self.most or budget):
+            fits = self.memory_budget is None or _tokens(batch) <= self.memory_budget
+            for part in [batch] if fits else self._batches(_trees(batch), self.memory_budget or budget):
                 yield from self._halving(part, want, how)
 
     def _halving(
@@ -104,11 +104,12 @@ class Forward:
             return
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.most = _tokens(batch) // 2
-        parts = list(self._batches(_trees(batch), self.most))
+        self.memory_budget = _tokens(batch) // 2
+        parts = list(self._batches(_trees(batch), self.memory_budget))
         if len(parts) < 2:
             raise DselectError(
-                f"a sequence of {max(s.whole for s in batch)} tokens does not fit into the memory of {self.device}: "
+                f"a sequence of {max(s.total_tokens for s in batch)} tokens does not fit into the memory of "
+                f"{self.device}: "
                 "lower `max_length` under `model`, or choose a smaller model or another `device`"
             )
         for part in parts:
@@ -118,10 +119,10 @@ class Forward:
         if self.packs:
             yield from fill(trees, budget)
             return
-        rest = iter(trees)
-        while shard := list(islice(rest, _SORTED)):
+        remaining = iter(trees)
+        while shard := list(islice(remaining, _SORTED_TREES)):
             rows = [s for batch in fill(shard, budget) for s in batch if s.name is not None]
-            for numbers in batches([s.whole for s in rows], budget):
+            for numbers in padded_batches([s.total_tokens for s in rows], budget):
                 yield [rows[number] for number in numbers]
 
     @torch.inference_mode()
@@ -134,12 +135,12 @@ class Forward:
         neuron_tokens: str = "prompt",
         neuron_layers: list[int] | None = None,
     ) -> Signals:
-        """Signals of one batch. `want` ⊆ {difficulty, embeddings, activations}; a root stands in the batch, in front.
+        """Signals of one batch. `want` ⊆ {difficulty, embeddings, activations}; roots precede their continuations.
 
         beta: UPD's exponent; neuron_tokens: `prompt` or `all`; neuron_layers: all by default.
         """
         layout, longest = (flat(sequences), None) if self.packs else padded(sequences)
-        self.tokens += sum(len(s) if longest is None else s.whole for s in sequences)
+        self.tokens += sum(len(s) if longest is None else s.total_tokens for s in sequences)
         signals = Signals()
         hooks = []
         pooled = [
@@ -176,9 +177,9 @@ class Forward:
         return states.flatten(0, 1)
 
     def _token_scores(self, signals: Signals, layout: Layout, states: Tensor, beta: float) -> None:
-        before, target, owner = layout.scored()
+        predecessor, target, owner = layout.scored()
         head_device = self.head.weight.device
-        chosen = states[torch.from_numpy(before).to(states.device)].to(head_device)
+        chosen = states[torch.from_numpy(predecessor).to(states.device)].to(head_device)
         targets = torch.from_numpy(target).to(head_device)
         if self.plain_head:
             assert isinstance(self.head, nn.Linear)
@@ -198,7 +199,7 @@ class Forward:
         def hook(layer: int) -> Any:
             def capture(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
                 values = args[0].reshape(-1, args[0].shape[-1])
-                # Sums of slices: no copy of all values; the mean gives length no advantage.
+                # Sums of slices avoid a copy of all values; a mean gives length no advantage.
                 sums = [
                     values[start:end].abs().sum(0, dtype=torch.float32) / max(1, end - start) for start, end in over
                 ]
@@ -206,15 +207,15 @@ class Forward:
 
             return capture
 
-        found = down_projections(self.body)
-        chosen = range(len(found)) if layers is None else layers
-        if any(layer >= len(found) for layer in chosen):
-            raise DselectError(f"activations.layers names a layer above {len(found) - 1}, the model's last")
-        return [found[layer].register_forward_pre_hook(hook(layer)) for layer in chosen]
+        projections = down_projections(self.body)
+        chosen = range(len(projections)) if layers is None else layers
+        if any(layer >= len(projections) for layer in chosen):
+            raise DselectError(f"activations.layers names a layer above {len(projections) - 1}, the model's last")
+        return [projections[layer].register_forward_pre_hook(hook(layer)) for layer in chosen]
 
     @torch.inference_mode()
     def _head_is_plain(self) -> bool:
-        """Whether logits are head(last state), or the model scales or caps them on the way (Gemma 2, Cohere)."""
+        """Whether logits are head(last state): false where the model scales or caps them (Gemma 2, Cohere)."""
         if type(self.head) is not nn.Linear:
             return False
         ids = torch.arange(1, 9, device=self.device)[None]
@@ -224,7 +225,7 @@ class Forward:
 
     @torch.inference_mode()
     def _cannot_pack(self) -> str | None:
-        """None where a flat batch with a shared root gives what the same sequences padded give; else why not."""
+        """None if a flat batch with a shared root gives the same states as padded rows; else the reason why not."""
         config = self.body.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ())
         if not kinds <= {"full_attention", "sliding_attention"} or getattr(config, "attention_chunk_size", None):
@@ -238,31 +239,31 @@ class Forward:
         root = sequence(1, 9)
         probe = [sequence(40, 12), root, sequence(11, 5, root), sequence(23, 7, root), sequence(90, 3)]
         try:
-            found, windows = self._packed_states(layout := flat(probe))
+            packed_states, windows = self._packed_states(layout := flat(probe))
         except (CannotPackError, TypeError, RuntimeError, ValueError, IndexError, NotImplementedError) as error:
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if "sliding_attention" in kinds and not any(windows):
-            return "its sliding windows are not told to the attention function"
+            return "it does not pass its sliding windows to the attention function"
         row_layout, longest = padded(probe)
-        rows = self._padded_states(row_layout, longest)
+        padded_states = self._padded_states(row_layout, longest)
         for (start, end), (row, row_end) in zip(layout.spans, row_layout.spans, strict=True):
-            a, b = found[start:end].double(), rows[row:row_end].double()
-            if not (a - b).norm() <= _NOISE[found.dtype] * b.norm():
+            a, b = packed_states[start:end].double(), padded_states[row:row_end].double()
+            if not (a - b).norm() <= _NOISE[packed_states.dtype] * b.norm():
                 return "flat and padded batches give different states"
         return None
 
 
-# The MLP's last linear layer by the names the families use: Llama/Qwen/Mistral/Gemma/OLMo, GPT-2, GPT-NeoX, Phi, GPT-J,
+# The name of the MLP's last linear layer in each family: Llama/Qwen/Mistral/Gemma/OLMo, GPT-2, GPT-NeoX, Phi, GPT-J,
 # OPT.
 _DOWN = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2", "mlp.fc_out", "fc2")
 
 
 def down_projections(body: nn.Module) -> list[nn.Module]:
-    """The down projection of each layer's MLP, in layer order. Raises DselectError when none is found."""
+    """The down projection of each layer's MLP, in layer order. Raises DselectError when there is none."""
     for suffix in _DOWN:
-        found = [module for name, module in body.named_modules() if name.endswith("." + suffix)]
-        if found:
-            return found
+        projections = [module for name, module in body.named_modules() if name.endswith("." + suffix)]
+        if projections:
+            return projections
     raise DselectError(
         f"no MLP down projection found in {type(body).__name__}; activations need one of {', '.join(_DOWN)}"
     )
@@ -277,16 +278,16 @@ def _tokens(batch: list[Sequence]) -> int:
 
 
 def _trees(batch: list[Sequence]) -> list[Tree]:
-    """A batch as the trees it was filled with."""
+    """The trees that a batch was filled with."""
     children: dict[int, list[Sequence]] = {}
     for sequence in batch:
         if sequence.root is not None:
             children.setdefault(id(sequence.root), []).append(sequence)
     roots = [s for s in batch if s.root is None]
-    # In a padded batch a continuation stands without its root, which another batch may have been asked about.
-    here = {id(root) for root in roots}
-    elsewhere = {id(s.root): s.root.unasked() for s in batch if s.root is not None and id(s.root) not in here}
-    return [Tree(root, tuple(children.get(at, ()))) for at, root in [*((id(r), r) for r in roots), *elsewhere.items()]]
+    # A padded batch may lack the root of a continuation, because another batch scores that root.
+    present = {id(root) for root in roots}
+    absent = {id(s.root): s.root.unscored() for s in batch if s.root is not None and id(s.root) not in present}
+    return [Tree(root, tuple(children.get(key, ()))) for key, root in [*((id(r), r) for r in roots), *absent.items()]]
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -1,8 +1,8 @@
-"""Open a causal LM or an encoder, by hub name or local folder, and say exactly which one it is.
+"""Identify a causal LM or an encoder, by hub name or local folder, and open a causal LM.
 
-Identity is by content for a local folder (hash of weights, config and tokenizer files) and by commit
-for the hub, so that overwriting a folder is noticed. Hashing gigabytes is paid once per change: the
-result is remembered by file size and modification time.
+The identity of a local folder is its content (hash of weights, config and tokenizer files), that of a hub model its
+commit. So an overwritten folder is another model. Gigabytes are hashed once per change: the hash is kept by file size
+and modification time, and a file that changes without either is not noticed.
 """
 
 import contextlib
@@ -28,27 +28,41 @@ IDENTITIES = Path.home() / ".cache" / "dselect" / "identities.json"
 
 
 def folder_identity(folder: Path, cache: Path | None = None) -> str:
-    """128-bit hash of a model folder's weights, config and tokenizer. `cache` keeps it by size and time."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(_IDENTITY_FILES))
-    stamp = fingerprint([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])
-    known: dict[str, str] = {}
+    """128-bit hash of a model folder's weights, config and tokenizer.
+
+    A sentence-transformers folder is hashed with its modules' folders (1_Pooling, 2_Dense), of other folders only the
+    files directly inside. cache: a JSON file that keeps hashes by names, sizes and times.
+    """
+    paths = _identity_paths(folder)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    stats = [path.stat() for path in paths]
+    stamp = fingerprint([[name, s.st_size, s.st_mtime_ns] for name, s in zip(names, stats, strict=True)])
+    hashes: dict[str, str] = {}
     if cache is not None and cache.exists():
         with contextlib.suppress(json.JSONDecodeError):
-            known = json.loads(cache.read_text())
-    if stamp not in known:
+            hashes = json.loads(cache.read_text())
+    if stamp not in hashes:
         fields: list[str | bytes] = []
-        for path in files:
+        for name, path in zip(names, paths, strict=True):
             with path.open("rb") as file:
-                fields += [path.name, hashlib.file_digest(file, "blake2b").digest()]
-        known[stamp] = digest(fields)
+                fields += [name, hashlib.file_digest(file, "blake2b").digest()]
+        hashes[stamp] = digest(fields)
         if cache is not None:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            cache.write_text(json.dumps(known))
-    return known[stamp]
+            cache.write_text(json.dumps(hashes))
+    return hashes[stamp]
+
+
+def _identity_paths(folder: Path) -> list[Path]:
+    paths = list(folder.iterdir())
+    if (folder / "modules.json").exists():
+        modules = read_json(folder / "modules.json")
+        paths += [path for module in modules if module["path"] for path in (folder / module["path"]).rglob("*")]
+    return sorted(path for path in paths if path.is_file() and path.name.endswith(_IDENTITY_FILES))
 
 
 def identity(path: str, revision: str | None = None, cache: Path | None = None) -> str:
-    """What a model is, in a string: `local:<hash>` of a folder, `hub:<name>@<commit>` of a hub model.
+    """Which model this is, as a string: `local:<hash>` of a folder, `hub:<name>@<commit>` of a hub model.
 
     Raises DselectError when the path is no model folder, or the hub does not know the name.
     """
@@ -75,8 +89,17 @@ def identity(path: str, revision: str | None = None, cache: Path | None = None) 
         ) from error
 
 
+def read_json(path: Path) -> Any:
+    """The JSON value of a model's file. Raises DselectError that names the file."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DselectError(f"{path}: not valid JSON: {first_line(error)}") from error
+
+
 def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").exists():
+    # A sentence-transformers folder may keep its config.json in the folder of its first module.
+    if not any((folder / name).exists() for name in ("config.json", "modules.json")):
         raise DselectError(
             f"model {folder}: this folder is not a Hugging Face model (no config.json). "
             "Point `path` at a folder written by save_pretrained."
@@ -85,7 +108,7 @@ def _check_folder(folder: Path) -> None:
 
 @dataclass
 class LanguageModel:
-    """A loaded model with all that a scorer needs. `identity` names weights; `recipe` all that moves a score."""
+    """A loaded model with all that a scorer needs. `identity` names weights, `provenance` all that moves a score."""
 
     identity: str
     renderer: "Renderer"
@@ -94,10 +117,11 @@ class LanguageModel:
 
     @property
     def window(self) -> int:
+        """Tokens that fit into the model, prompt and response together."""
         return self.renderer.window
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What of the model can change a score: weights, numeric type, window and template; not the device."""
         return {
             "model": self.identity,
@@ -140,7 +164,7 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
 
 
 def device(name: str) -> str:
-    """`auto` is cuda, then mps, then cpu."""
+    """The torch device that a setting names; `auto` is cuda if there is one, then mps, then cpu."""
     import torch
 
     if name != "auto":
@@ -151,11 +175,12 @@ def device(name: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of a message that is not blank, or the error's class name."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def quiet_transformers() -> None:
-    """No progress bars for weights of a few megabytes, no hints about training, in logs a person reads."""
+    """Keep progress bars and training hints of transformers out of the logs that a person reads."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
 

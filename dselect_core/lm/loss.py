@@ -1,11 +1,11 @@
-"""From last states to loss and entropy per token, without ever holding the logits of more than one block.
+"""Last states → loss and entropy per token, with the logits of only one block in memory.
 
-Blocks of positions × vocabulary small enough to stay in the cache, swept once: a running maximum m, Σ exp(z - m) and
-Σ exp(z - m)·(z - m) give loss and entropy, in float32 whatever the model's type. Beside the matrix product this
-costs a few per cent; a whole row of logits, written out and read again, costs as much as the product itself.
+A block (positions × vocabulary) is small enough for the cache and is read once: a running maximum m, Σ exp(z - m) and
+Σ exp(z - m)·(z - m) give loss and entropy, in float32 for any type of the model. This adds a few per cent to the matrix
+product. Whole rows of logits, written and read again, would double its cost.
 
-A model that scales, caps or otherwise treats its logits (Gemma 2, Cohere, Granite) runs its own code on each block of
-states, all of the vocabulary at once: `OwnHead`.
+A model that scales or caps its logits (Gemma 2, Cohere, Granite) runs its own code on each block of states, for the
+whole vocabulary at once: `OwnHead`.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Positions × vocabulary of a block, in the cache of a CPU; a GPU wants larger products.
+# Positions × vocabulary of a block: it fits into a CPU's cache; a GPU is faster with larger products.
 _CPU_BLOCK = (512, 1024)
 _GPU_BLOCK = (4096, 32_768)
-# Logits held at once where the vocabulary cannot be cut.
+# Logits in memory at once where the vocabulary cannot be cut.
 _WHOLE_ROWS = 2**24
 
 Logits = Callable[[Tensor], Tensor]
@@ -28,39 +28,39 @@ def loss_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """states [n, d], targets int64 [n] → loss and entropy in nats, float32 [n] each, of softmax(head(states)).
 
-    loss = lse - z_target, entropy = lse - Σ p·z (D3, arXiv 2503.11441, the entropy of its UPD), both counted from the
-    maximum so that large logits cost no digits. block: positions and vocabulary entries swept at a time.
+    loss = lse - z_target, entropy = lse - Σ p·z (D3, arXiv 2503.11441, the entropy of its UPD), both relative to the
+    maximum, so that large logits cost no digits. block: positions and vocabulary entries computed at a time.
     """
     rows, columns = block or (_CPU_BLOCK if states.device.type == "cpu" else _GPU_BLOCK)
     losses, entropies = [], []
     for start in range(0, len(states), rows):
         h = states[start : start + rows]
-        # Not -inf: what has been summed so far, nothing, is multiplied with the distance from it.
+        # Not -inf: the first block multiplies the empty sums by the distance from this maximum.
         top = torch.full((len(h), 1), torch.finfo(torch.float32).min / 4, device=h.device)
         total = torch.zeros_like(top)
         weighted = torch.zeros_like(top)
         target = torch.empty_like(top)
-        wanted = targets[start : start + rows, None]
+        target_ids = targets[start : start + rows, None]
         for first in range(0, head.out_features, columns):
             bias = None if head.bias is None else head.bias[first : first + columns]
             z = nn.functional.linear(h, head.weight[first : first + columns], bias).float()
-            here = (wanted >= first) & (wanted < first + z.shape[1])
-            target = torch.where(here, z.gather(1, (wanted - first).clamp(0, z.shape[1] - 1)), target)
-            higher = torch.maximum(top, z.amax(1, keepdim=True))
-            fallen = top - higher
-            shrink = torch.exp(fallen)
-            z -= higher
+            in_block = (target_ids >= first) & (target_ids < first + z.shape[1])
+            target = torch.where(in_block, z.gather(1, (target_ids - first).clamp(0, z.shape[1] - 1)), target)
+            new_top = torch.maximum(top, z.amax(1, keepdim=True))
+            shift = top - new_top
+            shrink = torch.exp(shift)
+            z -= new_top
             e = z.exp()
-            weighted = (weighted + total * fallen) * shrink + z.mul_(e).sum(1, keepdim=True)
+            weighted = (weighted + total * shift) * shrink + z.mul_(e).sum(1, keepdim=True)
             total = total * shrink + e.sum(1, keepdim=True)
-            top = higher
+            top = new_top
         losses.append(total.log() + (top - target))
         entropies.append(total.log() - weighted / total)
     return _joined(losses), _joined(entropies)
 
 
 def loss_and_entropy_of(logits: Logits, states: Tensor, targets: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """The same where only whole rows of logits can be had: `logits` maps states [m, d] to them, [m, vocabulary]."""
+    """As `loss_and_entropy`, from whole rows of logits: `logits` maps states [m, d] to [m, vocabulary]."""
     rows = max(1, _WHOLE_ROWS // vocabulary)
     losses, entropies = [], []
     for start in range(0, len(states), rows):
@@ -76,7 +76,7 @@ def _joined(columns: list[Tensor]) -> Tensor:
 
 
 class OwnHead:
-    """The model's own way from last states to logits, its body left out: for that while the body gives the states."""
+    """The model's own code from last states to logits: during a call, a stub that returns the states is its body."""
 
     def __init__(self, model: nn.Module, body: nn.Module):
         self._model = model
@@ -86,7 +86,7 @@ class OwnHead:
         from transformers.modeling_outputs import BaseModelOutputWithPast
 
         body = getattr(self._model, self._name)
-        setattr(self._model, self._name, _Gives(BaseModelOutputWithPast(last_hidden_state=states[None])))
+        setattr(self._model, self._name, _StubBody(BaseModelOutputWithPast(last_hidden_state=states[None])))
         try:
             logits: Tensor = self._model(input_ids=None, inputs_embeds=states[None], use_cache=False).logits[0]
         finally:
@@ -94,7 +94,7 @@ class OwnHead:
         return logits
 
 
-class _Gives(nn.Module):
+class _StubBody(nn.Module):
     def __init__(self, output: Any):
         super().__init__()
         self._output = output

@@ -1,11 +1,13 @@
-"""Sequences in flat batches without padding, each prefix that several of them share in the batch once.
+"""Batches of token sequences: flat, without padding, a shared prefix runs once; or padded and sorted by length.
 
-A shot's zero-shot sequence is, token for token, what stands in front of every sample that is shown that shot. So a
-batch is made of trees: a root, and continuations that see the root and themselves. This is exact; the tokens of a root
-are computed once for all its continuations. Trees fill a batch up to a token budget in the order given; a tree that is
-larger than the budget is split, its root repeated.
+A shot's zero-shot sequence is, token for token, the prefix of every sample that is shown that shot. So a flat batch is
+made of trees: a root, and continuations that see the root and themselves. This is exact, and the tokens of a root are
+computed once for all its continuations. Trees fill a batch up to a token budget in the order given. A tree larger than
+the budget is split, and its root repeated.
 
 What this trades off: sequences that share less than a whole root (a long system prompt, say) share nothing.
+
+Padded batches are for models that cannot run flat (forward.py), for the warm-up and for encoders.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,11 +19,12 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """What one run of the model is asked about.
+    """One sequence of a batch, and what is wanted of it.
 
-    name: the caller's, handed back; ids: int32 [length], own tokens; scored: bool [length], those whose loss is asked
-    for (a root's first token has no predecessor and cannot be); prompt: own tokens in front of the first response, for
-    pooled states and neurons, None where these are not asked for; root: the sequence in front, itself without one.
+    name: the caller's, returned with the results; ids: int32 [length], own tokens; scored: bool [length], the tokens
+    whose loss is wanted (not a root's first token: it has no predecessor); prompt: number of own tokens in front of the
+    first response, for pooled states and neurons, None where these are not wanted; root: the sequence in front, which
+    has no root itself.
     """
 
     name: Any
@@ -34,12 +37,12 @@ class Sequence:
         return len(self.ids)
 
     @property
-    def whole(self) -> int:
-        """Tokens from the first the model sees, the root's with them."""
+    def total_tokens(self) -> int:
+        """Number of tokens that the model sees: the root's and the own ones."""
         return len(self) + (0 if self.root is None else len(self.root))
 
-    def unasked(self) -> "Sequence":
-        """The same tokens, for others to continue: nothing of it is wanted."""
+    def unscored(self) -> "Sequence":
+        """The same tokens as a root for others: no result of its own is wanted."""
         return replace(self, name=None, scored=np.zeros(len(self.ids), dtype=bool), prompt=None)
 
 
@@ -52,43 +55,62 @@ class Tree:
 
 
 def fill(trees: Iterable[Tree], budget: int) -> Iterator[list[Sequence]]:
-    """Batches of at most `budget` tokens, roots in front of their continuations; what alone is larger stands alone."""
+    """Flat batches of at most `budget` tokens, roots in front of their continuations.
+
+    A sequence larger than the budget has a batch of its own, with its root.
+    """
     batch: list[Sequence] = []
-    used = 0
+    token_count = 0
     for tree in trees:
-        root, placed = tree.root, False
+        root_is_placed = False
         for group in _groups(tree, budget):
-            size = len(root) + sum(map(len, group))
-            if batch and used + size > budget:
+            group_tokens = len(tree.root) + sum(map(len, group))
+            if batch and token_count + group_tokens > budget:
                 yield batch
-                batch, used = [], 0
-            here = root.unasked() if placed else root
-            batch += [here, *(replace(child, root=here) for child in group)]
-            used += size
-            placed = True
+                batch, token_count = [], 0
+            root = tree.root.unscored() if root_is_placed else tree.root
+            batch += [root, *(replace(child, root=root) for child in group)]
+            token_count += group_tokens
+            root_is_placed = True
     if batch:
         yield batch
 
 
 def _groups(tree: Tree, budget: int) -> Iterator[list[Sequence]]:
-    """The continuations, so many at a time as fit behind the root; one empty group where there are none."""
+    """The continuations, as many at a time as fit behind the root; one empty group if there are none."""
     group: list[Sequence] = []
-    used = len(tree.root)
+    token_count = len(tree.root)
     for child in tree.children:
-        if group and used + len(child) > budget:
+        if group and token_count + len(child) > budget:
             yield group
-            group, used = [], len(tree.root)
+            group, token_count = [], len(tree.root)
         group.append(child)
-        used += len(child)
+        token_count += len(child)
     yield group
+
+
+def padded_batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Positions in `lengths`, batch by batch, whose padded size (rows × longest) is at most `budget` tokens.
+
+    Sorted by length, longest first: little padding, and memory peaks at the start. Equal lengths keep their order, so
+    the same lengths always make the same batches. A sequence longer than the budget has a batch of its own.
+    """
+    batch: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where each sequence of a batch stands in the array of its tokens. Offsets are of tokens.
+    """Where each sequence of a batch lies in the array of the batch's tokens. Offsets count tokens.
 
-    ids, positions: int64, the tokens and the place of each in its sequence, counted from the root's start;
-    spans: own tokens, [start, end); roots: those of the root, (0, 0) without one.
+    ids: int64 [tokens]; positions: int64 [tokens], the place of each token in its sequence, counted from the root's
+    start; spans: [start, end) of each sequence's own tokens; roots: the same of its root, (0, 0) without one.
     """
 
     sequences: list[Sequence]
@@ -98,29 +120,29 @@ class Layout:
     roots: list[tuple[int, int]]
 
     def scored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64, one each per scored token: where its predecessor stands, its id, and the number of its sequence."""
-        before, target, owner = [], [], []
+        """int64 [scored tokens] each: the offset of the token's predecessor, its id, the number of its sequence."""
+        predecessor, target, owner = [], [], []
         for number, (sequence, (start, _), (_, root_end)) in enumerate(
             zip(self.sequences, self.spans, self.roots, strict=True)
         ):
             at = np.flatnonzero(sequence.scored)
-            # The token in front of a continuation's first is its root's last.
-            before.append(np.where(at > 0, start + at - 1, root_end - 1))
+            # The predecessor of a continuation's first token is its root's last.
+            predecessor.append(np.where(at > 0, start + at - 1, root_end - 1))
             target.append(sequence.ids[at])
             owner.append(np.full(len(at), number))
-        return tuple(np.concatenate(part).astype(np.int64) for part in (before, target, owner))  # type: ignore[return-value]
+        return tuple(np.concatenate(part).astype(np.int64) for part in (predecessor, target, owner))  # type: ignore[return-value]
 
 
 def flat(sequences: list[Sequence]) -> Layout:
-    """One after the other, as `fill` gives them."""
+    """The layout of a batch from `fill`: one sequence after the other."""
     spans: list[tuple[int, int]] = []
-    at: dict[int, tuple[int, int]] = {}
+    span_of: dict[int, tuple[int, int]] = {}
     start = 0
     for sequence in sequences:
         spans.append((start, start + len(sequence)))
-        at[id(sequence)] = spans[-1]
+        span_of[id(sequence)] = spans[-1]
         start += len(sequence)
-    roots = [(0, 0) if s.root is None else at[id(s.root)] for s in sequences]
+    roots = [(0, 0) if s.root is None else span_of[id(s.root)] for s in sequences]
     positions = [np.arange(len(s)) + (0 if s.root is None else len(s.root)) for s in sequences]
     return Layout(
         sequences,
@@ -132,18 +154,18 @@ def flat(sequences: list[Sequence]) -> Layout:
 
 
 def padded(sequences: list[Sequence]) -> tuple[Layout, int]:
-    """Every sequence with its root as one row, filled up on the right to the longest: the layout and that length.
+    """The layout with one row per sequence, its root in front, padded on the right; and the longest row's length.
 
-    Padding on the right without a mask: in a causal model a token never sees what comes after it.
+    No mask is needed: in a causal model no token sees what comes after it.
     """
-    longest = max(s.whole for s in sequences)
+    longest = max(s.total_tokens for s in sequences)
     ids = np.zeros((len(sequences), longest), dtype=np.int64)
     spans, roots = [], []
     for row, sequence in enumerate(sequences):
         start = row * longest + (0 if sequence.root is None else len(sequence.root))
         if sequence.root is not None:
             ids[row, : len(sequence.root)] = sequence.root.ids
-        ids[row, sequence.whole - len(sequence) : sequence.whole] = sequence.ids
+        ids[row, sequence.total_tokens - len(sequence) : sequence.total_tokens] = sequence.ids
         spans.append((start, start + len(sequence)))
         roots.append((row * longest, start))
     positions = np.tile(np.arange(longest), len(sequences))

@@ -22,7 +22,7 @@ def provenance_of(workspace: Workspace, kind: Kind, model: Mapping[str, Any] | N
     """
     settings = workspace.settings
     if kind.reads_model(settings) and model is None:
-        model = target_model.recipe(workspace)
+        model = target_model.provenance(workspace)
     return kind.provenance(ProvenanceInputs(settings, model or {}, lambda path, rev: identity(path, rev, IDENTITIES)))
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.kinds import FromSamples, Kind, kind_of
-from dselect_core.lm.target_model import current
+from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import forward_scores
@@ -123,7 +123,7 @@ def _forward_pass(
     workspace: Workspace, samples: pl.DataFrame, todos: dict[str, ScoreTodo], progress: Progress | None
 ) -> int:
     """One pass over the samples that lack any of the kinds; returns the tokens it took."""
-    lm = current(workspace)
+    lm = open_target_model(workspace)
     tokens_before = lm.forward.tokens
     missing_samples = _only(samples, pl.concat([todo.missing_rows for todo in todos.values()]))
     told = with_reused(progress, samples.height - missing_samples.height)

@@ -9,7 +9,7 @@ import polars as pl
 
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import FromPairs, Kind, kind_of
-from dselect_core.lm.target_model import current
+from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import pool_samples, pool_scores
 from dselect_core.progress import Progress
@@ -69,7 +69,7 @@ def _compute(workspace: Workspace, todo: PairTodo, store: Store, index: Index, p
     for column, (kind, name) in computation.inputs.items():
         scores = pool_scores(workspace, index, kind, [name]).select("sample_id", pl.col(name).alias(column))
         pairs = pairs.join(scores, on="sample_id", how="left", maintain_order="left")
-    lm, samples = current(workspace), pool_samples(workspace, index)
+    lm, samples = open_target_model(workspace), pool_samples(workspace, index)
     tokens_before = lm.forward.tokens
     told = with_reused(progress, todo.pairs.height - pairs.height)
     with appender(workspace, todo.kind, store) as finished:

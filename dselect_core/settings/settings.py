@@ -95,20 +95,27 @@ class WarmupSpec(_Strict):
 
 
 class EmbeddingSpec(_Strict):
-    """Whose prompt vectors choose MIWV's shots: `{from: model}`, or an encoder `{path: …}`, mean-pooled.
+    """Whose prompt vectors choose MIWV's shots: the target model's, or those of an encoder at `path`.
 
-    D3's vectors of whole samples are the model's own in either case.
+    An encoder keeps its own pooling, window, normalisation and default prompt, as sentence-transformers reads them. The
+    MIWV paper mean-pools BGE, whose own pooling is cls: `{path: BAAI/bge-large-en-v1.5, pooling: mean}` is its setting.
+    D3's vectors of whole samples are always the target model's own.
     """
 
     source: Literal["model"] | None = Field(None, alias="from")
     path: str | None = Field(None, description="encoder by hub name or local folder")
     revision: str | None = None
-    max_length: int = Field(512, gt=8, description="encoder window in tokens")
+    pooling: Literal["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"] | None = Field(
+        None, description="how the encoder's token vectors become one; by default the encoder's own, else mean"
+    )
+    max_length: int | None = Field(None, gt=8, description="cap on the encoder's window in tokens; by default its own")
 
     @model_validator(mode="after")
     def _one_place(self) -> "EmbeddingSpec":
         if self.source is not None and self.path is not None:
             raise ValueError("give either `from: model` or `path` (an encoder), not both")
+        if self.pooling is not None and self.path is None:
+            raise ValueError("`pooling` is an encoder's: give its `path` too")
         return self
 
 

@@ -11,9 +11,7 @@ orders/<key>.parquet                            saved orders with their state
 coresets/<recipe>/…
 """
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from upath import UPath
 
@@ -76,19 +74,3 @@ class Workspace:
 
     def coreset(self, recipe: str) -> UPath:
         return self.root / "coresets" / recipe
-
-
-_fetched: dict[tuple[str, str], Path] = {}
-
-
-def local_folder(folder: UPath, identity: str) -> Path:
-    """A local path of a folder in the storage: itself, or a copy fetched once per process and identity."""
-    if folder.protocol in ("", "file", "local"):
-        return Path(folder.path)
-    key = (str(folder), identity)
-    if key not in _fetched:
-        target = Path(tempfile.mkdtemp(prefix="dselect-model-"))
-        for file in folder.iterdir():
-            (target / file.name).write_bytes(file.read_bytes())
-        _fetched[key] = target
-    return _fetched[key]

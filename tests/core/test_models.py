@@ -1,18 +1,18 @@
-"""Models: what identifies one, an encoder in the place of the model's own states, and the warm-up."""
+"""Models: what identifies one, the record of a workspace's model, and the warm-up."""
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from dselect_core.errors import DselectError
+from dselect_core.lm import load as load_module
+from dselect_core.lm import target_model
 from dselect_core.lm.builtin_model import tune, warmup_sample
 from dselect_core.lm.load import identity, load
-from dselect_core.scores.embeddings import encode
-from dselect_core.settings.settings import EmbeddingSpec, ModelSpec, Settings, WarmupSpec
-from tests.tiny import conversation, samples_frame, save_encoder, save_llama, score, tokenizer
+from dselect_core.settings.settings import ModelSpec, Settings, WarmupSpec
+from dselect_core.settings.workspace import Workspace
+from tests.tiny import conversation, samples_frame, save_llama, score
 
 POOL = samples_frame([conversation(f"Say {i} and {i * i}", f"{i} and {i * i}.") for i in range(60)])
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})
@@ -21,13 +21,13 @@ SPEC = WarmupSpec(steps=30, samples=40, hidden_size=32, layers=2, heads=2, vocab
 
 def test_a_local_model_is_its_files_and_not_its_place(tmp_path: Path) -> None:
     one = save_llama(tmp_path / "one")
-    held = identity(str(one), cache=tmp_path / "cache.json")
-    assert held.startswith("local:")
-    assert identity(str(save_llama(tmp_path / "two"))) == held
+    first = identity(str(one), cache=tmp_path / "cache.json")
+    assert first.startswith("local:")
+    assert identity(str(save_llama(tmp_path / "two"))) == first
     save_llama(one, seed=1)
-    assert identity(str(one), cache=tmp_path / "cache.json") != held
+    assert identity(str(one), cache=tmp_path / "cache.json") != first
     save_llama(one, template="{{ messages[0].content }}")
-    assert identity(str(one)) != held
+    assert identity(str(one)) != first
 
 
 def test_what_is_no_model_is_named() -> None:
@@ -43,6 +43,34 @@ def test_a_folder_with_a_config_and_no_causal_model_is_named(tmp_path: Path) -> 
         load(str(tmp_path), ModelSpec(path=str(tmp_path)), "x")
 
 
+def test_the_provenance_that_version_0_1_recorded_is_read_and_a_new_one_opens_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"path": str(save_llama(tmp_path / "model"))}
+    workspace = Workspace(
+        Settings.model_validate({"storage": str(tmp_path / "s"), "sources": {}, "coresets": {}, "model": model})
+    )
+    with pytest.raises(DselectError, match="materialise `warmup_model` first"):
+        target_model.provenance(workspace)
+    record = target_model.make_target_model(workspace, pl.DataFrame)
+    expected = target_model.open_target_model(workspace).provenance
+    assert record["provenance"] == expected == target_model.read_record(workspace)["provenance"]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the model was opened")
+
+    monkeypatch.setattr(load_module, "load", refuse)
+    target_model._load_once.cache_clear()
+    assert target_model.provenance(workspace) == expected
+    # As version 0.1 wrote both.
+    (tmp_path / "s" / "models" / "provenance").rename(tmp_path / "s" / "models" / "recipes")
+    current = tmp_path / "s" / "models" / "current.json"
+    current.write_text(current.read_text().replace('"provenance"', '"recipe"'))
+    assert target_model.provenance(workspace) == expected
+    assert target_model.read_record(workspace) == record
+    assert target_model.known_provenance(workspace, "local:another") is None
+
+
 def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path: Path) -> None:
     folder = str(save_llama(tmp_path))
     samples = samples_frame([conversation("Hi", "Hello there"), conversation("2 + 2?", "It is 4.")])
@@ -51,25 +79,6 @@ def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path: Path) -> N
         for device in ("cpu", "balanced")
     )
     assert alone["difficulty"].equals(spread["difficulty"])
-
-
-def test_an_encoder_gives_the_mean_of_its_last_layer_over_the_text(tmp_path: Path) -> None:
-    from transformers import BertModel
-
-    model = BertModel.from_pretrained(save_encoder(tmp_path)).eval()
-    samples = samples_frame(
-        [conversation("Hi", "Hello there"), conversation("A longer question?", "x", "again", "y", system="Be brief")]
-    )
-    found = pl.concat(list(encode(samples, EmbeddingSpec(path=str(tmp_path))))).sort("sample_id")
-
-    def alone(text: str) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.tensor([tokenizer()(text)["input_ids"]])).last_hidden_state[0].mean(0).numpy()
-
-    for row, messages in zip(found.iter_rows(named=True), samples["messages"].to_list(), strict=True):
-        first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        prompt = "\n\n".join(m["content"] for m in messages[:first])
-        np.testing.assert_allclose(row["prompt_embedding"], alone(prompt), atol=1e-5)
 
 
 def test_the_warm_up_learns_is_seeded_and_makes_a_model_anybody_can_open(tmp_path: Path) -> None:

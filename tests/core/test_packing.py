@@ -92,7 +92,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on() -> None:
     small = Small(60)
     forward.body.register_forward_pre_hook(small, with_kwargs=True)
     found = scores(forward, 10_000)
-    assert small.refused >= 1 and forward.most is not None and forward.most <= 62
+    assert small.refused >= 1 and forward.memory_budget is not None and forward.memory_budget <= 62
     assert found.keys() == expected.keys()
     for name in found:
         assert found[name]["loss"] == pytest.approx(expected[name]["loss"], abs=2e-5)

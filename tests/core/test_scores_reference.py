@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 import torch
 
-from dselect_core.lm.batches import batches
 from dselect_core.lm.load import LanguageModel
+from dselect_core.lm.packing import padded_batches
 from dselect_core.lm.render import one_shot
 from dselect_core.neighbors.nearest import nearest
 from dselect_core.scores import miwv
@@ -165,7 +165,7 @@ def test_active_neurons_are_the_top_of_each_layer_recounted_from_the_gate_and_up
 
 def test_batches_hold_the_budget_and_every_row_once() -> None:
     lengths = [5, 1, 9, 9, 3, 20, 7]
-    made = list(batches(lengths, 18))
+    made = list(padded_batches(lengths, 18))
     assert sorted(i for batch in made for i in batch) == list(range(len(lengths)))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 18 for b in made)
     assert made[0] == [5]  # longer than the budget: by itself

@@ -13,7 +13,7 @@ from dselect_core.coreset.coreset import make_coreset
 from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.raw_dataset import land
 from dselect_core.kinds import all_kinds
-from dselect_core.lm.target_model import prepare
+from dselect_core.lm.target_model import make_target_model
 from dselect_core.neighbors.update_neighbors import update_neighbors
 from dselect_core.pool.corpus_index import build_index, needed_kinds
 from dselect_core.scores.update import update_scores
@@ -46,7 +46,7 @@ def make_everything(workspace: Workspace) -> None:
     sources = sorted(workspace.settings.sources)
     for source in sources:
         land(workspace, source)
-    prepare(workspace, pl.DataFrame)
+    make_target_model(workspace, pl.DataFrame)
     for source in sources:
         update_scores(workspace, source, frozenset(kind.name for kind in all_kinds().values() if kind.by_source))
     index = build_index(workspace, sources, needed_kinds(workspace.settings))

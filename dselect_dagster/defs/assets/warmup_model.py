@@ -29,17 +29,17 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         ),
     )
     def warmup_model(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from dselect_core.lm.target_model import prepare
+        from dselect_core.lm.target_model import make_target_model
 
         place = workspace.open()
         progress = Progress(context, "warmup_model")
-        record = prepare(place, lambda: _landed(place, context), progress)
+        record = make_target_model(place, lambda: _landed(place, context), progress)
         if record["template_is_fallback"]:
             context.log.warning(
                 "the tokenizer has no chat template: "
                 f"prompts are rendered with the named template {record['template']!r}"
             )
-        shown: dict[str, Any] = {k: v for k, v in record.items() if k not in ("warmup", "recipe")}
+        shown: dict[str, Any] = {k: v for k, v in record.items() if k not in ("warmup", "provenance")}
         shown |= {f"warm-up {k}": v for k, v in record.get("warmup", {}).items()}
         shown["template_is_fallback"] = str(record["template_is_fallback"])
         return dg.MaterializeResult(
