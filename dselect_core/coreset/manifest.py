@@ -8,7 +8,9 @@ from typing import Any
 
 from dselect_core import __version__
 from dselect_core.coreset.spec import spec_version
+from dselect_core.errors import DselectError
 from dselect_core.kinds import kind_of
+from dselect_core.lm.target_model import read_record
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import fingerprint_of_pool
 from dselect_core.select.strategies import strategy
@@ -58,8 +60,8 @@ def make_manifest(
             "provenance": workspace.open_store(kind, fingerprint).recipe,
         }
     try:
-        model = json.loads((workspace.models / "current.json").read_text())
-    except FileNotFoundError:
+        model = read_record(workspace)
+    except DselectError:
         model = None  # no score of this recipe comes from a model
     return {
         "recipe": recipe,

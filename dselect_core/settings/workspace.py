@@ -1,7 +1,7 @@
 """Where everything lies under the storage: one place that knows the layout.
 
 raw/<source>/samples.parquet, quarantine.parquet
-models/<name>/ and models/current.json          the model in force
+models/<name>/ and models/current.json          the model in force; models/provenance/: of every model opened
 scores/<kind>/<fingerprint>/…                   the store: every score ever made, by sample and provenance
 scores/<kind>/<source>.json                     the source's head: what of the store stands for the source now
 corpus/index.parquet, neighbors.parquet         the pool, and each sample's shot

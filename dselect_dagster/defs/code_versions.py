@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.kinds import ProvenanceInputs, kinds_by_asset
+from dselect_core.kinds import Kind, ProvenanceInputs, kinds_by_asset
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.nearest import REVISION as NEIGHBORS_REVISION
 from dselect_core.settings.settings import Settings
@@ -26,9 +26,17 @@ def code_versions(settings: Settings) -> dict[str, str]:
         "neighbors": [NEIGHBORS_REVISION, settings.neighbors.model_dump()],
     }
     for asset, kinds in kinds_by_asset().items():
-        provenances = [kind.provenance(inputs) for kind in kinds]
+        provenances = [_provenance(kind, inputs) for kind in kinds]
         parts[asset] = provenances[0] if len(provenances) == 1 else provenances
     return {asset: fingerprint(part)[:12] for asset, part in parts.items()}
+
+
+def _provenance(kind: Kind, inputs: ProvenanceInputs) -> object:
+    """What cannot be read (a rubric, an encoder's settings) fails in its run, and not here: that would hide the graph."""
+    try:
+        return kind.provenance(inputs)
+    except DselectError as error:
+        return f"unreadable: {error}"
 
 
 def _model_version(settings: Settings) -> list[object]:
