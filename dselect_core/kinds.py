@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.progress import Progress
 
-if TYPE_CHECKING:
-    from dselect_core.lm.forward import Signals
-    from dselect_core.lm.load import LanguageModel
-    from dselect_core.scores.forward_scores import RenderedSample
-    from dselect_core.settings.settings import Settings
+# Types of the rooms above, which this file may name but not import.
+Settings: TypeAlias = Any  # dselect_core.settings.settings.Settings
+LanguageModel: TypeAlias = Any  # dselect_core.lm.load.LanguageModel
+Signals: TypeAlias = Any  # dselect_core.lm.forward.Signals
+RenderedSample: TypeAlias = Any  # dselect_core.scores.forward_scores.RenderedSample
 
 BUILTIN = (
     "dselect_core.scores.difficulty:DIFFICULTY",
@@ -71,7 +71,7 @@ class ProvenanceInputs:
     identify: (path or hub name, revision) of another model → a string that names exactly its weights.
     """
 
-    settings: "Settings"
+    settings: Settings
     model: Mapping[str, Any]
     identify: Callable[[str, str | None], str]
 
@@ -89,7 +89,7 @@ class FromForwardPass:
     """
 
     signals: frozenset[str]
-    frame: Callable[[list["RenderedSample"], "Signals", "Settings"], pl.DataFrame]
+    frame: Callable[[list[RenderedSample], Signals, Settings], pl.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class FromSamples:
     paid: each row costs money, so finished rows are written every few seconds and a plan says the price.
     """
 
-    compute: Callable[[pl.DataFrame, "Settings", Emit, Progress | None], None]
+    compute: Callable[[pl.DataFrame, Settings, Emit, Progress | None], None]
     paid: bool = False
 
 
@@ -113,7 +113,7 @@ class FromPairs:
     per pair. inputs: {column the function reads: (kind, column) it is taken from}.
     """
 
-    compute: Callable[["LanguageModel", pl.DataFrame, pl.DataFrame, Progress | None], Iterator[pl.DataFrame]]
+    compute: Callable[[LanguageModel, pl.DataFrame, pl.DataFrame, Progress | None], Iterator[pl.DataFrame]]
     inputs: Mapping[str, tuple[str, str]]
 
 
@@ -142,11 +142,11 @@ class Kind:
 
     name: str
     asset: str
-    description: "str | Callable[[Settings], str]"
+    description: str | Callable[[Settings], str]
     columns: tuple[Column, ...]
     value: str
     provenance: Callable[[ProvenanceInputs], dict[str, Any]]
-    computation: "Computation | Callable[[Settings], Computation]"
+    computation: Computation | Callable[[Settings], Computation]
     keys: tuple[str, ...] = SAMPLE
     array: str | None = None
     pool_field: str | None = None
@@ -167,15 +167,15 @@ class Kind:
         """The column whose null is tried again; None where a null is an answer."""
         return self.value if self.retry_nulls else None
 
-    def computed_by(self, settings: "Settings") -> Computation:
+    def computed_by(self, settings: Settings) -> Computation:
         """How the kind is computed under these settings."""
         return self.computation(settings) if callable(self.computation) else self.computation
 
-    def reads_model(self, settings: "Settings") -> bool:
+    def reads_model(self, settings: Settings) -> bool:
         """Whether the target model computes it, so that its provenance names that model."""
         return not isinstance(self.computed_by(settings), FromSamples)
 
-    def described(self, settings: "Settings") -> str:
+    def described(self, settings: Settings) -> str:
         """The description under these settings."""
         return self.description(settings) if callable(self.description) else self.description
 

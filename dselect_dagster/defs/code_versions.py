@@ -32,7 +32,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
 
 
 def _provenance(kind: Kind, inputs: ProvenanceInputs) -> object:
-    """What cannot be read (a rubric, an encoder's settings) fails in its run, and not here: that would hide the graph."""
+    """What cannot be read (a rubric, an encoder's settings) fails in its run; here it would hide the graph."""
     try:
         return kind.provenance(inputs)
     except DselectError as error:
