@@ -1,3 +1,51 @@
-"""dselect_core: the science. It never imports dagster, and imports torch only where torch is used."""
+"""dselect_core: the science of choosing a part of an instruction-tuning corpus. It never imports dagster.
 
-__version__ = "0.1.0"
+The names below are its public face (api.py). They are loaded when they are first used, so importing a part of the
+package loads no more than that part, and torch only where a model is opened.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dselect_core.api import (
+        Column,
+        DselectError,
+        Kind,
+        LanguageModel,
+        Pool,
+        Selection,
+        choose,
+        export,
+        load_model,
+        make_pool,
+        read_rows,
+        register,
+        score,
+    )
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "Column",
+    "DselectError",
+    "Kind",
+    "LanguageModel",
+    "Pool",
+    "Selection",
+    "__version__",
+    "choose",
+    "export",
+    "load_model",
+    "make_pool",
+    "read_rows",
+    "register",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dselect_core import api
+
+    return getattr(api, name)

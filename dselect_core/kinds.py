@@ -8,7 +8,7 @@ Kinds are named as strings and loaded on first use: this file lies below every r
 settings, which must know what can be ranked by, load no model library.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -235,6 +235,16 @@ def kind_of(name: str) -> Kind:
     if name not in kinds:
         raise DselectError(f"unknown kind of score `{name}`; known: {', '.join(kinds)}")
     return kinds[name]
+
+
+def with_needs(names: Iterable[str]) -> list[str]:
+    """The kinds and all that they rest on, in the order of the registry. Raises DselectError for an unknown one."""
+    wanted: set[str] = set()
+    to_add = set(names)
+    while to_add:
+        wanted |= to_add
+        to_add = {needed for name in to_add for needed in kind_of(name).needs} - wanted
+    return [name for name in all_kinds() if name in wanted]
 
 
 def kinds_by_asset(*, by_source: bool | None = None) -> dict[str, tuple[Kind, ...]]:

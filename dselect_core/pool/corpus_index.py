@@ -12,7 +12,7 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.kinds import kind_of
+from dselect_core.kinds import kind_of, with_needs
 from dselect_core.scores.score_table import read_head
 from dselect_core.select.select import needs
 from dselect_core.settings.settings import Settings
@@ -28,12 +28,7 @@ SCHEMA: dict[str, pl.DataType] = {
 
 def needed_kinds(settings: Settings) -> frozenset[str]:
     """The kinds of score that some recipe reads, with what those rest on. Others need not be computed."""
-    needed: set[str] = set()
-    to_add = {kind for spec in settings.coresets.values() for kind in needs(spec)}
-    while to_add:
-        needed |= to_add
-        to_add = {kind for name in to_add for kind in kind_of(name).needs} - needed
-    return frozenset(needed)
+    return frozenset(with_needs(kind for spec in settings.coresets.values() for kind in needs(spec)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,185 @@
+"""The whole job without Dagster, in memory: read rows → score → pool → choose → export.
+
+For a notebook and for one corpus at a time. It trades the store for brevity: nothing is kept between calls, so a second
+call computes everything again; the asset graph is what computes only what changed. Each function stands alone, too:
+`choose` takes a `Pool` of anybody's vectors and scores.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import ValidationError
+from upath import UPath
+
+from dselect_core.coreset.export import write_coreset
+from dselect_core.corpus.ingest import Ingested, ingest
+from dselect_core.errors import DselectError
+from dselect_core.kinds import Column, FromForwardPass, FromPairs, FromSamples, Kind, kind_of, register, with_needs
+from dselect_core.lm.load import IDENTITIES, LanguageModel, identity, load
+from dselect_core.neighbors.nearest import nearest
+from dselect_core.progress import Progress
+from dselect_core.scores.forward_scores import forward_scores
+from dselect_core.select.order import Pool
+from dselect_core.select.select import Selection, select
+from dselect_core.settings.settings import CoresetSpec, ModelSpec, Settings, SourceSpec
+
+__all__ = [
+    "Column",
+    "DselectError",
+    "Kind",
+    "LanguageModel",
+    "Pool",
+    "Selection",
+    "choose",
+    "export",
+    "load_model",
+    "make_pool",
+    "read_rows",
+    "register",
+    "score",
+]
+
+
+def read_rows(path: str | Path | SourceSpec, name: str = "rows") -> Ingested:
+    """Read a file, folder, glob, `s3://` or `hf://` path, or any source that dselect.yaml could name.
+
+    Returns `.samples` (sample_id, messages, n_rows, origins; one row per distinct sample, ascending by id),
+    `.quarantine` (the rows that cannot be used, each with its reason) and counts. `name`: the source's name in the
+    origins. Raises DselectError naming the file that cannot be read at all.
+    """
+    return ingest(name, path if isinstance(path, SourceSpec) else SourceSpec(path=str(path)))
+
+
+def load_model(path: str | Path, **options: Any) -> LanguageModel:
+    """Open a Hugging Face causal LM by hub name or folder. options: those under `model:` in dselect.yaml.
+
+    Raises DselectError when it cannot be opened.
+    """
+    spec = ModelSpec(path=str(path), **options)
+    return load(spec.path, spec, identity(spec.path, spec.revision, IDENTITIES))
+
+
+def score(
+    samples: pl.DataFrame,
+    kinds: Iterable[str],
+    model: LanguageModel | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> dict[str, pl.DataFrame]:
+    """Scores of `kinds` and of the kinds that those need: {kind: a row per sample, ascending by id}.
+
+    samples: as `read_rows` gives them. model: needed by the kinds that it computes, which share one forward pass.
+    settings: for other parameters than the defaults (β, the grader, an encoder). Raises DselectError for an unknown
+    kind, a missing model, or a kind that cannot be computed as a whole; a single row without a score is null with its
+    reason.
+    """
+    settings = settings or Settings(sources={}, coresets={})
+    names = with_needs(kinds)
+    computations = {name: kind_of(name).computed_by(settings) for name in names}
+    for name in names:
+        if model is None and kind_of(name).reads_model(settings):
+            raise DselectError(f"`{name}` is computed by a model: give one, as `model=load_model(…)`")
+    parts: dict[str, list[pl.DataFrame]] = {name: [] for name in names}
+    from_pass = frozenset(name for name in names if isinstance(computations[name], FromForwardPass))
+    if from_pass and model is not None:
+        for batch in forward_scores(model, samples, from_pass, settings, progress):
+            for name, frame in batch.items():
+                parts[name].append(frame)
+    for name, computation in computations.items():
+        if isinstance(computation, FromSamples):
+            computation.compute(samples, settings, parts[name].append, progress)
+    scores = {name: _table(name, frames) for name, frames in parts.items() if frames}
+    for name, computation in computations.items():
+        if isinstance(computation, FromPairs) and model is not None:
+            scores[name] = _pair_scores(name, computation, samples, scores, model, progress)
+    return scores
+
+
+def _table(name: str, frames: list[pl.DataFrame]) -> pl.DataFrame:
+    return kind_of(name).conforming(pl.concat(frames)).sort("sample_id")
+
+
+def _pair_scores(
+    name: str,
+    computation: FromPairs,
+    samples: pl.DataFrame,
+    scores: Mapping[str, pl.DataFrame],
+    model: LanguageModel,
+    progress: Progress | None,
+) -> pl.DataFrame:
+    prompts = scores["prompts"]
+    shots = nearest(prompts["sample_id"], _vectors(prompts["prompt_embedding"])[0])
+    pairs = shots.select("sample_id", "shot_id")
+    for column, (kind, value) in computation.inputs.items():
+        values = scores[kind].select("sample_id", pl.col(value).alias(column))
+        pairs = pairs.join(values, on="sample_id", how="left", maintain_order="left")
+    table = _table(name, list(computation.compute(model, samples, pairs, progress)))
+    similarity = shots.rename({"similarity": "shot_similarity"})
+    return table.join(similarity, on=["sample_id", "shot_id"], how="left", nulls_equal=True, maintain_order="left")
+
+
+def make_pool(scores: Mapping[str, pl.DataFrame]) -> Pool:
+    """What `choose` chooses from: the columns of all kinds that a strategy can read, joined by sample id.
+
+    scores: as `score` gives them. For vectors and scores of your own: `Pool.of`.
+    """
+    table: pl.DataFrame | None = None
+    arrays: dict[str, np.ndarray] = {}
+    for name, frame in scores.items():
+        kind = kind_of(name)
+        ids = frame.sort("sample_id")
+        if kind.pool_field is not None:
+            arrays[kind.pool_field], present = _vectors(ids[kind.value])
+            if kind.pool_field == "neurons":
+                arrays["has_neurons"] = present
+        visible = [column for column in ids.columns if column in kind.pool_columns()]
+        columns = ids.select("sample_id", *visible)
+        table = columns if table is None else table.join(columns, on="sample_id", how="full", coalesce=True)
+    if table is None:
+        raise DselectError("no scores: `score` the samples first, or build a pool of your own with `Pool.of`")
+    return Pool.of(table.sort("sample_id"), **arrays)
+
+
+def choose(
+    pool: Pool,
+    strategy: str,
+    budget: str | int,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Selection:
+    """Choose from a pool as a recipe of dselect.yaml would; `.order` has the chosen ids in rank order with their gains.
+
+    strategy: d3, miwv, mads, facility-location, deita, kcenter, random, topk:<column>. budget: rows (500), a share
+    ("10%") or response tokens ("200000 tokens"). options: the strategy's own. Raises DselectError for an unknown
+    strategy or option, a budget that the pool cannot fill, or a score that the pool lacks.
+    """
+    try:
+        spec = CoresetSpec.model_validate({"strategy": strategy, "budget": budget, "seed": seed, **options})
+    except ValidationError as error:
+        messages = (str(each["msg"]).removeprefix("Value error, ") for each in error.errors())
+        raise DselectError("; ".join(messages)) from None
+    return select(pool, spec, progress)
+
+
+def _vectors(column: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """(values [n, width], present [n]) of an Array column: NaN, or 0 in integers, where it is null."""
+    present = column.is_not_null().to_numpy()
+    held = column.drop_nulls().to_numpy()
+    values = np.zeros((len(column), held.shape[1] if held.ndim == 2 else 0), held.dtype)
+    if values.dtype.kind == "f":
+        values[:] = np.nan
+    values[present] = held
+    return values, present
+
+
+def export(selection: Selection, samples: pl.DataFrame, folder: str | Path, name: str = "coreset") -> dict[str, int]:
+    """Write a selection as files that a trainer loads, and return their counts.
+
+    coreset.jsonl (messages), coreset.parquet, alpaca.json, dataset/ for `datasets.load_dataset`, order.parquet,
+    manifest.json. folder: local or `s3://`. Raises DselectError when a chosen sample is not among `samples`.
+    """
+    return write_coreset(UPath(folder), selection, samples, {"recipe": name})
