@@ -28,7 +28,7 @@ def changes(before: pl.DataFrame, now: pl.DataFrame, *, same_recipe: bool, same_
 
     before, now: a row per sample of the pool then and now: sample_id, chosen (its rank in the coreset, or null),
     reason (null when the strategy could use it) and the strategy's own score columns, as in a kept order.
-    same_vectors: the embeddings or neurons the strategy reads are of one recipe then and now.
+    same_vectors: the embeddings or neurons that the strategy reads have one provenance then and now.
     """
     columns = [c for c in now.columns if c in before.columns and c not in ("sample_id", "chosen", "reason")]
     both = before.with_columns(was=True).join(
@@ -74,7 +74,7 @@ def counted(changes: pl.DataFrame) -> dict[str, Any]:
     """{"entered": {cause: rows}, "left": {cause: rows}, "kept": rows}."""
 
     def causes(change: str) -> dict[str, int]:
-        found = changes.filter(pl.col("change") == change)["cause"].value_counts().sort("cause")
-        return dict(found.iter_rows())
+        counts = changes.filter(pl.col("change") == change)["cause"].value_counts().sort("cause")
+        return dict(counts.iter_rows())
 
     return {"entered": causes("entered"), "left": causes("left"), "kept": int((changes["change"] == "kept").sum())}

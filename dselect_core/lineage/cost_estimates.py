@@ -1,6 +1,7 @@
-"""Estimates for a plan: tokens of rows that were not tokenised yet, tokens of a judge that was not asked yet.
+"""Estimates for a plan: the tokens of rows that were not tokenised yet, and the price of a grade before it is bought.
 
-From what the same model or judge counted before, by characters; from stated constants where it never counted.
+Both follow from what the same model or judge counted before, by characters; from stated constants where it never
+counted.
 """
 
 import polars as pl
@@ -24,27 +25,30 @@ def lengths(characters: pl.DataFrame, difficulty: Store | None) -> pl.DataFrame:
 
     characters: sample_id, characters. difficulty: the store that counts them; None where the model is not known yet.
     """
-    counted = None if difficulty is None else difficulty.read(characters, _COUNTED)
-    if counted is None or counted.is_empty():
+    counts = None if difficulty is None else difficulty.read(characters, _COUNTED)
+    if counts is None or counts.is_empty():
         return characters.select("sample_id", tokens=pl.col("characters") / CHARACTERS_PER_TOKEN)
-    counted = counted.select("sample_id", counted=pl.sum_horizontal(_COUNTED))
-    both = characters.join(counted, on="sample_id", how="left")
-    known = both.drop_nulls("counted")
-    ratio = int(known["counted"].sum()) / max(1, int(known["characters"].sum()))
-    return both.select("sample_id", tokens=pl.col("counted").cast(pl.Float64).fill_null(pl.col("characters") * ratio))
+    counts = counts.select("sample_id", counted=pl.sum_horizontal(_COUNTED))
+    samples = characters.join(counts, on="sample_id", how="left")
+    tokenised = samples.drop_nulls("counted")
+    ratio = int(tokenised["counted"].sum()) / max(1, int(tokenised["characters"].sum()))
+    estimate = pl.col("counted").cast(pl.Float64).fill_null(pl.col("characters") * ratio)
+    return samples.select("sample_id", tokens=estimate)
 
 
 def judge_tokens(rows: pl.DataFrame, characters: pl.DataFrame, spec: GraderSpec, grades: Store) -> tuple[int, int]:
     """(prompt, completion) tokens to be bought for `rows` (sample_id).
 
-    From what earlier grades of this recipe took; else from the texts' length, and the limit of an answer.
+    From what earlier grades of the same provenance took; else from the texts' length, and the limit of an answer.
     """
-    told = len(openai_grader.instructions(spec))
-    text = int(rows.join(characters, on="sample_id")["characters"].sum()) + told * rows.height
-    past = grades.read(characters, _BOUGHT)
-    past = past.drop_nulls() if past.height else past
-    if past.is_empty():
-        return int(text / CHARACTERS_PER_TOKEN), rows.height * spec.max_tokens
-    seen = int(past.join(characters, on="sample_id")["characters"].sum()) + told * past.height
-    completion = int(past["completion_tokens"].sum()) / past.height
-    return int(text * int(past["prompt_tokens"].sum()) / max(1, seen)), int(rows.height * completion)
+    rubric_characters = len(openai_grader.instructions(spec))
+    prompt_characters = int(rows.join(characters, on="sample_id")["characters"].sum()) + rubric_characters * rows.height
+    bought = grades.read(characters, _BOUGHT)
+    bought = bought.drop_nulls() if bought.height else bought
+    if bought.is_empty():
+        return int(prompt_characters / CHARACTERS_PER_TOKEN), rows.height * spec.max_tokens
+    bought_characters = int(bought.join(characters, on="sample_id")["characters"].sum())
+    bought_characters += rubric_characters * bought.height
+    tokens_per_character = int(bought["prompt_tokens"].sum()) / max(1, bought_characters)
+    completion = int(bought["completion_tokens"].sum()) / bought.height
+    return int(prompt_characters * tokens_per_character), int(rows.height * completion)

@@ -1,6 +1,6 @@
-"""One sample's whole story: where it stands in the sources, every score ever made for it, and what each recipe did.
+"""One sample's whole story: its rows in the sources, every score ever made for it, and what each recipe did with it.
 
-Everything is read from where the graph put it: nothing is computed again, so the story is the one that was acted on.
+Everything is read from where the graph put it. Nothing is computed again, so the story is the one that was acted on.
 """
 
 from collections.abc import Iterator
@@ -46,6 +46,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Story:
+    """All there is to tell of a sample. origins: its rows, as source, file, row. shot: shot_id and similarity."""
+
     sample_id: str
     messages: list[dict[str, str]]
     origins: list[dict[str, Any]]
@@ -56,27 +58,27 @@ class Story:
 
 def story(workspace: Workspace, sample: str, sources: list[str]) -> Story:
     """sample: an id, or the beginning of one. Raises DselectError when no sample, or more than one, has it."""
-    found = _find(workspace, sample, sources)
-    sample_id = found["sample_id"][0]
+    rows = _rows_of_sample(workspace, sample, sources)
+    sample_id = rows["sample_id"][0]
     shot = _shot(workspace, sample_id)
     return Story(
         sample_id,
-        found["messages"].to_list()[0],
-        [origin for origins in found["origins"].to_list() for origin in origins],
+        rows["messages"].to_list()[0],
+        [origin for origins in rows["origins"].to_list() for origin in origins],
         shot,
         list(_scores(workspace, sample_id, None if shot is None else shot["shot_id"])),
         [_choice(workspace, recipe, sample_id) for recipe in workspace.settings.coresets],
     )
 
 
-def _find(workspace: Workspace, sample: str, sources: list[str]) -> pl.DataFrame:
+def _rows_of_sample(workspace: Workspace, sample: str, sources: list[str]) -> pl.DataFrame:
     """The sample's row in each source that holds it."""
     rows = []
     for source in sorted(sources):
         if (path := workspace.samples(source)).exists():
             rows.append(read_parquet(path).filter(pl.col("sample_id").str.starts_with(sample.lower())))
-    found = pl.concat(rows) if rows else pl.DataFrame({"sample_id": []})
-    ids = found["sample_id"].unique().sort().to_list()
+    samples = pl.concat(rows) if rows else pl.DataFrame({"sample_id": []})
+    ids = samples["sample_id"].unique().sort().to_list()
     if not ids:
         raise DselectError(
             f"no sample {sample}: no source holds one whose id begins so. Ids stand in order.parquet of a coreset, and "
@@ -84,11 +86,11 @@ def _find(workspace: Workspace, sample: str, sources: list[str]) -> pl.DataFrame
         )
     if len(ids) > 1:
         raise DselectError(f"{sample}: {len(ids)} samples begin so ({', '.join(ids[:3])}, …); give more of the id")
-    return found
+    return samples
 
 
 def _shot(workspace: Workspace, sample_id: str) -> dict[str, Any] | None:
-    """Its neighbour and their likeness; None where no recipe asks for neighbours, or it has none."""
+    """Its shot and their similarity; None where no recipe needs shots, or the sample has none."""
     try:
         rows = read_parquet(workspace.neighbors).filter(pl.col("sample_id") == sample_id)
     except FileNotFoundError:

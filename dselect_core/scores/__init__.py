@@ -1,1 +1,1 @@
-"""The scores: one file each, with its schema, its recipe and how it is computed."""
+"""The scores: one file each, with its columns, its provenance and how it is computed."""

@@ -34,7 +34,7 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
         asset="corpus_index",
         blocking=True,
-        description="one recipe a kind; no score column mostly null, constant, or out of its range",
+        description="one provenance a kind; no score column mostly null, constant, or out of its range",
     )
     def scores_are_sound(workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.scores_are_sound(workspace.open(), needed), dg.AssetCheckSeverity.ERROR)

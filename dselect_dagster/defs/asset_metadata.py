@@ -11,8 +11,8 @@ import polars as pl
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.scores.score_table import TableReport
 
-# Left, bottom, width, height of the axes. A layout that is computed draws every picture twice.
 _KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
+# Left, bottom, width, height of the axes. A layout that is computed draws every picture twice.
 _WHERE = (0.14, 0.19, 0.83, 0.69)
 
 
@@ -38,6 +38,7 @@ def histogram(values: pl.Series, title: str, chosen: pl.Series | None = None) ->
 
 
 def curve(values: pl.Series, title: str, x: str) -> dg.MetadataValue:
+    """A PNG in markdown: the values in their order, from 1 on. x: label of that axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 2.2))
@@ -50,12 +51,14 @@ def curve(values: pl.Series, title: str, x: str) -> dg.MetadataValue:
 
 
 def png(figure: Any, title: str) -> dg.MetadataValue:
+    """A matplotlib figure as an inline image in markdown, which the UI shows."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
 
 
 def markdown_table(frame: pl.DataFrame) -> dg.MetadataValue:
+    """At most 50 rows as a markdown table; line ends and bars in texts become spaces."""
     with pl.Config(
         tbl_formatting="MARKDOWN",
         tbl_hide_column_data_types=True,
