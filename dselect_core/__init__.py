@@ -6,6 +6,8 @@ package loads no more than that part, and torch only where a model is opened.
 
 from typing import TYPE_CHECKING, Any
 
+from dselect_core.version import __version__
+
 if TYPE_CHECKING:
     from dselect_core.api import (
         Column,
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
         register,
         score,
     )
-
-__version__ = "0.2.0"
 
 __all__ = [
     "Column",

@@ -22,9 +22,10 @@ from dselect_core.lm.load import IDENTITIES, LanguageModel, identity, load
 from dselect_core.neighbors.nearest import nearest
 from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import forward_scores
-from dselect_core.select.order import Pool
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
-from dselect_core.settings.settings import CoresetSpec, ModelSpec, Settings, SourceSpec
+from dselect_core.settings.settings import ModelSpec, Settings, SourceSpec
 
 __all__ = [
     "Column",

@@ -10,15 +10,13 @@ settings, which must know what can be ranked by, load no model library.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
-from pkgutil import resolve_name
 from typing import Any, TypeAlias
 
 import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.progress import Progress
+from dselect_core.registry import Registry
 
 # Types of the rooms above, which this file may name but not import.
 Settings: TypeAlias = Any  # dselect_core.settings.settings.Settings
@@ -207,26 +205,22 @@ class Kind:
         return tuple(column.name for column in self.columns if column.of_text)
 
 
-_registered: dict[str, Kind] = {}
-
-
 def register(kind: Kind) -> None:
     """Add a kind in this process (a notebook, a test); an installed package names it as an entry point instead.
 
-    Raises DselectError when another kind has the name, or when a rankable column is another kind's.
+    Raises DselectError when another kind has the name, or a column that selection sees.
     """
-    _check(kind, all_kinds())
-    _registered[kind.name] = kind
+    _REGISTRY.register(kind)
 
 
 def unregister(name: str) -> None:
     """Take back what `register` added."""
-    del _registered[name]
+    _REGISTRY.unregister(name)
 
 
 def all_kinds() -> dict[str, Kind]:
     """Every kind by name: those of this package, then those of installed packages, then those registered here."""
-    return {**_installed(), **_registered}
+    return _REGISTRY.all()
 
 
 def kind_of(name: str) -> Kind:
@@ -266,18 +260,6 @@ def rankable_columns() -> dict[str, str]:
     }
 
 
-@cache
-def _installed() -> dict[str, Kind]:
-    kinds: dict[str, Kind] = {}
-    for name in (*BUILTIN, *(point.value for point in entry_points(group=ENTRY_POINTS))):
-        kind = resolve_name(name)
-        if not isinstance(kind, Kind):
-            raise DselectError(f"{name}: a {type(kind).__name__}, and not a dselect_core.kinds.Kind")
-        _check(kind, kinds)
-        kinds[kind.name] = kind
-    return kinds
-
-
 def _check(kind: Kind, others: Mapping[str, Kind]) -> None:
     if kind.name in others:
         raise DselectError(f"kind of score `{kind.name}` is defined twice; give one of the two another name")
@@ -293,3 +275,6 @@ def _check(kind: Kind, others: Mapping[str, Kind]) -> None:
             )
         if other.asset == kind.asset and other.by_source != kind.by_source:
             raise DselectError(f"kind of score `{kind.name}`: asset {kind.asset} is not partitioned as its keys ask")
+
+
+_REGISTRY = Registry(BUILTIN, ENTRY_POINTS, Kind, _check)

@@ -16,10 +16,10 @@ from dselect_core.kinds import kind_of
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.pool_tables import load_pool, pool_samples, version_of_pool
 from dselect_core.progress import Progress
-from dselect_core.select.order import Pool
-from dselect_core.select.saved_order import read_kept, write_kept
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.saved_order import read_saved_order, write_saved_order
 from dselect_core.select.select import Selection, needs, select
-from dselect_core.settings.settings import CoresetSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, write_parquet
 
@@ -88,17 +88,17 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     kinds = needs(spec)
     try:
         pool = load_pool(workspace, index, kinds)
-        selection = select(pool, spec, progress, lambda key: read_kept(workspace.orders / f"{key}.parquet", key))
+        selection = select(pool, spec, progress, lambda key: read_saved_order(workspace.orders / f"{key}.parquet", key))
     except DselectError as error:
         raise DselectError(f"coreset {recipe}: {error}") from None
     manifest = make_manifest(workspace, recipe, spec, index, kinds) | {
-        "order": None if selection.kept is None else selection.kept.key
+        "order": None if selection.saved is None else selection.saved.key
     }
     changed = _changes(workspace, recipe, spec, selection, manifest)
     if changed is not None:
         manifest["changes"] = counted(changed)
-    if selection.kept is not None and selection.kept_changed:
-        write_kept(selection.kept, workspace.orders / f"{selection.kept.key}.parquet")
+    if selection.saved is not None and selection.saved_changed:
+        write_saved_order(selection.saved, workspace.orders / f"{selection.saved.key}.parquet")
     samples = pool_samples(workspace, index)
     write_parquet(
         pl.DataFrame(schema=CHANGES) if changed is None else changed, workspace.coreset(recipe) / "changes.parquet"
@@ -113,10 +113,10 @@ def _changes(
 ) -> pl.DataFrame | None:
     """Against the coreset that was made last; None if there is none, or if the order it was cut from is lost."""
     last_manifest = read_manifest(workspace, recipe)
-    if last_manifest is None or selection.kept is None:
+    if last_manifest is None or selection.saved is None:
         return None
     last_key = last_manifest.get("order") or ""
-    last_order = read_kept(workspace.orders / f"{last_key}.parquet", last_key)
+    last_order = read_saved_order(workspace.orders / f"{last_key}.parquet", last_key)
     if last_order is None:
         return None
 
@@ -128,7 +128,7 @@ def _changes(
     last_scores, scores = last_manifest["scores"], manifest["scores"]
     return changes(
         pool(last_order.table, read_parquet(workspace.coreset(recipe) / "order.parquet")),
-        pool(selection.kept.table, selection.order),
+        pool(selection.saved.table, selection.order),
         same_recipe=is_of(last_manifest, spec),
         same_vectors=all(
             last_scores.get(kind, {}).get("fingerprint") == scores[kind]["fingerprint"]

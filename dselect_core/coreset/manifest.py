@@ -6,16 +6,16 @@ It is written last and removed first, so a folder with a manifest is complete an
 import json
 from typing import Any
 
-from dselect_core import __version__
 from dselect_core.coreset.spec import spec_version
 from dselect_core.errors import DselectError
 from dselect_core.kinds import kind_of
 from dselect_core.lm.target_model import read_record
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import fingerprint_of_pool
-from dselect_core.select.strategies import strategy
-from dselect_core.settings.settings import CoresetSpec
+from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.strategies import with_options
 from dselect_core.settings.workspace import Workspace
+from dselect_core.version import __version__
 
 REVISION = 2
 """Goes up when the same recipe over the same scores makes another coreset, or other files."""
@@ -40,7 +40,7 @@ def order_identity(spec: CoresetSpec) -> dict[str, Any]:
     return {
         "strategy": spec.strategy,
         "seed": spec.seed,
-        "options": dict(strategy(spec.strategy).with_options(spec.options).options),
+        "options": with_options(spec.strategy, spec.options).options,
         "selection_revision": REVISION,
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.settings.settings import CoresetSpec
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import write_text
 

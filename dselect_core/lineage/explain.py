@@ -14,7 +14,7 @@ from dselect_core.coreset.manifest import read_manifest
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index, read_index
-from dselect_core.select.saved_order import read_kept
+from dselect_core.select.saved_order import read_saved_order
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
 from dselect_core.storage.store_folder import WRITTEN
@@ -34,7 +34,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Choice:
-    """What became of the sample in one coreset. rank: in the coreset; why: what kept it out, or chose it."""
+    """What became of the sample in one coreset. rank: in the coreset; why: what saved it out, or chose it."""
 
     recipe: str
     strategy: str
@@ -150,10 +150,10 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
         rank, gain = mine["rank"][0], mine["gain"][0]
         return Choice(*recipe_facts, rank, gain, f"chosen, {rank} of {order.height}")
     key = manifest.get("order")
-    kept = read_kept(workspace.orders / f"{key}.parquet", key) if key else None
-    if kept is None:
-        return Choice(*recipe_facts, None, None, "not chosen; the order it would stand in is not kept any more")
-    rows = kept.table.filter(pl.col("sample_id") == sample_id).with_columns(is_bound=kept.is_bound)
+    saved = read_saved_order(workspace.orders / f"{key}.parquet", key) if key else None
+    if saved is None:
+        return Choice(*recipe_facts, None, None, "not chosen; the order it would stand in is not saved any more")
+    rows = saved.table.filter(pl.col("sample_id") == sample_id).with_columns(is_bound=saved.is_bound)
     if rows.is_empty():
         return Choice(*recipe_facts, None, None, "not in the pool this coreset was chosen from")
     row = rows.row(0, named=True)
@@ -162,11 +162,11 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
     if row["rank"] is not None:
         return Choice(*recipe_facts, None, row["gain"], f"comes {row['rank']}., and the budget ends at {order.height}")
     if row.get("state_too_alike", -1) >= 0:
-        other = kept.table.filter(pl.col("reason").is_null())["sample_id"][row["state_too_alike"]]
+        other = saved.table.filter(pl.col("reason").is_null())["sample_id"][row["state_too_alike"]]
         return Choice(*recipe_facts, None, None, f"passed over: too alike to {other}, which was chosen before it")
     if row["standing"] is None:
         return Choice(*recipe_facts, None, None, f"does not come before the budget ends, at {order.height}")
-    last = kept.table["gain"].filter(kept.table["rank"] == kept.table["rank"].max())
-    ended = f"; the last of {len(kept.picks)} picks gained {last[0]:.6g}" if len(last) and last[0] is not None else ""
+    last = saved.table["gain"].filter(saved.table["rank"] == saved.table["rank"].max())
+    ended = f"; the last of {len(saved.picks)} picks gained {last[0]:.6g}" if len(last) and last[0] is not None else ""
     standing = f"{'at most ' if row['is_bound'] else ''}{row['standing']:.6g}"
     return Choice(*recipe_facts, None, row["standing"], f"would gain {standing} as the next pick{ended}")

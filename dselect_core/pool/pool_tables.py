@@ -11,7 +11,7 @@ import polars as pl
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index
-from dselect_core.select.order import Pool
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
 from dselect_core.storage.score_store import Store, Vectors

@@ -13,10 +13,12 @@ from collections import deque
 
 import numpy as np
 
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.d3 import d3_weight_steps
-from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.order import Order, Pick
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
-from dselect_core.select.saved_order import Kept
+from dselect_core.select.saved_order import SavedOrder
+from dselect_core.select.strategy import Option, Strategy
 
 THRESHOLD = 0.9
 """DEITA's own."""
@@ -25,24 +27,28 @@ _BLOCK = 512  # rows that go through at a time: bounds the memory, changes no va
 _CHOSEN = 4_096  # chosen rows compared at a time
 
 
-def deita_order(pool: Pool, seed: int, kept: Kept | None = None, threshold: float = THRESHOLD) -> Order:
+def deita_order(pool: Pool, seed: int, saved: SavedOrder | None = None, threshold: float = THRESHOLD) -> Order:
     """`score_first` by `upd · grade` on the score grid; `seed` is not used. Raises DselectError as `d3_order` does."""
     assert pool.embeddings is not None
-    return score_first(pool.embeddings, d3_weight_steps(pool), threshold, kept)
+    return score_first(pool.embeddings, d3_weight_steps(pool), threshold, saved)
 
 
-def score_first(vectors: np.ndarray, score_steps: np.ndarray, threshold: float, kept: Kept | None = None) -> Order:
+def score_first(
+    vectors: np.ndarray, score_steps: np.ndarray, threshold: float, saved: SavedOrder | None = None
+) -> Order:
     """Rows by score, highest first, ties to the lowest row; none whose cosine to an earlier one is above `threshold`.
 
     vectors: [n, d], usable rows (`grid.usable_vectors`); score_steps: int64 [n], score / SCORE_STEP; threshold: in
     (0, 1]; at 1 every row comes. Gain: the score. State `too_alike`: int64 [n], of each row passed over before the pick
     that comes next, the first chosen row with a cosine above the threshold; -1 for the others. Standing is NaN there.
     """
-    return _ScoreFirst(vectors, score_steps, threshold, kept)
+    return _ScoreFirst(vectors, score_steps, threshold, saved)
 
 
 class _ScoreFirst(Order):
-    def __init__(self, vectors: np.ndarray, score_steps: np.ndarray, threshold: float, kept: Kept | None) -> None:
+    def __init__(
+        self, vectors: np.ndarray, score_steps: np.ndarray, threshold: float, saved: SavedOrder | None
+    ) -> None:
         n = len(vectors)
         self._grid, _ = round_unit_vectors(vectors)
         self._lengths = np.einsum("ij,ij->i", self._grid, self._grid)  # squared, at most 2^24
@@ -59,10 +65,10 @@ class _ScoreFirst(Order):
         self._chosen_rows: list[int] = []
         self._through = 0  # place of the first row that has not gone through
         self._next: deque[int] = deque()  # chosen, and not yet given out
-        if kept is not None and kept.picks:
-            picked = [pick.row for pick in kept.picks]
+        if saved is not None and saved.picks:
+            picked = [pick.row for pick in saved.picks]
             self._taken[picked] = True
-            self._too_alike[:] = kept.state["too_alike"]
+            self._too_alike[:] = saved.state["too_alike"]
             self._choose(np.array(picked))
             self._through = int(self._place[picked[-1]]) + 1
 
@@ -132,3 +138,21 @@ class _ScoreFirst(Order):
             self._chosen = room
         self._chosen[held : held + len(rows)] = self._grid[rows]
         self._chosen_rows.extend(rows.tolist())
+
+
+DEITA = Strategy(
+    "deita",
+    frozenset({"embeddings", "difficulty", "grades"}),
+    ("upd", "grade"),
+    deita_order,
+    d3_weight_steps,
+    declared={
+        "threshold": Option(
+            float,
+            THRESHOLD,
+            "deita: a row with a higher cosine to a chosen one is passed over; 0.9 by default",
+            {"gt": 0, "le": 1},
+        )
+    },
+    ends_early=True,
+)

@@ -4,9 +4,10 @@ import numpy as np
 import polars as pl
 
 from dselect_core.errors import DselectError
-from dselect_core.select.order import Pool
+from dselect_core.kinds import rankable_columns
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.rounding import usable_vectors
-from dselect_core.select.strategies import SCORE_COLUMNS, Strategy
+from dselect_core.select.strategy import Strategy
 
 _KIND_OF_ARRAY = {"embedding": "embeddings", "active neurons": "activations"}
 
@@ -21,7 +22,7 @@ def missing(pool: Pool, chosen: Strategy, by_tokens: bool) -> dict[str, np.ndarr
         if column not in pool.scores.columns:
             raise DselectError(
                 f"the pool has no column `{column}`, which `{chosen.name}` or its budget needs: "
-                f"make the {SCORE_COLUMNS[column]} scores first"
+                f"make the {rankable_columns()[column]} scores first"
             )
         # NaN and infinity are no scores either, and one NaN would win or lose every comparison.
         lacking[column] = ~pool.scores[column].cast(pl.Float64).is_finite().fill_null(False).to_numpy()

@@ -10,7 +10,7 @@ then nearly all of the time. What anyone further away does for a row is not coun
 each row starts. At picks that the neighbours can reach, n / neighbors and more, the value stayed within hundredths of a
 percent of the exact form's; with fewer picks it can lose a percent or two.
 
-Every gain is kept up to date: a pick changes those of the rows near what it serves better. That asks for no heap and
+Every gain is saved up to date: a pick changes those of the rows near what it serves better. That asks for no heap and
 knows at any pick how every other row stands. The state is each row's best similarity; continuing computes the
 similarities again.
 """
@@ -20,9 +20,11 @@ from typing import Protocol
 
 import numpy as np
 
-from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.order import Order, Pick
 from dselect_core.select.rounding import round_unit_vectors
-from dselect_core.select.saved_order import Kept
+from dselect_core.select.saved_order import SavedOrder
+from dselect_core.select.strategy import Option, Strategy
 
 EXACT_ROWS = 16_384
 """Largest pool for which all similarities are held where the recipe says nothing: 1 GiB."""
@@ -36,13 +38,15 @@ _AT_A_TIME = 512  # the same, for rows as long as the pool
 _AT_ONCE = 32  # similarities, at most 2^25 each, summed in int32
 
 
-def facility_location_order(pool: Pool, seed: int, kept: Kept | None = None, neighbors: int | None = None) -> Order:
+def facility_location_order(
+    pool: Pool, seed: int, saved: SavedOrder | None = None, neighbors: int | None = None
+) -> Order:
     """`facility_location` over the pool's embeddings; `seed` is not used."""
     assert pool.embeddings is not None
-    return facility_location(pool.embeddings, neighbors, kept)
+    return facility_location(pool.embeddings, neighbors, saved)
 
 
-def facility_location(vectors: np.ndarray, neighbors: int | None = None, kept: Kept | None = None) -> Order:
+def facility_location(vectors: np.ndarray, neighbors: int | None = None, saved: SavedOrder | None = None) -> Order:
     """Each pick raises `Σ_i max over chosen j of s_ij` the most, by its gain; ties to the lowest row.
 
     vectors: [n, d], usable rows (`grid.usable_vectors`). s = (1 + cos) / 2 on the grid, in steps of 1 / (2·scale²);
@@ -56,7 +60,7 @@ def facility_location(vectors: np.ndarray, neighbors: int | None = None, kept: K
     if neighbors is None:
         neighbors = len(grid) if len(grid) <= EXACT_ROWS else NEIGHBORS
     near: _Similarities = _All(grid, scale) if neighbors >= len(grid) else _Nearest(grid, scale, neighbors)
-    return _FacilityLocation(near, len(grid), scale, kept)
+    return _FacilityLocation(near, len(grid), scale, saved)
 
 
 class _Similarities(Protocol):
@@ -72,13 +76,13 @@ class _Similarities(Protocol):
 
 
 class _FacilityLocation(Order):
-    def __init__(self, near: _Similarities, n: int, scale: int, kept: Kept | None) -> None:
+    def __init__(self, near: _Similarities, n: int, scale: int, saved: SavedOrder | None) -> None:
         self._near, self._unit = near, 2.0 * scale * scale
         self._best = near.floor.copy()
         self._taken = np.zeros(n, dtype=bool)
-        if kept is not None and kept.picks:
-            self._best[:] = kept.state["similarity"]
-            self._taken[[pick.row for pick in kept.picks]] = True
+        if saved is not None and saved.picks:
+            self._best[:] = saved.state["similarity"]
+            self._taken[[pick.row for pick in saved.picks]] = True
         self._gains = near.gains(self._best)
         self._gains[self._taken] = -1
 
@@ -197,3 +201,20 @@ def nearest_rows(grid: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
                 rows[row] = np.concatenate([above, np.flatnonzero(whole == least)[: k - len(above)]])
                 dots[row] = whole[rows[row]]
     return rows, dots
+
+
+FACILITY_LOCATION = Strategy(
+    "facility-location",
+    frozenset({"embeddings"}),
+    (),
+    facility_location_order,
+    declared={
+        "neighbors": Option(
+            int,
+            None,
+            "facility-location: nearest rows that count, the row itself among them; by default all up to "
+            "16384 rows, 64 above",
+            {"ge": 1},
+        )
+    },
+)

@@ -17,7 +17,7 @@ import numpy as np
 
 from dselect_core.select.order import Order, Pick
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
-from dselect_core.select.saved_order import Kept
+from dselect_core.select.saved_order import SavedOrder
 
 MOST_STEPS = 2**18
 """Largest weight, in steps of the score grid (so 4.0): its square times a squared grid distance still fits int64."""
@@ -43,7 +43,7 @@ class Sizes:
 
 
 def farthest_first(
-    vectors: np.ndarray, weight_steps: np.ndarray, kept: Kept | None = None, sizes: Sizes | None = None
+    vectors: np.ndarray, weight_steps: np.ndarray, saved: SavedOrder | None = None, sizes: Sizes | None = None
 ) -> "FarthestFirst":
     """First `argmax w`, then `argmax w_i · min over chosen j of ‖e_i - e_j‖`; ties to the lowest row.
 
@@ -55,7 +55,7 @@ def farthest_first(
     to the nearest of those. Standing is made from `nearest`: the gain where every pick was seen, else an upper bound of
     it, itself at most the gain of the last pick. Both follow from the picks so far, wherever the order was stopped.
     """
-    return FarthestFirst(vectors, weight_steps, kept, sizes or Sizes())
+    return FarthestFirst(vectors, weight_steps, saved, sizes or Sizes())
 
 
 class FarthestFirst(Order):
@@ -64,7 +64,7 @@ class FarthestFirst(Order):
     A pool is not part of the state: its rows, and no others, have seen the last pick.
     """
 
-    def __init__(self, vectors: np.ndarray, weight_steps: np.ndarray, kept: Kept | None, sizes: Sizes) -> None:
+    def __init__(self, vectors: np.ndarray, weight_steps: np.ndarray, saved: SavedOrder | None, sizes: Sizes) -> None:
         n = len(vectors)
         self.compared = self.rounds = 0
         self._sizes = sizes
@@ -82,11 +82,11 @@ class FarthestFirst(Order):
         self._outside = _NONE  # the best row that is not in the pool
         self._front = np.empty(0, dtype=np.int64)  # ascending
         self._behind: _Place | None = None  # the best row that is not in the front; None: the front is to be made
-        if kept is not None and kept.picks:
-            self._made = len(kept.picks)
-            self._picks[: self._made] = [pick.row for pick in kept.picks]
+        if saved is not None and saved.picks:
+            self._made = len(saved.picks)
+            self._picks[: self._made] = [pick.row for pick in saved.picks]
             self._taken[self._picks[: self._made]] = True
-            self._nearest[:], self._seen[:] = kept.state["nearest"], kept.state["seen"]
+            self._nearest[:], self._seen[:] = saved.state["nearest"], saved.state["seen"]
             self._find_pool()
 
     def __next__(self) -> Pick:

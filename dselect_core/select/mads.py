@@ -1,29 +1,31 @@
 """MADS: greedy maximum coverage of active neurons, in passes.
 
 Source: MADS (arXiv 2605.30857) for the idea of coverage; the greedy form, the tie rule and the passes are [ours].
-Every row's gain is kept up to date: an index from neurons to rows says whose gain falls when a neuron is covered, and
+Every row's gain is saved up to date: an index from neurons to rows says whose gain falls when a neuron is covered, and
 each neuron is covered once a pass, so a pass costs one walk over the index and each pick one look for the largest gain.
 The index takes 4 bytes per active neuron, as much as the sets themselves, and 2 more while it is made (a counting sort,
 O(n·m), most of the time of a small budget); a lazy heap needs none of it and, with the many passes of small sets, takes
-many times longer. No state is kept: the picks of the current pass say what it covers.
+many times longer. No state is saved: the picks of the current pass say what it covers.
 """
 
 import numpy as np
 
-from dselect_core.select.order import Order, Pick, Pool
-from dselect_core.select.saved_order import Kept
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.order import Order, Pick
+from dselect_core.select.saved_order import SavedOrder
+from dselect_core.select.strategy import Strategy
 
 _BLOCK = 8_192  # rows counted at a time: bounds the memory, changes no value
 _TAKEN = -(2**30)  # far below what any number of decrements leaves of a gain
 
 
-def mads_order(pool: Pool, seed: int, kept: Kept | None = None) -> Order:
+def mads_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
     """Order by neurons newly covered; `seed` is not used."""
     assert pool.neurons is not None
-    return max_coverage(pool.neurons, kept)
+    return max_coverage(pool.neurons, saved)
 
 
-def max_coverage(neurons: np.ndarray, kept: Kept | None = None) -> Order:
+def max_coverage(neurons: np.ndarray, saved: SavedOrder | None = None) -> Order:
     """Each pick adds the most neurons not yet covered in this pass; ties to the lowest row.
 
     neurons: uint32 [n, m ≥ 1], ids distinct inside a row. Gives every row once, with its marginal new neurons as gain
@@ -31,11 +33,11 @@ def max_coverage(neurons: np.ndarray, kept: Kept | None = None) -> Order:
     next pass begins. Standing is counted in the pass of the last pick: where it is 0 for all, the next pick opens a
     pass and gains m.
     """
-    return _MaxCoverage(neurons, kept)
+    return _MaxCoverage(neurons, saved)
 
 
 class _MaxCoverage(Order):
-    def __init__(self, neurons: np.ndarray, kept: Kept | None) -> None:
+    def __init__(self, neurons: np.ndarray, saved: SavedOrder | None) -> None:
         n, m = neurons.shape
         self._neurons = neurons
         size = int(neurons.max(initial=0)) + 1
@@ -44,11 +46,11 @@ class _MaxCoverage(Order):
         self._pass = 1
         self._gains = np.full(n, m, dtype=np.int64)  # narrower ones make subtract.at 60 times slower
         self._rows, self._starts = _rows_by_neuron(neurons, size)
-        if kept is not None and kept.picks:
-            last = kept.picks[-1].cover_pass
+        if saved is not None and saved.picks:
+            last = saved.picks[-1].cover_pass
             assert last is not None
             self._pass = last
-            for pick in kept.picks:
+            for pick in saved.picks:
                 self._taken[pick.row] = True
                 if pick.cover_pass == last:
                     self._covered[neurons[pick.row]] = True
@@ -102,3 +104,6 @@ def _rows_by_neuron(neurons: np.ndarray, size: int) -> tuple[np.ndarray, np.ndar
     sets = csr_array((np.ones(n * m, dtype=np.int8), flat, starts), shape=(n, size))
     by_neuron = sets.tocsc()
     return by_neuron.indices, by_neuron.indptr
+
+
+MADS = Strategy("mads", frozenset({"activations"}), (), mads_order, counts_passes=True)

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from dselect_core.fingerprint import digest
-from dselect_core.select.order import Pool
-from dselect_core.select.strategies import Strategy, strategy
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.strategies import strategy
+from dselect_core.select.strategy import Strategy
 
 ORDER_REVISION = 2
-"""Goes up with any change of a strategy's picks, gains, standing or state, or of what the kept table holds."""
+"""Goes up with any change of a strategy's picks, gains, standing or state, or of what the saved table holds."""
 
 _BLOCK = 16_384  # rows hashed at a time: bounds the memory; part of the key, so it stays
 

@@ -1,4 +1,4 @@
-"""An order that is kept: its picks so far, the state to continue from, and how the other rows stand. One Parquet file.
+"""An order that is saved: its picks so far, the state to continue from, and how the other rows stand. One Parquet file.
 
 The file has a row per sample of the pool, those a strategy cannot use among them, and is named by the content hash of
 all that the order depends on (key.py): whoever has the same inputs and strategy shares it, whatever the budget, and no
@@ -10,8 +10,8 @@ SCHEMA, then the strategy's own score columns as they were in the pool, then its
   reason      why the strategy could not use the sample; null where it could
   rank        from 1; null where not picked
   gain, pass  of the pick, as in `Pick`
-  standing    the gain the sample would have as the next pick, or an upper bound of it (`Kept.is_bound`); null where
-              picked or not defined
+  standing    the gain the sample would have as the next pick, or an upper bound of it (`SavedOrder.is_bound`); null
+              where picked or not defined
 """
 
 import logging
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class SavedOrder:
     """An order as far as it was made. table: as in the file; key: see key.py.
 
     Rows of picks, state and standing are those the strategy sees: the samples without a reason, by id.
@@ -53,7 +53,7 @@ class Kept:
     @classmethod
     def of(
         cls, key: str, samples: pl.DataFrame, picks: list[Pick], state: dict[str, np.ndarray], standing: np.ndarray
-    ) -> "Kept":
+    ) -> "SavedOrder":
         """samples: sample_id, reason, score columns; a row per sample of the pool. state, standing: after `picks`."""
         steps = pl.DataFrame(
             {
@@ -102,24 +102,24 @@ class Kept:
         return self.table.filter(pl.col("reason").is_null())
 
 
-def read_kept(upath: UPath, key: str) -> Kept | None:
-    """The kept order of that key. None where there is none, and, with a warning in the log, where it cannot be read."""
+def read_saved_order(upath: UPath, key: str) -> SavedOrder | None:
+    """The saved order of that key. None where there is none; with a warning in the log, where it cannot be read."""
     try:
         table, metadata = read_with_metadata(upath)
     except FileNotFoundError:
         return None
     except (DselectError, OSError) as error:
-        _log.warning("kept order %s is ignored, the order is made from its start: %s", upath, error)
+        _log.warning("saved order %s is ignored, the order is made from its start: %s", upath, error)
         return None
-    return Kept(key, table) if metadata.get("key") == key else None
+    return SavedOrder(key, table) if metadata.get("key") == key else None
 
 
-def write_kept(kept: Kept, upath: UPath) -> None:
-    """Write `kept`, unless a longer order of the same key has been written there since it was read."""
+def write_saved_order(saved: SavedOrder, upath: UPath) -> None:
+    """Write `saved`, unless a longer order of the same key has been written there since it was read."""
     try:
         there = read_metadata(upath)
     except (DselectError, OSError):
         there = {}
-    if there.get("key") == kept.key and int(there["picks"]) > len(kept.picks):
+    if there.get("key") == saved.key and int(there["picks"]) > len(saved.picks):
         return
-    write_parquet(kept.table, upath, {"key": kept.key, "picks": str(len(kept.picks))})
+    write_parquet(saved.table, upath, {"key": saved.key, "picks": str(len(saved.picks))})

@@ -14,13 +14,16 @@ import numpy as np
 import polars as pl
 
 from dselect_core.errors import DselectError
+from dselect_core.kinds import rankable_columns
 from dselect_core.progress import Progress
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.eligibility import in_words, missing, reasons
-from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.order import Order, Pick
 from dselect_core.select.order_key import order_key
-from dselect_core.select.saved_order import Kept
-from dselect_core.select.strategies import SCORE_COLUMNS, Strategy, strategy
-from dselect_core.settings.settings import CoresetSpec
+from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.saved_order import SavedOrder
+from dselect_core.select.strategies import strategy, with_options
+from dselect_core.select.strategy import Strategy
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +36,8 @@ class Selection:
     passes: coverage passes used; None unless the strategy is mads.
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
     too_alike: samples passed over for likeness to a chosen one, where that left the budget unfilled; None otherwise.
-    kept: the order as far as it was ever made, so often beyond `order`; None unless the caller keeps orders.
-    kept_changed: `kept` is not what the caller had, and should be written.
+    saved: the order as far as it was ever made, so often beyond `order`; None unless the caller keeps orders.
+    saved_changed: `saved` is not what the caller had, and should be written.
     reused: how many of the chosen come from what the caller had; the others were picked now.
     """
 
@@ -45,14 +48,14 @@ class Selection:
     rows: int
     tokens: int | None
     too_alike: int | None = None
-    kept: Kept | None = field(default=None, repr=False)
-    kept_changed: bool = False
+    saved: SavedOrder | None = field(default=None, repr=False)
+    saved_changed: bool = False
     reused: int = 0
 
 
 def needs(spec: CoresetSpec) -> frozenset[str]:
     """The kinds of score a recipe cannot do without: its strategy's, and `difficulty` for a budget in tokens."""
-    counted = {SCORE_COLUMNS["response_tokens"]} if spec.budget.unit == "tokens" else set()
+    counted = {rankable_columns()["response_tokens"]} if spec.budget.unit == "tokens" else set()
     return strategy(spec.strategy).needs | counted
 
 
@@ -60,7 +63,7 @@ def select(
     pool: Pool,
     spec: CoresetSpec,
     progress: Progress | None = None,
-    kept: Callable[[str], Kept | None] | None = None,
+    saved: Callable[[str], SavedOrder | None] | None = None,
 ) -> Selection:
     """Choose from `pool` as `spec` says.
 
@@ -69,13 +72,14 @@ def select(
     that would exceed it: no later, shorter sample is squeezed in, or budgets would not nest. Where a strategy passes
     over what is too alike (deita), the selection may be smaller than its budget; `too_alike` says so.
 
-    kept: called with the key of the order, gives the one the caller has kept, or None (`read_kept`); called once, when
-    the budget is known to be possible. Left out, nothing is hashed and nothing kept. `progress` hears of new picks.
+    saved: called with the key of the order, it gives the one that the caller has saved, or None (`read_saved_order`).
+    It is called once, when the budget is known to be possible. Left out, nothing is hashed and nothing saved.
+    `progress` is told of new picks only.
 
     Raises DselectError: a score that is not in the pool at all, a budget larger than the pool or than what can be
     selected, a token budget below the first pick.
     """
-    chosen = strategy(spec.strategy).with_options(spec.options)
+    chosen = with_options(spec.strategy, spec.options)
     if len(pool) == 0 and spec.budget.unit == "percent":
         return _selection(pool, chosen, [], pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()}))
     lacking = missing(pool, chosen, by_tokens=spec.budget.unit == "tokens")
@@ -83,8 +87,8 @@ def select(
     selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
     limit = _limit(selectable, spec, len(pool), in_words(lacking))
 
-    key = None if kept is None else order_key(selectable, chosen, spec.seed)
-    found = None if kept is None or key is None else kept(key)
+    key = None if saved is None else order_key(selectable, chosen, spec.seed)
+    found = None if saved is None or key is None else saved(key)
     steps = _Steps(selectable, chosen, spec.seed, found)
     if spec.budget.unit == "tokens":
         picks = _within_tokens(steps, selectable, spec, limit, progress)
@@ -97,18 +101,18 @@ def select(
     if key is None:
         return selection
     keep = steps.keep(key, samples)
-    # The key is silent about samples that cannot be used, and about scores below the grid; the kept table is not.
+    # The key is silent about samples that cannot be used, and about scores below the grid; the saved table is not.
     changed = found is None or not keep.table.equals(found.table)
-    return replace(selection, kept=keep, kept_changed=changed, reused=min(len(picks), steps.found))
+    return replace(selection, saved=keep, saved_changed=changed, reused=min(len(picks), steps.found))
 
 
 class _Steps:
-    """The picks that were kept, then, begun only when those do not do, the strategy's own; remembers every one made."""
+    """The saved picks, then the strategy's own, begun only when those do not suffice. Remembers every pick."""
 
-    def __init__(self, pool: Pool, chosen: Strategy, seed: int, kept: Kept | None) -> None:
-        self._pool, self._chosen, self._seed, self._kept = pool, chosen, seed, kept
+    def __init__(self, pool: Pool, chosen: Strategy, seed: int, saved: SavedOrder | None) -> None:
+        self._pool, self._chosen, self._seed, self._kept = pool, chosen, seed, saved
         self._order: Order | None = None
-        self._made: list[Pick] = [] if kept is None else [*kept.picks]
+        self._made: list[Pick] = [] if saved is None else [*saved.picks]
         self.found = len(self._made)
         self.ended = False
 
@@ -121,12 +125,12 @@ class _Steps:
                 yield pick
         self.ended = True
 
-    def keep(self, key: str, samples: pl.DataFrame) -> Kept:
+    def keep(self, key: str, samples: pl.DataFrame) -> SavedOrder:
         """With every pick made, so with the one that ended a token budget: a larger budget begins with it."""
         if self._order is not None:
-            return Kept.of(key, samples, self._made, self._order.state(), self._order.standing())
+            return SavedOrder.of(key, samples, self._made, self._order.state(), self._order.standing())
         assert self._kept is not None
-        return Kept.of(key, samples, self._made, self._kept.state, self._kept.standing)
+        return SavedOrder.of(key, samples, self._made, self._kept.state, self._kept.standing)
 
 
 def _limit(pool: Pool, spec: CoresetSpec, whole: int, lack: str) -> int:
@@ -187,7 +191,7 @@ def _within_tokens(steps: _Steps, pool: Pool, spec: CoresetSpec, limit: int, pro
 
 
 def _selection(pool: Pool, chosen: Strategy, picks: list[Pick], excluded: pl.DataFrame) -> Selection:
-    in_passes = chosen.name == "mads"
+    in_passes = chosen.counts_passes
     steps = pl.DataFrame(
         {
             "rank": pl.Series(range(1, len(picks) + 1), dtype=pl.UInt32),

@@ -1,111 +1,92 @@
-"""The strategies by name, and what each needs. Light on purpose: the settings check names against it at load."""
+"""The strategies by name. A new one is a file of its own and a line in `BUILTIN`.
+
+Light on purpose: the settings check names against it at load, so no file of a strategy imports a heavy library at the
+top.
+"""
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Protocol
-
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
 
 from dselect_core.errors import DselectError
 from dselect_core.kinds import rankable_columns
-from dselect_core.select.baselines import kcenter_order, random_order
-from dselect_core.select.d3 import d3_order, d3_weight_steps
-from dselect_core.select.deita import THRESHOLD, deita_order
-from dselect_core.select.facility_location import facility_location_order
-from dselect_core.select.mads import mads_order
-from dselect_core.select.order import Order, Pool
-from dselect_core.select.saved_order import Kept
-from dselect_core.select.top_k import ranked_order, ranked_values
+from dselect_core.registry import Registry
+from dselect_core.select.strategy import Option, Strategy
+from dselect_core.select.top_k import top_k
 
-SCORE_COLUMNS: dict[str, str] = rankable_columns()
-"""Columns that can be ranked by, each with the kind of score that brings it."""
-
-
-class MakesOrder(Protocol):
-    def __call__(self, pool: Pool, seed: int, kept: Kept | None = None) -> Order: ...
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """`order(pool, seed, kept)` gives the rows of a pool in which nothing the strategy needs is missing: every one of
-    them, unless `ends_early`.
-
-    With `kept`, an order of the same key, it gives those that come after the kept picks.
-
-    needs: kinds of score, among embeddings, difficulty, grades, activations, miwv.
-    columns: score columns that must not be null. Embeddings and neurons follow from `needs`.
-    values: what the order makes of `columns`, as it compares them, [n]; None where it reads none.
-    seeded: whether the order depends on the seed.
-    options: the recipe's options it takes, each with the value in force. They are part of the order's key.
-    ends_early: the order may end before the pool does, for what is left is too alike to what was picked.
-    """
-
-    name: str
-    needs: frozenset[str]
-    columns: tuple[str, ...]
-    order: MakesOrder
-    values: Callable[[Pool], np.ndarray] | None = None
-    seeded: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    ends_early: bool = False
-
-    def with_options(self, given: Mapping[str, Any]) -> "Strategy":
-        """With what a recipe says of its options; None: the strategy's own. Raises DselectError for one not taken."""
-        said = {name: value for name, value in given.items() if value is not None}
-        for name in said:
-            if name not in self.options:
-                takers = ", ".join(known.name for known in STRATEGIES.values() if name in known.options)
-                raise DselectError(f"`{name}` is an option of {takers}; `{self.name}` has no use for it: leave it out")
-        return replace(self, order=partial(self.order, **said), options={**self.options, **said}) if said else self
-
-
-def _ranked(name: str, column: str) -> Strategy:
-    # `seed` is what every order takes; a ranking has no use for it.
-    def order(pool: Pool, seed: int, kept: Kept | None = None) -> Order:
-        return ranked_order(pool, column, kept)
-
-    def values(pool: Pool) -> np.ndarray:
-        return ranked_values(pool, column)
-
-    return Strategy(name, frozenset({SCORE_COLUMNS[column]}), (column,), order, values)
-
-
-_NAMED = (
-    Strategy("d3", frozenset({"embeddings", "difficulty", "grades"}), ("upd", "grade"), d3_order, d3_weight_steps),
-    _ranked("miwv", "miwv"),
-    Strategy("mads", frozenset({"activations"}), (), mads_order),
-    Strategy(
-        "facility-location",
-        frozenset({"embeddings"}),
-        (),
-        facility_location_order,
-        options={"neighbors": None},
-    ),
-    Strategy(
-        "deita",
-        frozenset({"embeddings", "difficulty", "grades"}),
-        ("upd", "grade"),
-        deita_order,
-        d3_weight_steps,
-        options={"threshold": THRESHOLD},
-        ends_early=True,
-    ),
-    Strategy("kcenter", frozenset({"embeddings"}), (), kcenter_order),
-    Strategy("random", frozenset(), (), random_order, seeded=True),
+BUILTIN = (
+    "dselect_core.select.d3:D3",
+    "dselect_core.select.top_k:MIWV",
+    "dselect_core.select.mads:MADS",
+    "dselect_core.select.facility_location:FACILITY_LOCATION",
+    "dselect_core.select.deita:DEITA",
+    "dselect_core.select.kcenter:KCENTER",
+    "dselect_core.select.random_draw:RANDOM",
 )
-STRATEGIES: dict[str, Strategy] = {
-    known.name: known for known in (*_NAMED, *(_ranked(f"topk:{column}", column) for column in SCORE_COLUMNS))
-}
+"""The strategies of this package, one line each: `module:object`."""
+
+ENTRY_POINTS = "dselect.strategies"
+"""Group of entry points by which an installed package adds strategies of its own."""
+
+TOP_K = "topk:"
+"""`topk:<column>` ranks by any column that a kind of score declares rankable."""
 
 
 def strategy(name: str) -> Strategy:
     """The strategy of that name. Raises DselectError that names the nearest known one."""
-    if name in STRATEGIES:
-        return STRATEGIES[name]
-    ranked = name.startswith("topk")
-    known = [other for other in STRATEGIES if other.startswith("topk:") == ranked]
-    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
-    listed = f"topk:<column> takes {', '.join(SCORE_COLUMNS)}" if ranked else ", ".join([*known, "topk:<column>"])
+    strategies, columns = all_strategies(), rankable_columns()
+    if name in strategies:
+        return strategies[name]
+    column = name.removeprefix(TOP_K)
+    if name.startswith(TOP_K) and column in columns:
+        return top_k(name, column, columns[column])
+    by_column = name.startswith("topk")
+    names = [f"{TOP_K}{column}" for column in columns] if by_column else list(strategies)
+    nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)[0]
+    listed = f"{TOP_K}<column> takes {', '.join(columns)}" if by_column else ", ".join([*names, f"{TOP_K}<column>"])
     raise DselectError(f"unknown strategy `{name}`; did you mean `{nearest}`? Known: {listed}")
+
+
+def with_options(name: str, options: Mapping[str, Any]) -> Strategy:
+    """The strategy with a recipe's options. Raises DselectError for an unknown strategy or an option it lacks."""
+    known = strategy(name)
+    for option, value in options.items():
+        if value is not None and option not in known.declared:
+            takers = ", ".join(taker for taker, other in all_strategies().items() if option in other.declared)
+            raise DselectError(f"`{option}` is an option of {takers}; `{name}` has no use for it: leave it out")
+    return known.with_given(options)
+
+
+def all_options() -> dict[str, Option]:
+    """Every option that some strategy takes, by name."""
+    return {name: option for known in all_strategies().values() for name, option in known.declared.items()}
+
+
+def all_strategies() -> dict[str, Strategy]:
+    """The strategies that have a name of their own; `topk:<column>` come beside them."""
+    return _REGISTRY.all()
+
+
+def register(added: Strategy) -> None:
+    """Add a strategy in this process; an installed package names it as an entry point instead.
+
+    Raises DselectError when another has the name, or another meaning of one of its options.
+    """
+    _REGISTRY.register(added)
+
+
+def unregister(name: str) -> None:
+    """Take back what `register` added."""
+    _REGISTRY.unregister(name)
+
+
+def _check(added: Strategy, others: Mapping[str, Strategy]) -> None:
+    if added.name in others or added.name.startswith(TOP_K):
+        raise DselectError(f"strategy `{added.name}` is defined twice; give one of the two another name")
+    for other in others.values():
+        for name, option in added.declared.items():
+            if other.declared.get(name, option) != option:
+                raise DselectError(f"strategy `{added.name}`: `{other.name}` has another option `{name}`; rename it")
+
+
+_REGISTRY = Registry(BUILTIN, ENTRY_POINTS, Strategy, _check)

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.order import Order, Pick
 from dselect_core.select.rounding import round_scores
-from dselect_core.select.saved_order import Kept
+from dselect_core.select.saved_order import SavedOrder
+from dselect_core.select.strategy import Strategy
 
 
-def ranked_order(pool: Pool, column: str, kept: Kept | None = None) -> Order:
+def ranked_order(pool: Pool, column: str, saved: SavedOrder | None = None) -> Order:
     """Rows by `column`, highest first, ties to the lowest row; the gain is the value, rounded to the score grid."""
     values = ranked_values(pool, column)
-    return SortedOrder(np.argsort(-values, kind="stable").tolist(), values, kept)
+    return SortedOrder(np.argsort(-values, kind="stable").tolist(), values, saved)
 
 
 def ranked_values(pool: Pool, column: str) -> np.ndarray:
@@ -27,10 +29,10 @@ def ranked_values(pool: Pool, column: str) -> np.ndarray:
 class SortedOrder(Order):
     """Rows in an order that is known from the start. gains: float64 [n], by row; None: the method defines none."""
 
-    def __init__(self, rows: Sequence[int], gains: np.ndarray | None, kept: Kept | None) -> None:
+    def __init__(self, rows: Sequence[int], gains: np.ndarray | None, saved: SavedOrder | None) -> None:
         self._rows = rows
         self._gains = gains
-        self._made = 0 if kept is None else len(kept.picks)
+        self._made = 0 if saved is None else len(saved.picks)
 
     def __next__(self) -> Pick:
         if self._made == len(self._rows):
@@ -48,3 +50,19 @@ class SortedOrder(Order):
         standing = self._gains.copy()
         standing[self._rows[: self._made]] = np.nan
         return standing
+
+
+def top_k(name: str, column: str, kind: str) -> Strategy:
+    """A strategy that takes the rows with the highest `column`, which scores of `kind` bring."""
+
+    # `seed` is what every order takes; a ranking has no use for it.
+    def order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
+        return ranked_order(pool, column, saved)
+
+    def values(pool: Pool) -> np.ndarray:
+        return ranked_values(pool, column)
+
+    return Strategy(name, frozenset({kind}), (column,), order, values)
+
+
+MIWV = top_k("miwv", "miwv", "miwv")

@@ -9,40 +9,20 @@ import json
 import os
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dselect_core.errors import DselectError
-from dselect_core.select.budget import Budget
+from dselect_core.select.recipe import CoresetSpec, StrictModel
 
 CONFIG_ENV = "DSELECT_CONFIG"
 SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
 
 
-def _budget(value: Any) -> Any:
-    if isinstance(value, Budget):
-        return value
-    try:
-        return Budget.parse(value)
-    except DselectError as error:
-        raise ValueError(str(error)) from None
-
-
-BudgetField = Annotated[
-    Budget,
-    BeforeValidator(_budget, json_schema_input_type=str | int),
-    PlainSerializer(str, return_type=str),
-]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
-
-
-class SourceSpec(_Strict):
+class SourceSpec(StrictModel):
     """Where one source's rows come from: files (`path`) or a Hugging Face dataset (`dataset`)."""
 
     path: str | list[str] | None = Field(None, description="file, folder, glob or list of them; local, s3://, hf://")
@@ -64,7 +44,7 @@ class SourceSpec(_Strict):
         return [self.path] if isinstance(self.path, str) else list(self.path or [])
 
 
-class ModelSpec(_Strict):
+class ModelSpec(StrictModel):
     """The target model: a Hugging Face causal LM by hub name or local path, or the builtin one."""
 
     path: str = Field("builtin", description="hub name, local folder, or `builtin`")
@@ -78,7 +58,7 @@ class ModelSpec(_Strict):
     batch_tokens: int = Field(4096, gt=0, description="tokens per forward pass; halved when memory does not do")
 
 
-class WarmupSpec(_Strict):
+class WarmupSpec(StrictModel):
     """How the builtin model is made: a small Llama tuned on a small part of the pool."""
 
     samples: int = Field(1024, gt=0, description="pool samples it is tuned on")
@@ -94,7 +74,7 @@ class WarmupSpec(_Strict):
     seed: int = 0
 
 
-class EmbeddingSpec(_Strict):
+class EmbeddingSpec(StrictModel):
     """Whose prompt vectors choose MIWV's shots: the target model's, or those of an encoder at `path`.
 
     An encoder keeps its own pooling, window, normalisation and default prompt, as sentence-transformers reads them. The
@@ -119,7 +99,7 @@ class EmbeddingSpec(_Strict):
         return self
 
 
-class NeighborSpec(_Strict):
+class NeighborSpec(StrictModel):
     """How MIWV's shots are searched: exactly, unless a size is set above which nearly all of them will do."""
 
     approximate_above: int | None = Field(
@@ -132,26 +112,26 @@ class NeighborSpec(_Strict):
         return None if self.approximate_above is None or rows <= self.approximate_above else self.nprobe
 
 
-class DifficultySpec(_Strict):
+class DifficultySpec(StrictModel):
     beta: float = Field(1.0, gt=0, description="exponent β of UPD")
 
 
-class ActivationSpec(_Strict):
+class ActivationSpec(StrictModel):
     top_share: float = Field(0.01, gt=0, le=1, description="share of each layer's neurons called active")
     tokens: Literal["prompt", "all"] = Field("prompt", description="tokens the neuron values are averaged over")
     layers: list[int] | None = Field(None, description="layers used; all by default")
 
 
-class SecretFromEnv(_Strict):
+class SecretFromEnv(StrictModel):
     env: str
 
 
-class TokenPrice(_Strict):
+class TokenPrice(StrictModel):
     prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
     completion: float = Field(ge=0, description="US dollars per million completion tokens")
 
 
-class GraderSpec(_Strict):
+class GraderSpec(StrictModel):
     """The builtin heuristic by default; an OpenAI-compatible endpoint when `base_url` or `model` is given."""
 
     base_url: str | None = None
@@ -176,48 +156,14 @@ class GraderSpec(_Strict):
         return self.model is None
 
 
-class PartSpec(_Strict):
+class PartSpec(StrictModel):
     """How much finished work may be in memory before it is written: what a killed process can lose."""
 
     rows: int = Field(4096, gt=0, description="rows after which a part is written")
     seconds: float = Field(30.0, gt=0, description="seconds after which a part is written")
 
 
-class CoresetSpec(_Strict):
-    """A recipe: a strategy's order, cut at a budget."""
-
-    strategy: str = Field(
-        description="d3, miwv, mads, facility-location, deita, kcenter, random, topk:<column>",
-    )
-    budget: BudgetField
-    seed: int = Field(0, description="used by random")
-    threshold: float | None = Field(
-        None, gt=0, le=1, description="deita: a row with a higher cosine to a chosen one is passed over; 0.9 by default"
-    )
-    neighbors: int | None = Field(
-        None,
-        ge=1,
-        description="facility-location: nearest rows that count, the row itself among them; by default all up to "
-        "16384 rows, 64 above",
-    )
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the recipe says beside strategy, budget and seed; None where it says nothing."""
-        return {"threshold": self.threshold, "neighbors": self.neighbors}
-
-    @model_validator(mode="after")
-    def _known(self) -> "CoresetSpec":
-        from dselect_core.select.strategies import strategy
-
-        try:
-            strategy(self.strategy).with_options(self.options)
-        except DselectError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-
-class Settings(_Strict):
+class Settings(StrictModel):
     storage: str = Field(".dselect", description="folder or s3:// prefix that holds every table")
     storage_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options for the storage")
     sources: dict[str, SourceSpec]

@@ -14,9 +14,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when `datasets` is first im
 
 from dselect_core.coreset.export import write_coreset
 from dselect_core.errors import DselectError
-from dselect_core.select.order import Pool
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
-from dselect_core.settings.settings import CoresetSpec
 from dselect_core.storage.files import read_metadata, read_parquet, write_parquet, write_text
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))

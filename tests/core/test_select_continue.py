@@ -1,6 +1,7 @@
-"""A kept order, cut or continued, is the fresh one: for every strategy and kind of budget, through a real file."""
+"""A saved order, cut or continued, is the fresh one: for every strategy and kind of budget, through a real file."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,16 @@ from upath import UPath
 
 from dselect_core.errors import DselectError
 from dselect_core.select import strategies
-from dselect_core.select.order import Order, Pool
-from dselect_core.select.saved_order import SCHEMA, Kept, read_kept, write_kept
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.order import Order
+from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.saved_order import SCHEMA, SavedOrder, read_saved_order, write_saved_order
 from dselect_core.select.select import Selection, select
-from dselect_core.settings.settings import CoresetSpec
 from tests.core.test_select_orders import NAMES, make_rows
 
 
 class Orders:
-    """A folder of kept orders, as a workspace has one."""
+    """A folder of saved orders, as a workspace has one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = UPath(folder)
@@ -29,20 +31,20 @@ class Orders:
     def path(self, key: str) -> UPath:
         return self.folder / f"{key}.parquet"
 
-    def __call__(self, key: str) -> Kept | None:
+    def __call__(self, key: str) -> SavedOrder | None:
         self.asked.append(key)
-        return read_kept(self.path(key), key)
+        return read_saved_order(self.path(key), key)
 
     def select(self, pool: Pool, name: str, budget: str | int, seed: int = 0) -> Selection:
-        """Select, and write what should be kept."""
+        """Select, and write what should be saved."""
         selection = select(pool, CoresetSpec(strategy=name, budget=budget, seed=seed), None, self)
         self.write(selection)
         return selection
 
     def write(self, selection: Selection) -> None:
-        assert selection.kept is not None and selection.kept.key == self.asked[-1]
-        if selection.kept_changed:
-            write_kept(selection.kept, self.path(selection.kept.key))
+        assert selection.saved is not None and selection.saved.key == self.asked[-1]
+        if selection.saved_changed:
+            write_saved_order(selection.saved, self.path(selection.saved.key))
 
 
 @pytest.fixture
@@ -80,18 +82,18 @@ def test_any_sequence_of_budgets_equals_fresh_runs(
     made = 0
     for asked in data.draw(st.lists(budget, min_size=2, max_size=6)):
         fresh = select(pool, CoresetSpec(strategy=name, budget=asked))
-        assert fresh.kept is None and not fresh.kept_changed and fresh.reused == 0
+        assert fresh.saved is None and not fresh.saved_changed and fresh.reused == 0
         selection = orders.select(pool, name, asked)
         assert_same(selection, fresh)
         assert selection.reused == min(made, selection.rows)
-        held = len(selection.kept.picks)
-        assert held >= max(made, selection.rows)  # a cut never shortens what is kept
-        assert selection.kept_changed == (held > made)
+        held = len(selection.saved.picks)
+        assert held >= max(made, selection.rows)  # a cut never shortens what is saved
+        assert selection.saved_changed == (held > made)
         made = held
-        # The kept table says what a fresh order of that length would.
-        alone = select(pool, CoresetSpec(strategy=name, budget=held), None, lambda key: None).kept
-        assert alone is not None and alone.table.equals(selection.kept.table)
-        read = orders(selection.kept.key)
+        # The saved table says what a fresh order of that length would.
+        alone = select(pool, CoresetSpec(strategy=name, budget=held), None, lambda key: None).saved
+        assert alone is not None and alone.table.equals(selection.saved.table)
+        read = orders(selection.saved.key)
         assert read is not None and read.table.equals(alone.table) and read.table.schema == alone.table.schema
     assert len(set(orders.asked)) == 1  # whatever the budget
 
@@ -107,24 +109,24 @@ def test_an_order_stopped_anywhere_goes_on_as_if_it_had_not(name: str, seed: int
     whole = list(chosen.order(pool, seed))
     assert sorted(pick.row for pick in whole) == list(range(n))
 
-    picks, kept = [], None
+    picks, saved = [], None
     for stop in [*sorted(data.draw(st.lists(st.integers(0, n), max_size=4))), n]:
-        order = chosen.order(pool, seed, kept)
+        order = chosen.order(pool, seed, saved)
         while len(picks) < stop:
             picks.append(next(order))
             if data.draw(st.booleans()):  # asking in between changes nothing
                 order.standing(), order.state()
-        kept = Kept.of("key", samples, picks, order.state(), order.standing())
-        assert kept.picks == picks == whole[:stop]
-        again = chosen.order(pool, seed, kept)
-        for one, other in ((order.state(), again.state()), (order.state(), kept.state)):
+        saved = SavedOrder.of("key", samples, picks, order.state(), order.standing())
+        assert saved.picks == picks == whole[:stop]
+        again = chosen.order(pool, seed, saved)
+        for one, other in ((order.state(), again.state()), (order.state(), saved.state)):
             assert one.keys() == other.keys()
             assert all(one[at].dtype == other[at].dtype and np.array_equal(one[at], other[at]) for at in one)
         assert np.array_equal(order.standing(), again.standing(), equal_nan=True)
-        assert np.array_equal(order.standing(), kept.standing, equal_nan=True)
+        assert np.array_equal(order.standing(), saved.standing, equal_nan=True)
     with pytest.raises(StopIteration):
         next(order)
-    assert order.state().keys() == kept.state.keys()
+    assert order.state().keys() == saved.state.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,20 +135,17 @@ def test_a_covered_budget_runs_no_strategy(name: str, orders: Orders, monkeypatc
     orders.select(pool, name, 30)
     fresh = [select(pool, CoresetSpec(strategy=name, budget=budget)) for budget in (30, 7, "10%", "40 tokens")]
 
-    def refuse(pool: Pool, seed: int, kept: Kept | None = None) -> Order:
+    def refuse(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
         raise AssertionError("the strategy was run")
 
-    monkeypatch.setitem(
-        strategies.STRATEGIES,
-        name,
-        strategies.Strategy(**{**vars(strategies.strategy(name)), "order": refuse}),
-    )
+    refusing = replace(strategies.strategy(name), order=refuse)
+    monkeypatch.setattr("dselect_core.select.select.with_options", lambda name, options: refusing)
     steps: list[tuple[int, int, int]] = []
     for expected, budget in zip(fresh, (30, 7, "10%", "40 tokens"), strict=True):
         spec = CoresetSpec(strategy=name, budget=budget)
         selection = select(pool, spec, lambda *step: steps.append(step), orders)
         assert_same(selection, expected)
-        assert not selection.kept_changed and selection.reused == selection.rows
+        assert not selection.saved_changed and selection.reused == selection.rows
     assert steps == []
     with pytest.raises(AssertionError, match="the strategy was run"):
         select(pool, CoresetSpec(strategy=name, budget=31), None, orders)
@@ -156,7 +155,7 @@ def test_a_whole_order_is_cut_by_the_budget_of_all_tokens(orders: Orders) -> Non
     pool = Pool.of(make_rows(2, 20)[0])
     orders.select(pool, "random", "100%")
     selection = orders.select(pool, "random", f"{pool.scores['response_tokens'].sum()} tokens")
-    assert (selection.rows, selection.reused, selection.kept_changed) == (20, 20, False)
+    assert (selection.rows, selection.reused, selection.saved_changed) == (20, 20, False)
 
 
 def test_progress_hears_of_new_picks_alone(orders: Orders) -> None:
@@ -178,8 +177,8 @@ def test_progress_hears_of_new_picks_alone(orders: Orders) -> None:
 def test_the_pick_that_ended_a_token_budget_is_kept(orders: Orders) -> None:
     pool = Pool.of(pl.DataFrame({"sample_id": list("abc"), "response_tokens": [10, 20, 30]}))
     selection = orders.select(pool, "topk:response_tokens", "40 tokens")
-    assert selection.rows == 1 and [pick.row for pick in selection.kept.picks] == [2, 1]
-    assert selection.kept.table["standing"].to_list() == [10.0, None, None]
+    assert selection.rows == 1 and [pick.row for pick in selection.saved.picks] == [2, 1]
+    assert selection.saved.table["standing"].to_list() == [10.0, None, None]
     assert orders.select(pool, "topk:response_tokens", 2).reused == 2
 
 
@@ -196,7 +195,7 @@ def test_the_file_has_every_sample_of_the_pool(orders: Orders) -> None:
         ("random", []),
     ):
         selection = orders.select(pool, name, 12)
-        table = pl.read_parquet(orders.path(selection.kept.key).path)
+        table = pl.read_parquet(orders.path(selection.saved.key).path)
         assert table.columns == [*SCHEMA, *columns]
         assert {column: table.schema[column] for column in SCHEMA} == SCHEMA
         assert table["sample_id"].equals(pool.sample_ids)
@@ -221,34 +220,34 @@ def test_the_table_follows_what_the_key_is_silent_about(orders: Orders) -> None:
     first = orders.select(Pool.of(scores), "topk:loss", 3)
     nudged = scores.with_columns(pl.Series("loss", [1.0 + 1e-7, 2.0, 3.0, None])).filter(pl.col("sample_id") != "d")
     second = orders.select(Pool.of(nudged), "topk:loss", 2)
-    assert second.kept.key == first.kept.key and second.kept_changed and second.reused == 2
-    held = orders(first.kept.key)
+    assert second.saved.key == first.saved.key and second.saved_changed and second.reused == 2
+    held = orders(first.saved.key)
     assert held.table["sample_id"].to_list() == ["a", "b", "c"] and held.table["loss"][0] == 1.0 + 1e-7
-    assert held.picks == first.kept.picks
-    assert not orders.select(Pool.of(nudged), "topk:loss", 1).kept_changed
+    assert held.picks == first.saved.picks
+    assert not orders.select(Pool.of(nudged), "topk:loss", 1).saved_changed
 
 
 def test_nan_among_the_scores_does_not_look_like_a_change(orders: Orders) -> None:
     pool = Pool.of(pl.DataFrame({"sample_id": list("abc"), "loss": [1.0, float("nan"), 3.0]}))
-    assert orders.select(pool, "topk:loss", 2).kept_changed
-    assert not orders.select(pool, "topk:loss", 2).kept_changed
+    assert orders.select(pool, "topk:loss", 2).saved_changed
+    assert not orders.select(pool, "topk:loss", 2).saved_changed
 
 
 def test_a_shorter_order_does_not_replace_a_longer_one(orders: Orders) -> None:
     pool = Pool.of(*make_rows(6, 30))
     selections = [select(pool, CoresetSpec(strategy="d3", budget=rows), None, lambda key: None) for rows in (9, 3)]
-    long, short = (selection.kept for selection in selections)
-    for kept in (short, long, short):
-        write_kept(kept, orders.path(kept.key))
+    long, short = (selection.saved for selection in selections)
+    for saved in (short, long, short):
+        write_saved_order(saved, orders.path(saved.key))
     assert len(orders(long.key).picks) == 9
 
 
 def test_a_file_of_another_key_is_not_taken(orders: Orders) -> None:
     pool = Pool.of(*make_rows(6, 30))
-    kept = orders.select(pool, "mads", 5).kept
-    write_kept(kept, orders.path("other"))
-    assert read_kept(orders.path("other"), "other") is None
-    assert read_kept(orders.path("none"), "none") is None
+    saved = orders.select(pool, "mads", 5).saved
+    write_saved_order(saved, orders.path("other"))
+    assert read_saved_order(orders.path("other"), "other") is None
+    assert read_saved_order(orders.path("none"), "none") is None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
@@ -257,13 +256,13 @@ def test_a_torn_file_is_named_in_the_log_and_ignored(
 ) -> None:
     pool = Pool.of(*make_rows(8, 40))
     first = orders.select(pool, "d3", 10)
-    path = orders.path(first.kept.key)
+    path = orders.path(first.saved.key)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with caplog.at_level(logging.WARNING):
         again = orders.select(pool, "d3", 6)
     assert str(path) in caplog.text and "ignored" in caplog.text
-    assert again.reused == 0 and again.kept_changed
+    assert again.reused == 0 and again.saved_changed
     assert_same(again, select(pool, CoresetSpec(strategy="d3", budget=6)))
     assert orders.select(pool, "d3", 6).reused == 6
 
@@ -274,5 +273,5 @@ def test_budgets_that_cannot_be_met_ask_for_no_order(orders: Orders) -> None:
         with pytest.raises(DselectError, match="is larger than"):
             select(pool, CoresetSpec(strategy="d3", budget=budget), None, orders)
     empty = select(pool.take(np.array([], dtype=np.int64)), CoresetSpec(strategy="d3", budget="10%"), None, orders)
-    assert empty.kept is None and not empty.kept_changed
+    assert empty.saved is None and not empty.saved_changed
     assert orders.asked == []

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from dselect_core.errors import DselectError
 from dselect_core.select import rounding as grid_module
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.farthest_first import MOST_STEPS, farthest_first
-from dselect_core.select.order import Pool
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.rounding import NORM_LIMIT, SCORE_STEP, round_unit_vectors
 from dselect_core.select.select import select
-from dselect_core.settings.settings import CoresetSpec
 
 
 def reference(vectors: list[list[float]], weight_steps: list[int]) -> list[tuple[int, float | None]]:

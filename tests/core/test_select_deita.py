@@ -12,12 +12,13 @@ from upath import UPath
 
 from dselect_core.coreset.export import write_coreset
 from dselect_core.select import deita as module
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.deita import score_first
-from dselect_core.select.order import Order, Pick, Pool
+from dselect_core.select.order import Order, Pick
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.rounding import SCORE_STEP
-from dselect_core.select.saved_order import Kept
+from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.select import select
-from dselect_core.settings.settings import CoresetSpec
 from tests.core.test_select_continue import Orders, assert_same
 from tests.core.test_select_orders import make_rows
 
@@ -90,15 +91,15 @@ def test_an_order_goes_on_from_any_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         {"sample_id": [f"{i:03d}" for i in range(100)], "reason": pl.Series([None] * 100, dtype=str)}
     )
 
-    def order(kept: Kept | None = None) -> Order:
-        return score_first(vectors, scores, 0.9, kept)
+    def order(saved: SavedOrder | None = None) -> Order:
+        return score_first(vectors, scores, 0.9, saved)
 
     whole = list(order())
     assert 20 < len(whole) < 90
     for cut in range(len(whole) + 1):
         begun = order()
         picks = list(islice(begun, cut))
-        again = order(Kept.of("key", samples, picks, begun.state(), begun.standing()))
+        again = order(SavedOrder.of("key", samples, picks, begun.state(), begun.standing()))
         assert np.array_equal(again.standing(), begun.standing(), equal_nan=True)
         assert np.array_equal(again.state()["too_alike"], begun.state()["too_alike"])
         assert picks + list(again) == whole
@@ -155,10 +156,10 @@ def test_any_sequence_of_budgets_equals_fresh_runs(
         orders.write(selection)
         assert_same(selection, fresh)
         assert selection.too_alike == fresh.too_alike
-        held = len(selection.kept.picks)
+        held = len(selection.saved.picks)
         reached = fresh if held == fresh.rows else select(pool, deita(held, threshold))
-        assert selection.kept.table["rank"].drop_nulls().len() == held >= fresh.rows == min(fresh.rows, reached.rows)
-        # The kept table says what a fresh order of that length would.
-        alone = select(pool, deita(held, threshold), None, lambda key: None).kept
-        assert alone.table.equals(selection.kept.table)
+        assert selection.saved.table["rank"].drop_nulls().len() == held >= fresh.rows == min(fresh.rows, reached.rows)
+        # The saved table says what a fresh order of that length would.
+        alone = select(pool, deita(held, threshold), None, lambda key: None).saved
+        assert alone.table.equals(selection.saved.table)
     assert len(set(orders.asked)) == 1

@@ -14,7 +14,7 @@ from dselect_core.select import facility_location as module
 from dselect_core.select.facility_location import facility_location, nearest_rows
 from dselect_core.select.order import Order, Pick
 from dselect_core.select.rounding import round_unit_vectors
-from dselect_core.select.saved_order import Kept
+from dselect_core.select.saved_order import SavedOrder
 
 # Few directions, so with ties, repeated rows and opposite ones.
 small_vectors = st.integers(1, 3).flatmap(
@@ -81,7 +81,7 @@ def clustered(n: int, seed: int = 0, d: int = 16) -> np.ndarray:
 def resumed(vectors: np.ndarray, neighbors: int | None, order: Order, picks: list[Pick]) -> Order:
     ids = [f"{i:05d}" for i in range(len(vectors))]
     samples = pl.DataFrame({"sample_id": ids, "reason": pl.Series([None] * len(ids), dtype=pl.String)})
-    return facility_location(vectors, neighbors, Kept.of("key", samples, picks, order.state(), order.standing()))
+    return facility_location(vectors, neighbors, SavedOrder.of("key", samples, picks, order.state(), order.standing()))
 
 
 @pytest.mark.parametrize("neighbors", [1, 5, 40])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dselect_core.select.farthest_first import MOST_STEPS, FarthestFirst, Sizes, farthest_first
 from dselect_core.select.order import Pick
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
-from dselect_core.select.saved_order import Kept
+from dselect_core.select.saved_order import SavedOrder
 from tests.core.test_select_d3 import small_cases
 
 tiny = st.builds(Sizes, pool=st.integers(1, 5), picks=st.integers(1, 4), front=st.integers(1, 8))
@@ -77,14 +77,14 @@ def test_stopped_at_every_pick_it_goes_on_as_if_it_had_not(seed: int, n: int, si
     vectors, weights = random_case(seed, n)
     samples = pl.DataFrame({"sample_id": [f"{i:04}" for i in range(n)], "reason": [None] * n})
     whole = farthest_first(vectors, weights, None, sizes)
-    kept, picks = None, []
+    saved, picks = None, []
     for _ in range(n):
-        order = farthest_first(vectors, weights, kept, sizes)
+        order = farthest_first(vectors, weights, saved, sizes)
         picks.append(next(order))
         assert picks[-1] == next(whole)
-        kept = Kept.of("key", samples, picks, order.state(), order.standing())
-        # What is kept of an order that was stopped after each pick is that of one that never was.
-        assert kept.table.equals(Kept.of("key", samples, picks, whole.state(), whole.standing()).table)
+        saved = SavedOrder.of("key", samples, picks, order.state(), order.standing())
+        # What is saved of an order that was stopped after each pick is that of one that never was.
+        assert saved.table.equals(SavedOrder.of("key", samples, picks, whole.state(), whole.standing()).table)
     fresh = farthest_first(vectors, weights, None, sizes)
     assert list(fresh) == picks  # never asked
     assert all(np.array_equal(values, whole.state()[name]) for name, values in fresh.state().items())
@@ -108,8 +108,8 @@ def test_standing_is_a_bound_between_the_gain_and_that_of_the_last_pick(seed: in
         assert (standing[left] >= exact[left] * (1 - 1e-12)).all()
         if made > 1:
             assert (standing[left] <= picks[-1].gain).all()
-        kept = Kept.of("key", samples, picks, order.state(), standing)
-        known = ~kept.table.select(kept.is_bound.fill_null(False)).to_series().to_numpy()[left]
+        saved = SavedOrder.of("key", samples, picks, order.state(), standing)
+        known = ~saved.table.select(saved.is_bound.fill_null(False)).to_series().to_numpy()[left]
         assert standing[left][known] == pytest.approx(exact[left][known], rel=1e-12)
 
 

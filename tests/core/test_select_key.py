@@ -9,10 +9,10 @@ import pytest
 from dselect_core.errors import DselectError
 from dselect_core.select import order_key as key_module
 from dselect_core.select import strategies
-from dselect_core.select.order import Pool
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.order_key import order_key
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import select
-from dselect_core.settings.settings import CoresetSpec
 from tests.core.test_select_orders import NAMES as WHOLE
 
 NAMES = [*WHOLE, "deita"]
@@ -111,9 +111,9 @@ def test_the_seed_counts_where_it_is_used() -> None:
 )
 def test_the_options_count(name: str, option: str, value: float) -> None:
     chosen = strategies.strategy(name)
-    assert order_key(POOL, chosen, 0) == order_key(POOL, chosen.with_options({option: None}), 0)
-    assert order_key(POOL, chosen.with_options({option: value}), 0) != order_key(POOL, chosen, 0)
-    of_default = chosen.with_options({option: chosen.options[option]})
+    assert order_key(POOL, chosen, 0) == order_key(POOL, chosen.with_given({option: None}), 0)
+    assert order_key(POOL, chosen.with_given({option: value}), 0) != order_key(POOL, chosen, 0)
+    of_default = chosen.with_given({option: chosen.options[option]})
     assert order_key(POOL, of_default, 0) == order_key(POOL, chosen, 0)  # said or not, it is the same order
 
 

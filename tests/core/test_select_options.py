@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from dselect_core.coreset.spec import read_spec, spec_version, write_spec
 from dselect_core.fingerprint import fingerprint
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.facility_location import facility_location
-from dselect_core.select.order import Pool
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import select
-from dselect_core.settings.settings import CoresetSpec, Settings
+from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 
 TAKEN = [("deita", "threshold", 0.8), ("facility-location", "neighbors", 7)]
@@ -46,6 +47,19 @@ def test_an_option_survives_its_record_and_makes_a_version(
 def test_a_recipe_without_options_has_the_version_it_had_before_there_were_any() -> None:
     spec = CoresetSpec(strategy="d3", budget=5)
     assert spec_version(spec) == fingerprint({"strategy": "d3", "budget": "5 rows", "seed": 0})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "version"),
+    [
+        ({"strategy": "d3", "budget": "10%"}, "bc9bf48f9b33c3869090149c15ef2033"),
+        ({"strategy": "deita", "budget": 4, "threshold": 0.99}, "16db4c60479613720c2ea8f25a9b58d7"),
+        ({"strategy": "facility-location", "budget": 6, "neighbors": 5, "seed": 2}, "76da81f9390b5f77e9e66f5df4664271"),
+        ({"strategy": "random", "budget": "200 tokens", "seed": 3}, "7e4190ba4957ce44472d5f1b3ab57f17"),
+    ],
+)
+def test_a_recipe_has_the_version_it_had_in_0_1(recipe: dict[str, object], version: str) -> None:
+    assert spec_version(CoresetSpec.model_validate(recipe)) == version
 
 
 @pytest.mark.parametrize(("name", "option", "value"), TAKEN)

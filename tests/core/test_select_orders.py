@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dselect_core.errors import DselectError
-from dselect_core.select.order import Pool
+from dselect_core.kinds import rankable_columns
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
-from dselect_core.select.strategies import SCORE_COLUMNS, STRATEGIES, strategy
-from dselect_core.settings.settings import CoresetSpec
+from dselect_core.select.strategies import all_strategies, strategy
 
 NAMES = ["d3", "miwv", "mads", "facility-location", "kcenter", "random", "topk:loss", "topk:response_tokens"]
 """Strategies whose order has every row. deita's may end before: see test_select_deita.py."""
@@ -115,13 +116,14 @@ def test_random_is_seeded_and_does_not_depend_on_the_rest_of_the_pool() -> None:
     assert run(pool, 0) == run(pool, 0)
     assert run(pool, 0) != run(pool, 1)
     half = pool.take(np.arange(0, 200, 2))
-    kept = set(half.sample_ids)
-    assert run(half, 0) == [sample_id for sample_id in run(pool, 0) if sample_id in kept]
+    saved = set(half.sample_ids)
+    assert run(half, 0) == [sample_id for sample_id in run(pool, 0) if sample_id in saved]
 
 
 def test_known_strategies_and_their_needs() -> None:
-    assert set(NAMES) < set(STRATEGIES)
-    assert {f"topk:{column}" for column in SCORE_COLUMNS} < set(STRATEGIES)
+    assert {name for name in NAMES if not name.startswith("topk:")} <= set(all_strategies())
+    for column, kind in rankable_columns().items():
+        assert strategy(f"topk:{column}").needs == {kind}
     assert strategy("d3").needs == {"embeddings", "difficulty", "grades"}
     assert strategy("d3").columns == ("upd", "grade")
     assert strategy("mads").needs == {"activations"}

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from dselect_core.errors import DselectError
-from dselect_core.select.order import Pool
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import needs, select
-from dselect_core.settings.settings import CoresetSpec
 
 SCORES = pl.DataFrame(
     {

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.farthest_first import farthest_first
 from dselect_core.select.mads import max_coverage
-from dselect_core.select.order import Pool
 from dselect_core.select.rounding import SCORE_STEP
 from dselect_core.select.strategies import strategy
 from tests.core.test_select_d3 import small_cases

@@ -1,0 +1,74 @@
+"""What a strategy chooses from: scores, vectors and active neurons of n samples, in one row order.
+
+The row order, that of the sample id, is fixed here, once, so that no strategy can depend on how its input happened to
+be sorted.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from dselect_core.errors import DselectError
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """n samples in canonical order. Build it with `Pool.of`, which sorts; the constructor only checks.
+
+    scores: one row per sample, strictly ascending `sample_id`, the score columns beside it (null where missing).
+    embeddings: float [n, d], one vector per whole sample, any length; a row with NaN is missing. None: not loaded.
+    neurons: uint32 [n, m], ids of the active neurons, all distinct inside a row. None: not loaded.
+    has_neurons: boolean [n]; rows of `neurons` where it is False hold nothing. None: every row is filled.
+    Raises DselectError for a repeated sample id, ValueError for shapes that do not fit.
+    """
+
+    scores: pl.DataFrame
+    embeddings: np.ndarray | None = field(default=None, repr=False)
+    neurons: np.ndarray | None = field(default=None, repr=False)
+    has_neurons: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        ids = self.scores["sample_id"]
+        if not ids.is_sorted():
+            raise ValueError("scores are not sorted by sample_id: build the pool with Pool.of")
+        if ids.n_unique() != len(ids):
+            repeated = ids.filter(ids.is_duplicated())[0]
+            raise DselectError(f"pool: sample {repeated} is there twice; join the scores on sample_id, one row each")
+        for name in ("embeddings", "neurons", "has_neurons"):
+            array = getattr(self, name)
+            if array is not None and len(array) != len(ids):
+                raise ValueError(f"{name} has {len(array)} rows, the pool {len(ids)}")
+        if self.neurons is not None and (self.neurons.dtype != np.uint32 or self.neurons.shape[1] == 0):
+            raise ValueError(f"neurons must be uint32 [n, m ≥ 1], got {self.neurons.dtype} {self.neurons.shape}")
+
+    @classmethod
+    def of(
+        cls,
+        scores: pl.DataFrame,
+        embeddings: np.ndarray | None = None,
+        neurons: np.ndarray | None = None,
+        has_neurons: np.ndarray | None = None,
+    ) -> "Pool":
+        """A pool from rows in any order (the same one in every argument); copies what it has to move."""
+        rows = scores["sample_id"].arg_sort().to_numpy()
+        return cls(
+            scores[rows],
+            *(None if array is None else array[rows] for array in (embeddings, neurons, has_neurons)),
+        )
+
+    def __len__(self) -> int:
+        return self.scores.height
+
+    @property
+    def sample_ids(self) -> pl.Series:
+        return self.scores["sample_id"]
+
+    def take(self, rows: np.ndarray) -> "Pool":
+        """The pool of the given rows alone (ascending row numbers); copies nothing if they are all."""
+        if len(rows) == len(self):
+            return self
+        return Pool(
+            self.scores[rows],
+            *(None if array is None else array[rows] for array in (self.embeddings, self.neurons, self.has_neurons)),
+        )

@@ -1,0 +1,19 @@
+"""K-center: diversity alone, D3's order with every weight one (a baseline)."""
+
+import numpy as np
+
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.farthest_first import farthest_first
+from dselect_core.select.order import Order
+from dselect_core.select.rounding import SCORE_STEP
+from dselect_core.select.saved_order import SavedOrder
+from dselect_core.select.strategy import Strategy
+
+
+def kcenter_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
+    """D3's order with every weight one: farthest-first from the lowest sample id; `seed` is not used."""
+    assert pool.embeddings is not None
+    return farthest_first(pool.embeddings, np.full(len(pool), round(1 / SCORE_STEP)), saved)
+
+
+KCENTER = Strategy("kcenter", frozenset({"embeddings"}), (), kcenter_order)

@@ -1,0 +1,103 @@
+"""A recipe as dselect.yaml has it: a strategy, a budget, a seed, and the options that the strategy itself declares.
+
+The options are no fields of this class: a strategy that is added brings its own, and they are checked and described
+from its declaration.
+"""
+
+import difflib
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from dselect_core.errors import DselectError
+from dselect_core.select.budget import Budget
+from dselect_core.select.strategies import all_options, with_options
+from dselect_core.select.strategy import Option
+
+
+class StrictModel(BaseModel):
+    """Settings that know all their keys and do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
+
+
+def _budget(value: Any) -> Any:
+    if isinstance(value, Budget):
+        return value
+    try:
+        return Budget.parse(value)
+    except DselectError as error:
+        raise ValueError(str(error)) from None
+
+
+BudgetField = Annotated[
+    Budget,
+    BeforeValidator(_budget, json_schema_input_type=str | int),
+    PlainSerializer(str, return_type=str),
+]
+
+
+class CoresetSpec(StrictModel):
+    """A recipe: a strategy's order, cut at a budget."""
+
+    model_config = ConfigDict(extra="allow")
+
+    strategy: str = Field(
+        description="d3, miwv, mads, facility-location, deita, kcenter, random, topk:<column>",
+    )
+    budget: BudgetField
+    seed: int = Field(0, description="used by random")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the recipe says beside strategy, budget and seed."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _known(self) -> "CoresetSpec":
+        options = all_options()
+        for name, value in self.options.items():
+            if name not in options:
+                keys = [*type(self).model_fields, *options]
+                nearest = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
+                hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys: {', '.join(keys)}"
+                raise ValueError(f"unknown key `{name}`; {hint}")
+            (self.model_extra or {})[name] = _checked(name, options[name], value)
+        try:
+            with_options(self.strategy, self.options)
+        except DselectError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, option in all_options().items():
+            described = TypeAdapter(_annotation(option)).json_schema()
+            schema["properties"][name] = described | {"title": name.capitalize(), "default": None}
+        schema["additionalProperties"] = False
+        return schema
+
+
+def _annotation(option: Option) -> Any:
+    return Annotated[option.type | None, Field(description=option.description, **option.bounds)]
+
+
+def _checked(name: str, option: Option, value: Any) -> Any:
+    """The value as the option's type. Raises ValueError when it is none, or out of bounds."""
+    try:
+        return TypeAdapter(_annotation(option)).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None

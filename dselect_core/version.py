@@ -1,0 +1,3 @@
+"""The version of the packages, for the metadata, the manifests and the face alike."""
+
+__version__ = "0.2.0"

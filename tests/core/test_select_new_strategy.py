@@ -1,0 +1,80 @@
+"""A new strategy costs one file: defined with an option of its own, registered, and used like any other."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from dselect_core.errors import DselectError
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.order import Order
+from dselect_core.select.order_key import order_key
+from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.saved_order import SavedOrder
+from dselect_core.select.select import needs, select
+from dselect_core.select.strategies import register, strategy, unregister, with_options
+from dselect_core.select.strategy import Option, Strategy
+from dselect_core.select.top_k import SortedOrder
+from dselect_core.settings.settings import json_schema
+
+
+def near_order(pool: Pool, seed: int, saved: SavedOrder | None = None, target: float = 0.5) -> Order:
+    """Rows by the distance of their loss to a target."""
+    distances = np.abs(pool.scores["loss"].to_numpy() - target)
+    return SortedOrder(np.argsort(distances, kind="stable").tolist(), -distances, saved)
+
+
+NEAR = Strategy(
+    "near",
+    frozenset({"difficulty"}),
+    ("loss",),
+    near_order,
+    lambda pool: pool.scores["loss"].to_numpy(),
+    declared={"target": Option(float, 0.5, "near: the loss that rows should have", {"ge": 0})},
+)
+POOL = Pool.of(pl.DataFrame({"sample_id": list("abcde"), "loss": [0.1, 0.4, 0.9, None, 2.0]}))
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    register(NEAR)
+    yield
+    unregister("near")
+
+
+def chosen(**recipe: object) -> str:
+    selection = select(POOL, CoresetSpec.model_validate({"strategy": "near", **recipe}))
+    return "".join(selection.order["sample_id"])
+
+
+def test_it_is_selected_by_with_its_option() -> None:
+    assert chosen(budget=2) == "ba"
+    assert chosen(budget=2, target=2) == "ec"
+    assert needs(CoresetSpec.model_validate({"strategy": "near", "budget": 1})) == {"difficulty"}
+    selection = select(POOL, CoresetSpec.model_validate({"strategy": "near", "budget": 2}))
+    assert selection.excluded.rows() == [("d", "no loss")]
+
+
+def test_its_option_is_checked_counted_and_described() -> None:
+    with pytest.raises(ValidationError, match="target: Input should be greater than or equal to 0"):
+        chosen(budget=2, target=-1)
+    with pytest.raises(ValidationError, match="unknown key `targt`; did you mean `target`"):
+        chosen(budget=2, targt=1)
+    with pytest.raises(ValidationError, match="`target` is an option of near; `d3` has no use for it"):
+        CoresetSpec.model_validate({"strategy": "d3", "budget": 1, "target": 1})
+    usable = POOL.take(np.array([0, 1, 2, 4]))
+    keys = {order_key(usable, with_options("near", given), 0) for given in ({}, {"target": 0.5}, {"target": 1.0})}
+    assert len(keys) == 2
+    described = json_schema()["$defs"]["CoresetSpec"]["properties"]["target"]
+    assert described["description"] == "near: the loss that rows should have"
+
+
+def test_names_that_clash_are_refused() -> None:
+    with pytest.raises(DselectError, match="strategy `near` is defined twice"):
+        register(NEAR)
+    other = Strategy("far", frozenset(), (), near_order, declared={"target": Option(str, "", "another thing")})
+    with pytest.raises(DselectError, match="`near` has another option `target`"):
+        register(other)
+    assert strategy("near") is NEAR
