@@ -66,12 +66,12 @@ def candidates(workspace: Workspace, recipe: str) -> Candidates:
     versions = {"samples": index.version_of(frozenset())}
     for name in sorted(needs(read_spec(workspace, recipe))):
         versions[name] = version_of_pool(workspace, index, kind_of(name))
-    of_text = [
-        {key: value for key, value in workspace.open_store(name, made_by).recipe.items() if key not in kind.parameters}
-        for name, fingerprints in index.fingerprints.items()
-        if (kind := kind_of(name)).of_text_columns()
-        for made_by in fingerprints
-    ]
+    of_text = []
+    for name, fingerprints in index.fingerprints.items():
+        kind = kind_of(name)
+        for made_by in fingerprints if kind.of_text_columns() else ():
+            provenance = workspace.open_store(name, made_by).provenance
+            of_text.append({key: value for key, value in provenance.items() if key not in kind.parameters})
     if of_text:
         versions["lengths"] = fingerprint(of_text[0] if len(of_text) == 1 else of_text)
     return Candidates(fingerprint(versions), index.frame.height, versions)

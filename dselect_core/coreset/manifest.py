@@ -57,7 +57,7 @@ def make_manifest(
         fingerprint = fingerprint_of_pool(workspace, index, kind_of(kind))
         scores[kind] = {
             "fingerprint": fingerprint,
-            "provenance": workspace.open_store(kind, fingerprint).recipe,
+            "provenance": workspace.open_store(kind, fingerprint).provenance,
         }
     try:
         model = read_record(workspace)

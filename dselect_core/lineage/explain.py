@@ -117,7 +117,7 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterat
                 is_of_shot = kind.by_source or row["shot_id"] == shot_id
                 in_force = store_folder.name in used_fingerprints and is_of_shot
                 written = row.pop(WRITTEN)
-                yield Score(kind.name, _readable(row), store.recipe, store_folder.name, written, in_force)
+                yield Score(kind.name, _readable(row), store.provenance, store_folder.name, written, in_force)
 
 
 def _used_fingerprints(workspace: Workspace, index: Index, kind: Kind) -> list[str]:

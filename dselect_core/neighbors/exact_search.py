@@ -1,6 +1,6 @@
 """The closest other row of each row by dot product, from blocked matrix products over rows on the grid [ours].
 
-The rows are integers whose dot products float32 holds exactly in any order (select/grid.py). So the product alone
+The rows are integers whose dot products float32 holds exactly in any order (rounding.py). So the product alone
 decides, ties are ties, and the result is the same for any BLAS, block size and number of threads. A block serves its
 rows and its columns at once: looking at all pairs takes half the products, and what new rows mean to old ones is free.
 """

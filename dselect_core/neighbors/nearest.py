@@ -1,10 +1,10 @@
 """Each sample's nearest other sample by cosine over prompt embeddings: MIWV's shot (arXiv 2511.07074).
 
-Nearest is by the dot product of the unit vectors rounded to the grid of select/grid.py: within 5e-4 of the cosine for
+Nearest is by the dot product of the unit vectors rounded to the grid of rounding.py: within 5e-4 of the cosine for
 d = 384, usually 1e-4. On the grid it is exact, so equals tie and ties go to the lowest sample id, on any machine.
 
-Exact (closest.py) by default: n²·d/2 multiplications, the grid (n·d float32) and a few MB. Approximate
-(inverted_lists.py) where the settings ask for it above a size: far fewer, and `recall` says how many shots are the
+Exact (exact_search.py) by default: n²·d/2 multiplications, the grid (n·d float32) and a few MB. Approximate
+(ivf_search.py) where the settings ask for it above a size: far fewer, and `recall` says how many shots are the
 nearest there is.
 
 A table that was made before is patched: the rows that are new or whose shot is gone look at all rows, and the same
@@ -52,7 +52,7 @@ def nearest(
     """ids ascending, vectors float32 [n, d] (NaN where missing) → SCHEMA, a row per id.
 
     The nearest of i is argmax_{j≠i} h_i·h_j of the unit vectors h on the grid, lowest id at equals; with `nprobe` among
-    those that inverted_lists.py compares. Similarity is the cosine of the two on the grid, 1 for equal vectors. Both
+    those that ivf_search.py compares. Similarity is the cosine of the two on the grid, 1 for equal vectors. Both
     are null for a sample without a vector, and where no other sample has one.
     """
     return update(ids, vectors, None, progress, nprobe)

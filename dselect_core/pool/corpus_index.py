@@ -13,11 +13,11 @@ import polars as pl
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import kind_of, with_needs
-from dselect_core.scores.score_table import read_head
 from dselect_core.select.select import needs
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_with_metadata, write_parquet
+from dselect_core.storage.source_head import read_head
 
 # Nothing that may change while the version of a source stands, as the count of a sample's rows does.
 SCHEMA: dict[str, pl.DataType] = {

@@ -30,7 +30,7 @@ def store_of(workspace: Workspace, name: str) -> Store:
     """The store of a kind under the provenance that the settings ask for, which is written beside the scores."""
     provenance = provenance_of(workspace, kind_of(name))
     store = workspace.open_store(name, fingerprint(provenance))
-    store.describe(provenance)
+    store.write_provenance(provenance)
     return store
 
 

@@ -4,37 +4,11 @@ The rows lie in the store. A source has a head per kind, a few bytes that say wh
 the pool, neighbours and MIWV are tables of their own.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import polars as pl
-from upath import UPath
 
 from dselect_core.fingerprint import digest
-from dselect_core.storage.files import write_text
-
-
-@dataclass(frozen=True)
-class Head:
-    """fingerprint: of the recipe; version: of the rows; samples: version of the source they cover."""
-
-    fingerprint: str
-    version: str
-    samples: str
-    rows: int
-    nulls: int
-
-
-def write_head(head: Head, path: UPath) -> None:
-    write_text(json.dumps(asdict(head)), path)
-
-
-def read_head(path: UPath) -> Head | None:
-    """None where nothing was made yet."""
-    try:
-        return Head(**json.loads(path.read_text("utf-8")))
-    except FileNotFoundError:
-        return None
 
 
 @dataclass(frozen=True)

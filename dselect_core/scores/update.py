@@ -18,11 +18,12 @@ from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.scores.provenance import store_of
-from dselect_core.scores.score_table import Head, TableReport, read_head, version_of, write_head
+from dselect_core.scores.score_table import TableReport, version_of
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.appender import Appender
 from dselect_core.storage.files import read_with_metadata
 from dselect_core.storage.score_store import COMPACT_FROM, Store
+from dselect_core.storage.source_head import Head, read_head, write_head
 
 # Seconds of paid work that a killed run may lose.
 PAID_SECONDS = 5.0

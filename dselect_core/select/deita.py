@@ -2,8 +2,8 @@
 
 Source: DEITA (arXiv 2312.15685), the filter as in its code: passed over is a row whose cosine to some chosen one is
 above the threshold. DEITA's complexity times quality needs its own two scorers; here `upd · grade`, the weight of D3,
-stands for it [ours]. Cosines are those of vectors on the grid (grid.py), compared exactly, so the set does not depend
-on blocks or machines.
+stands for it [ours]. Cosines are those of vectors on the grid (rounding.py), compared exactly, so the set does not
+depend on blocks or machines.
 
 Rows go through in blocks: one matrix product against the chosen, one inside the block. What is passed over never comes,
 so the order may end before the pool does. The state names, for each row passed over, the chosen row in its way.
@@ -38,7 +38,7 @@ def score_first(
 ) -> Order:
     """Rows by score, highest first, ties to the lowest row; none whose cosine to an earlier one is above `threshold`.
 
-    vectors: [n, d], usable rows (`grid.usable_vectors`); score_steps: int64 [n], score / SCORE_STEP; threshold: in
+    vectors: [n, d], usable rows (`rounding.usable_vectors`); score_steps: int64 [n], score / SCORE_STEP; threshold: in
     (0, 1]; at 1 every row comes. Gain: the score. State `too_alike`: int64 [n], of each row passed over before the pick
     that comes next, the first chosen row with a cosine above the threshold; -1 for the others. Standing is NaN there.
     """

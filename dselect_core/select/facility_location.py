@@ -1,8 +1,8 @@
 """Facility location: the chosen rows that stand for all rows best, `max Σ_i max over chosen j of (1 + cos(i, j)) / 2`.
 
 Greedy, so within 1 - 1/e of the best set (Nemhauser, Wolsey and Fisher, 1978). Similarities are those of unit vectors
-on the grid (grid.py): integers, and gains exact sums of integers, so one set of vectors has one order on any machine,
-for any blocking and number of threads; ties go to the lowest row [ours].
+on the grid (rounding.py): integers, and gains exact sums of integers, so one set of vectors has one order on any
+machine, for any blocking and number of threads; ties go to the lowest row [ours].
 
 Two forms. All similarities at once cost 4·n² bytes and O(n²·d); this is the method itself. Only the nearest
 neighbours of each row cost 16·n·neighbors bytes and make 200,000 rows possible; the exact search for them, O(n²·d), is
@@ -49,7 +49,7 @@ def facility_location_order(
 def facility_location(vectors: np.ndarray, neighbors: int | None = None, saved: SavedOrder | None = None) -> Order:
     """Each pick raises `Σ_i max over chosen j of s_ij` the most, by its gain; ties to the lowest row.
 
-    vectors: [n, d], usable rows (`grid.usable_vectors`). s = (1 + cos) / 2 on the grid, in steps of 1 / (2·scale²);
+    vectors: [n, d], usable rows (`rounding.usable_vectors`). s = (1 + cos) / 2 on the grid, in steps of 1 / (2·scale²);
     before the first pick every row stands at 0. neighbors: s_ij counts only where j is among that many rows nearest to
     i, i itself one of them (equal similarity: the lower row), and i stands at a quarter of the way from its furthest
     neighbour's similarity down to its mean over all rows [ours]; as many neighbours as there are rows is the exact

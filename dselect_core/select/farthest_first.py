@@ -7,8 +7,8 @@ are the pool, and picks come out of the pool while its best beats all that is ou
 product per pick it works in the cache instead of memory, and computes under a tenth of the distances on clustered
 data. The price: of rows far from being picked only an upper bound of the gain is known.
 
-Vectors are on the integer grid (grid.py) and gains are compared as w²·m² in int64, so the order does not depend on the
-BLAS, its threads, or the sizes below. With all weights one it is the k-center greedy (Gonzalez 1985).
+Vectors are on the integer grid (rounding.py) and gains are compared as w²·m² in int64, so the order does not depend on
+the BLAS, its threads, or the sizes below. With all weights one it is the k-center greedy (Gonzalez 1985).
 """
 
 from dataclasses import dataclass
@@ -47,9 +47,9 @@ def farthest_first(
 ) -> "FarthestFirst":
     """First `argmax w`, then `argmax w_i · min over chosen j of ‖e_i - e_j‖`; ties to the lowest row.
 
-    vectors: [n, d], usable rows (`grid.usable_vectors`); weight_steps: int64 [n] in [0, MOST_STEPS], w / SCORE_STEP.
-    Gives every row once. Gain: weight times distance on the unit sphere; null for the first pick, which has no chosen
-    sample to be far from. A row that repeats a chosen one has gain 0 and comes at the end, by row.
+    vectors: [n, d], usable rows (`rounding.usable_vectors`); weight_steps: int64 [n] in [0, MOST_STEPS], w /
+    SCORE_STEP. Gives every row once. Gain: weight times distance on the unit sphere; null for the first pick, which has
+    no chosen sample to be far from. A row that repeats a chosen one has gain 0 and comes at the end, by row.
 
     State, int32 [n]: `seen`, the number of picks a row has been compared with, and `nearest`, its squared grid distance
     to the nearest of those. Standing is made from `nearest`: the gain where every pick was seen, else an upper bound of

@@ -1,9 +1,9 @@
 """An order that is saved: its picks so far, the state to continue from, and how the other rows stand. One Parquet file.
 
 The file has a row per sample of the pool, those a strategy cannot use among them, and is named by the content hash of
-all that the order depends on (key.py): whoever has the same inputs and strategy shares it, whatever the budget, and no
-stale order can be taken for a current one. Losing the file costs time and nothing else: two recipes that write at once
-leave one of their two orders, whole, and the rest is made again when it is needed.
+all that the order depends on (order_key.py): whoever has the same inputs and strategy shares it, whatever the budget,
+and no stale order can be taken for a current one. Losing the file costs time and nothing else: two recipes that write
+at once leave one of their two orders, whole, and the rest is made again when it is needed.
 
 SCHEMA, then the strategy's own score columns as they were in the pool, then its state (`state_<name>`):
   sample_id   ascending
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class SavedOrder:
-    """An order as far as it was made. table: as in the file; key: see key.py.
+    """An order as far as it was made. table: as in the file; key: see order_key.py.
 
     Rows of picks, state and standing are those the strategy sees: the samples without a reason, by id.
     """

@@ -2,7 +2,7 @@
 
 On a local disk a file is written under a temporary name beside its place and renamed; an object store shows an object
 only once it is complete. Either way a killed process leaves the old file or none. A table passes through memory as
-compressed bytes: right for tables of scores and samples, not for vectors (vectors.py).
+compressed bytes: right for tables of scores and samples, not for vectors (vector_file.py).
 """
 
 import io

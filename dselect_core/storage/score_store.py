@@ -1,12 +1,12 @@
-"""The store: scores by sample and recipe, kept for ever in append-only Parquet parts.
+"""The store: scores by sample and provenance, kept for ever in append-only Parquet parts.
 
-    scores/<kind>/<fingerprint of the recipe>/recipe.json
+    scores/<kind>/<fingerprint of the provenance>/provenance.json
                                               <hash of the bytes>.parquet
                                               <the same hash>.npy          where the store has vectors
                                               <the same hash>.bad          rows of that array found altered
 
-A part is written whole under a name that is its content, so writers in any number of processes never collide, a
-killed one leaves whole parts only, and what is not whole is recognised (parts.py). The same row in several parts is
+A part is written whole under a name that is its content, so writers in any number of processes never collide, a killed
+one leaves whole parts only, and what is not whole is recognised (store_folder.py). The same row in several parts is
 harmless. An array is written before its part, so that a part whose rows are seen has its vectors; an array without a
 part (a writer that was killed, a part that was compacted away) is nothing, and `compact` and `gc` remove it once it is
 so old that nobody can be about to write its part.
@@ -32,7 +32,17 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.storage import vector_file as vectors
 from dselect_core.storage.files import parquet_bytes, write_bytes, write_text
-from dselect_core.storage.store_folder import CHECK, RECIPE, ROW, WRITTEN, File, Folder, Part, beside
+from dselect_core.storage.store_folder import (
+    CHECK,
+    PROVENANCE,
+    PROVENANCE_OF_0_1,
+    ROW,
+    WRITTEN,
+    File,
+    Folder,
+    Part,
+    beside,
+)
 
 LARGE = 64 * 2**20
 """Bytes, with the array, from which `compact` leaves a part alone: its work follows what is new, not what is there.
@@ -56,7 +66,7 @@ class Vectors(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """Rows of one kind under one recipe.
+    """Rows of one kind under one provenance.
 
     folder: where the parts lie; keys: columns that name a row (a null is a key like any other); retry: a column whose
     null means that the row was tried in vain: kept for the record, yet still `missing`. None: a null is an answer.
@@ -79,17 +89,20 @@ class Store:
         return self.folder.name
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """What was written by `describe`. Raises FileNotFoundError where nothing was."""
-        recipe: dict[str, Any] = json.loads((self.folder / RECIPE).read_text("utf-8"))
-        return recipe
+    def provenance(self) -> dict[str, Any]:
+        """What `write_provenance` wrote. Raises FileNotFoundError where nothing was written."""
+        path = self.folder / PROVENANCE
+        provenance: dict[str, Any] = json.loads(
+            (path if path.exists() else self.folder / PROVENANCE_OF_0_1).read_text("utf-8")
+        )
+        return provenance
 
-    def describe(self, recipe: dict[str, Any]) -> None:
-        """Write the recipe beside its parts, once. Raises ValueError when it is not this folder's."""
-        if fingerprint(recipe) != self.fingerprint:
-            raise ValueError(f"{self.folder}: its name is not the fingerprint of {recipe}")
-        if not (self.folder / RECIPE).exists():
-            write_text(json.dumps(recipe, indent=2, sort_keys=True), self.folder / RECIPE)
+    def write_provenance(self, provenance: dict[str, Any]) -> None:
+        """Write how the scores are made beside the parts, once. Raises ValueError when it is another folder's."""
+        if fingerprint(provenance) != self.fingerprint:
+            raise ValueError(f"{self.folder}: its name is not the fingerprint of {provenance}")
+        if not (self.folder / PROVENANCE).exists():
+            write_text(json.dumps(provenance, indent=2, sort_keys=True), self.folder / PROVENANCE)
 
     def missing(self, rows: pl.DataFrame, *, tried: bool = True) -> pl.DataFrame:
         """The rows (their order and columns kept) that no part holds, and, with `tried`, those tried in vain."""
@@ -318,7 +331,7 @@ class Store:
     def _shape(self, sources: list[tuple[UPath, vectors.Layout]]) -> vectors.Layout:
         shapes = {(layout.dtype, layout.width) for _, layout in sources}
         if len(shapes) > 1:
-            raise DselectError(f"{self.folder}: vectors of several shapes under one recipe: {sorted(shapes)}")
+            raise DselectError(f"{self.folder}: vectors of several shapes under one provenance: {sorted(shapes)}")
         return sources[0][1]
 
     def _ascending(self, rows: pl.DataFrame, wanted: pl.DataFrame | None = None) -> pl.DataFrame:

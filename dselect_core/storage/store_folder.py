@@ -2,8 +2,9 @@
 
 A part is `<hash of the bytes>.parquet`, so a file that is torn, altered or somebody else's is recognised: it is named
 in `skipped` and in the log, and its rows count as not there. Where a store has vectors, they lie in `<that hash>.npy`
-(vectors.py); the part holds, instead of the vector, its row there (null: no vector) and the row's check. A part whose
-array is not there in its full size is not trusted; `<that hash>.bad` lists the rows that were found altered when read.
+(vector_file.py); the part holds, instead of the vector, its row there (null: no vector) and the row's check. A part
+whose array is not there in its full size is not trusted; `<that hash>.bad` lists the rows that were found altered when
+read.
 
 Trade-offs: a part is read whole to be verified (hashing it costs less than the decoding that follows). Its keys are
 then remembered while the process lives, for parts never change. There is no lock and no list of parts to keep in step:
@@ -37,8 +38,8 @@ WRITTEN = "written_at"
 ROW, CHECK = "row", "check"
 """Columns of a part of a store of vectors: where in the array file the vector is, null for none, and its check."""
 
-RECIPE = "recipe.json"
-"""What the folder's name is the fingerprint of."""
+PROVENANCE, PROVENANCE_OF_0_1 = "provenance.json", "recipe.json"
+"""How the scores were made: the folder's name is its fingerprint. Version 0.1 called the file otherwise."""
 
 ORPHAN_SECONDS = 3600.0
 """Age from which an array without its part, or a temporary file, is nobody's any more: a part follows in seconds."""
@@ -52,7 +53,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(parquet|npy|bad)\.[0-9a-f]{32}\.tmp")
 _PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 
-# Keys of verified parts: (recipe, file name, its size and time, columns). Forgotten whole when it grows long.
+# Keys of verified parts: (fingerprint, file name, its size and time, columns). Forgotten whole when it grows long.
 _known: dict[tuple[str, ...], "Part"] = {}
 _KNOWN_AT_MOST = 10_000
 
@@ -89,7 +90,7 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """Where the parts of one recipe lie. keys, retry, array, skipped: as in `Store`."""
+    """Where the parts of one provenance lie. keys, retry, array, skipped: as in `Store`."""
 
     path: UPath
     keys: tuple[str, ...]
@@ -177,7 +178,7 @@ class Folder:
             elif self.array and _BESIDE.fullmatch(name):
                 others[name] = listed.size
             # A dotted name is a write under way, or one whose process was killed.
-            elif name not in ("", self.path.name, RECIPE) and not name.startswith("."):
+            elif name not in ("", self.path.name, PROVENANCE, PROVENANCE_OF_0_1) and not name.startswith("."):
                 self._skip(self.path / name, "not a part of this store")
         files = []
         for part in parts:
@@ -222,7 +223,7 @@ class Folder:
         try:
             metadata = pl.read_parquet_metadata(io.BytesIO(data))
             if metadata.get("fingerprint") != self.path.name:
-                self._skip(path, "of another recipe")
+                self._skip(path, "of another provenance")
             elif ("array" in metadata) != (self.array is not None):
                 self._skip(path, "of another layout: its vectors are not where they are kept now")
             else:

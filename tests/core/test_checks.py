@@ -14,10 +14,11 @@ from dselect_core.lineage import quality_checks as checks
 from dselect_core.pool.corpus_index import build_index, read_index
 from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.scores.difficulty import DIFFICULTY
-from dselect_core.scores.score_table import Head, version_of, write_head
+from dselect_core.scores.score_table import version_of
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet, write_parquet
+from dselect_core.storage.source_head import Head, write_head
 
 ROWS = [{"instruction": f"Say {i}", "input": "", "output": f"{i}"} for i in range(30)]
 

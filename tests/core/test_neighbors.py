@@ -274,7 +274,7 @@ def test_block_sizes_change_nothing(monkeypatch: pytest.MonkeyPatch, nprobe: int
 THREADS = """
 import hashlib, sys
 import numpy as np, polars as pl
-from dselect_core.neighbors import nearest
+from dselect_core.neighbors.nearest import nearest
 from tests.core.test_neighbors import clustered, names
 vectors = clustered(3000, 96)
 for nprobe in (None, 6):

@@ -266,17 +266,17 @@ def test_a_column_that_no_part_has_is_not_the_fault_of_the_parts(store: Store) -
     assert store.skipped == {} and held(store) == {"a": 1.0} and missing(store, "ab") == "b"
 
 
-def test_the_recipe_lies_beside_its_parts_and_is_written_once(store: Store) -> None:
+def test_the_provenance_lies_beside_its_parts_and_is_written_once(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
-        _ = store.recipe
+        _ = store.provenance
     with pytest.raises(ValueError, match="its name is not the fingerprint of"):
-        store.describe({**RECIPE, "revision": 2})
+        store.write_provenance({**RECIPE, "revision": 2})
     assert not elsewhere(store.folder).exists()
-    store.describe(RECIPE)
-    assert again(store).recipe == RECIPE and store.fingerprint == MADE_BY
-    put(store, "recipe.json", b'{"written": "once"}')
-    store.describe(RECIPE)
-    assert again(store).recipe == {"written": "once"}
+    store.write_provenance(RECIPE)
+    assert again(store).provenance == RECIPE and store.fingerprint == MADE_BY
+    put(store, "provenance.json", b'{"written": "once"}')
+    store.write_provenance(RECIPE)
+    assert again(store).provenance == {"written": "once"}
     store.append(grades({"a": 1.0}))
     assert held(store) == {"a": 1.0} and store.skipped == {}  # it is no part, and no stranger
 
@@ -414,9 +414,9 @@ def test_files_that_are_not_parts_of_this_store_are_named_and_never_read(
         put(store, f"{digest([mine])}.parquet.bak", mine): strange,
         put(store, f"{digest([mine]).upper()}.PARQUET", mine): strange,
         put(store, "old/part.parquet", mine).removesuffix("/part.parquet"): strange,
-        put(store, theirs.name, theirs.read_bytes()): "of another recipe",
-        put(store, f"{digest([anybodys])}.parquet", anybodys): "of another recipe",
-        put(store, f"{digest([made_by_others])}.parquet", made_by_others): "of another recipe",
+        put(store, theirs.name, theirs.read_bytes()): "of another provenance",
+        put(store, f"{digest([anybodys])}.parquet", anybodys): "of another provenance",
+        put(store, f"{digest([made_by_others])}.parquet", made_by_others): "of another provenance",
         put(store, f"{'f' * 32}.parquet", mine): renamed,
         put(store, f"{'0' * 32}.parquet", made_by_others): renamed,
         put(store, f"{digest([b'no Parquet'])}.parquet", b"no Parquet"): "not readable as a part (",

@@ -173,7 +173,7 @@ def test_what_is_no_vector_is_refused(local: Store, column: pl.Series, why: str)
 def test_vectors_of_two_shapes_are_not_put_together(local: Store) -> None:
     local.append(frame("a"))
     local.append(pl.DataFrame({"sample_id": ["b"], "vector": np.zeros((1, WIDTH + 1), np.float32)}))
-    with pytest.raises(DselectError, match="vectors of several shapes under one recipe"):
+    with pytest.raises(DselectError, match="vectors of several shapes under one provenance"):
         local.read_array(ids("ab"))
 
 

@@ -15,7 +15,7 @@ from dselect_core.scores.provenance import store_of
 from dselect_core.select.deita import score_first
 from dselect_core.select.farthest_first import Sizes, farthest_first
 from dselect_core.select.order import Order, Pick
-from dselect_core.select.saved_order import Kept, write_kept
+from dselect_core.select.saved_order import SavedOrder, write_saved_order
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, write_parquet
@@ -36,11 +36,11 @@ def workspace_of(folder: Path, strategy: str) -> Workspace:
     return workspace
 
 
-def choose(workspace: Workspace, order: Order, picks: list[Pick]) -> tuple[Kept, dict[str, str]]:
+def choose(workspace: Workspace, order: Order, picks: list[Pick]) -> tuple[SavedOrder, dict[str, str]]:
     """Keep `order` with its picks as what `far` was cut from: that, and what is said of those that were not chosen."""
     samples = read_parquet(workspace.samples("a")).select("sample_id", reason=pl.lit(None, pl.String)).sort("sample_id")
-    kept = Kept.of("0" * 32, samples, picks, order.state(), order.standing())
-    write_kept(kept, workspace.orders / f"{kept.key}.parquet")
+    kept = SavedOrder.of("0" * 32, samples, picks, order.state(), order.standing())
+    write_saved_order(kept, workspace.orders / f"{kept.key}.parquet")
     chosen = kept.table.drop_nulls("rank").sort("rank").select("sample_id", "rank", "gain")
     write_parquet(chosen, workspace.coreset("far") / "order.parquet")
     manifest = {"strategy": workspace.settings.coresets["far"].strategy, "budget": "6", "order": kept.key}

@@ -59,7 +59,7 @@ def graph(tmp_path: Path) -> Graph:
 def dselect(graph: Graph, *arguments: str, code: int = 0) -> str:
     package = graph.folder / "site"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), *sys.path]), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "dselect_dagster.cli.app", *arguments]
+    command = [sys.executable, "-m", "dselect_dagster.cli", *arguments]
     done = subprocess.run(command, cwd=graph.folder, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     return " ".join(done.stdout.split())

@@ -1,0 +1,5 @@
+"""`python -m dselect_dagster.cli` is `dselect`, for where the script is not on the path."""
+
+from dselect_dagster.cli.app import main
+
+main()
