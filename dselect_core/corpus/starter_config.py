@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dselect_core.corpus.ingest import ingest
 from dselect_core.errors import DselectError
+from dselect_core.select.strategies import TOP_K, all_strategies
 from dselect_core.settings.settings import SourceSpec
 
 # What a source's files are called; compressed ones end in .gz or .zst on top of it.
@@ -12,7 +13,7 @@ _COMPRESSED = (".gz", ".zst")
 
 _TEXT = """\
 # dselect: what to choose from, with which model, by which recipes. Paths are relative to this file.
-# All keys, with what they mean: dselect.schema.json of the package; your editor can check against it.
+# All keys and their meaning: docs/configuration.md; an editor can check against dselect.schema.json of the package.
 storage: .dselect                  # tables, models and coresets; or s3://bucket/prefix
 
 sources:                           # the format of the rows is detected, and can be named with `format:`
@@ -23,7 +24,7 @@ sources:                           # the format of the rows is detected, and can
 # D3's dependability. Without this, the builtin heuristic grades (it is no LLM, and says so in every record):
 # grader: {{base_url: https://api.openai.com/v1, model: gpt-4o-mini, api_key: {{env: OPENAI_API_KEY}}}}
 
-coresets:  # strategy: d3 | miwv | mads | facility-location | deita | kcenter | random | topk:<column>
+coresets:  # strategy: {strategies}
   d3-10pct:   {{strategy: d3, budget: 10%}}            # difficult, dependable, diverse
   miwv-1pct:  {{strategy: miwv, budget: 1%}}           # where the model is weak
   mads-15pct: {{strategy: mads, budget: 15%}}          # coverage of the model's neurons
@@ -44,7 +45,8 @@ def starting_config(folder: Path, relative_to: Path) -> tuple[str, dict[str, str
         shown = path.resolve()
         shown_text = str(shown.relative_to(relative_to)) if shown.is_relative_to(relative_to) else str(shown)
         lines.append(f"  {name}: {{path: {_quoted(shown_text)}}}".ljust(44) + f"  # {told[name]}\n")
-    return _TEXT.format(sources="".join(lines)), told
+    strategies = " | ".join([*all_strategies(), f"{TOP_K}<column>"])
+    return _TEXT.format(sources="".join(lines), strategies=strategies), told
 
 
 def _sources(folder: Path) -> dict[str, Path]:

@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema
 
 from dselect_core.errors import DselectError
 from dselect_core.select.budget import Budget
-from dselect_core.select.strategies import all_options, with_options
+from dselect_core.select.strategies import TOP_K, all_options, all_strategies, with_options
 from dselect_core.select.strategy import Option
 
 
@@ -54,10 +54,8 @@ class CoresetSpec(StrictModel):
 
     model_config = ConfigDict(extra="allow")
 
-    strategy: str = Field(
-        description="d3, miwv, mads, facility-location, deita, kcenter, random, topk:<column>",
-    )
-    budget: BudgetField
+    strategy: str
+    budget: BudgetField = Field(description="rows (500), a share (10%) or response tokens (200000 tokens)")
     seed: int = Field(0, description="used by random")
 
     @property
@@ -87,6 +85,7 @@ class CoresetSpec(StrictModel):
         for name, option in all_options().items():
             described = TypeAdapter(_annotation(option)).json_schema()
             schema["properties"][name] = described | {"title": name.capitalize(), "default": None}
+        schema["properties"]["strategy"]["description"] = ", ".join([*all_strategies(), f"{TOP_K}<column>"])
         schema["additionalProperties"] = False
         return schema
 

@@ -48,8 +48,8 @@ class ModelSpec(StrictModel):
     """The target model: a Hugging Face causal LM by hub name or local path, or the builtin one."""
 
     path: str = Field("builtin", description="hub name, local folder, or `builtin`")
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="numeric type of the weights")
     device: str = Field(
         "auto", description="auto (cuda, then mps, then cpu), a torch device, or balanced: over all GPUs (accelerate)"
     )
@@ -65,13 +65,13 @@ class WarmupSpec(StrictModel):
     steps: int = Field(300, gt=0, description="optimizer steps")
     batch_tokens: int = Field(1024, gt=0, description="tokens per optimizer step, padding included")
     max_length: int = Field(512, gt=8, description="tuning length in tokens, longer samples are cut")
-    learning_rate: float = Field(3e-3, gt=0)
-    vocab_size: int = Field(4096, ge=300)
-    hidden_size: int = Field(192, gt=0)
-    layers: int = Field(4, gt=0)
-    heads: int = Field(6, gt=0)
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
+    vocab_size: int = Field(4096, ge=300, description="tokens of the tokenizer that is trained on the pool")
+    hidden_size: int = Field(192, gt=0, description="width of the model")
+    layers: int = Field(4, gt=0, description="depth of the model")
+    heads: int = Field(6, gt=0, description="attention heads")
     window: int = Field(1024, gt=8, description="the built model's window in tokens")
-    seed: int = 0
+    seed: int = Field(0, description="of the weights and of the choice of samples")
 
 
 class EmbeddingSpec(StrictModel):
@@ -82,9 +82,11 @@ class EmbeddingSpec(StrictModel):
     D3's vectors of whole samples are always the target model's own.
     """
 
-    source: Literal["model"] | None = Field(None, alias="from")
+    source: Literal["model"] | None = Field(
+        None, alias="from", description="`model`: the target model, as without any key"
+    )
     path: str | None = Field(None, description="encoder by hub name or local folder")
-    revision: str | None = None
+    revision: str | None = Field(None, description="branch, tag or commit of a hub encoder")
     pooling: Literal["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"] | None = Field(
         None, description="how the encoder's token vectors become one; by default the encoder's own, else mean"
     )
@@ -113,20 +115,28 @@ class NeighborSpec(StrictModel):
 
 
 class DifficultySpec(StrictModel):
+    """Parameters of UPD."""
+
     beta: float = Field(1.0, gt=0, description="exponent β of UPD")
 
 
 class ActivationSpec(StrictModel):
+    """Which neurons count as active."""
+
     top_share: float = Field(0.01, gt=0, le=1, description="share of each layer's neurons called active")
     tokens: Literal["prompt", "all"] = Field("prompt", description="tokens the neuron values are averaged over")
     layers: list[int] | None = Field(None, description="layers used; all by default")
 
 
 class SecretFromEnv(StrictModel):
-    env: str
+    """A secret that is read from the environment when it is used, and never written."""
+
+    env: str = Field(description="name of the environment variable")
 
 
 class TokenPrice(StrictModel):
+    """What a judge's tokens cost."""
+
     prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
     completion: float = Field(ge=0, description="US dollars per million completion tokens")
 
@@ -134,15 +144,15 @@ class TokenPrice(StrictModel):
 class GraderSpec(StrictModel):
     """The builtin heuristic by default; an OpenAI-compatible endpoint when `base_url` or `model` is given."""
 
-    base_url: str | None = None
-    model: str | None = None
+    base_url: str | None = Field(None, description="address of an OpenAI-compatible endpoint")
+    model: str | None = Field(None, description="model that grades; without one the builtin heuristic does")
     api_key: SecretFromEnv | None = Field(None, description="{env: NAME}: the key is read from the environment")
     rubric: str | None = Field(None, description="path of a rubric that replaces the shipped one")
-    temperature: float = Field(0.0, ge=0)
-    max_tokens: int = Field(256, gt=0)
-    concurrency: int = Field(8, gt=0)
-    timeout_seconds: float = Field(60.0, gt=0)
-    max_retries: int = Field(4, ge=0)
+    temperature: float = Field(0.0, ge=0, description="sampling temperature")
+    max_tokens: int = Field(256, gt=0, description="completion tokens at most")
+    concurrency: int = Field(8, gt=0, description="requests under way at once")
+    timeout_seconds: float = Field(60.0, gt=0, description="seconds to wait for a reply")
+    max_retries: int = Field(4, ge=0, description="attempts after the first that failed")
     usd_per_million_tokens: TokenPrice | None = Field(None, description="prices; `dselect plan` reckons with them")
 
     @model_validator(mode="after")
@@ -164,18 +174,20 @@ class PartSpec(StrictModel):
 
 
 class Settings(StrictModel):
+    """dselect.yaml as a whole."""
+
     storage: str = Field(".dselect", description="folder or s3:// prefix that holds every table")
     storage_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options for the storage")
-    sources: dict[str, SourceSpec]
-    model: ModelSpec = ModelSpec()
-    warmup: WarmupSpec = WarmupSpec()
-    embeddings: EmbeddingSpec = EmbeddingSpec()
-    neighbors: NeighborSpec = NeighborSpec()
-    difficulty: DifficultySpec = DifficultySpec()
-    activations: ActivationSpec = ActivationSpec()
-    grader: GraderSpec = GraderSpec()
-    parts: PartSpec = PartSpec()
-    coresets: dict[str, CoresetSpec]
+    sources: dict[str, SourceSpec] = Field(description="where rows come from, by name")
+    model: ModelSpec = Field(ModelSpec(), description="the target model")
+    warmup: WarmupSpec = Field(WarmupSpec(), description="how the builtin model is made")
+    embeddings: EmbeddingSpec = Field(EmbeddingSpec(), description="whose prompt vectors choose MIWV's shots")
+    neighbors: NeighborSpec = Field(NeighborSpec(), description="how shots are searched")
+    difficulty: DifficultySpec = Field(DifficultySpec(), description="parameters of UPD")
+    activations: ActivationSpec = Field(ActivationSpec(), description="which neurons count as active")
+    grader: GraderSpec = Field(GraderSpec(), description="who grades dependability")
+    parts: PartSpec = Field(PartSpec(), description="how often finished rows are written")
+    coresets: dict[str, CoresetSpec] = Field(description="recipes, by the name of their coreset")
     schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
     owners: list[str] = Field(default_factory=lambda: ["team:data-curation"], description="owners shown in Dagster")
 
