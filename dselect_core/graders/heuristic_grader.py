@@ -1,8 +1,8 @@
 """The builtin grader: cheap, deterministic checks of an answer, no model and no network. [ours]
 
-It stands in for D3's external LLM where none is configured, and every record names it, because it is much
-less: it finds answers that are empty, broken off, looping, off the request or false where falsehood can be
-computed (checks listed in heuristics/__init__.py), and says nothing about the rest. A sample without a
+It stands in for D3's external LLM where none is configured, and every record names it, because it is much less: it
+finds answers that are empty, broken off, looping, off the request, or that state a false equation (checks listed in
+heuristics/__init__.py, measured in docs/heuristic-grader.md), and says nothing about the rest. A sample without a
 finding has grade 1; factors of several findings multiply; a conversation is as good as its weakest answer.
 
 Any change to a check that can change a grade raises VERSION.
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dselect_core.graders.heuristics import CHECKS
 from dselect_core.graders.heuristics.turn import Finding, Turn, turns
 
-VERSION = 1
+VERSION = 2
 NAME = f"builtin-heuristic/{VERSION}"
 FLOOR = 0.05
 NOTHING_FOUND = "no fault found by the checks"

@@ -313,7 +313,7 @@ def test_a_rubric_of_ones_own(tmp_path):
         grader_provenance(own)
 
 
-def test_the_recipe_holds_what_changes_a_grade_and_nothing_else():
+def test_the_provenance_holds_what_changes_a_grade_and_nothing_else():
     base = {"base_url": "http://a/v1", "model": "m"}
 
     def made(**options: object) -> str:
@@ -330,7 +330,7 @@ def test_the_recipe_holds_what_changes_a_grade_and_nothing_else():
         )
     )
     assert len({made(), made(model="n"), made(temperature=1.0), made(max_tokens=99)}) == 4
-    assert grader_provenance(GraderSpec())["grader"] == "builtin-heuristic/1"
+    assert grader_provenance(GraderSpec())["grader"] == "builtin-heuristic/2"
 
 
 def test_grading_from_inside_a_running_event_loop():

@@ -79,11 +79,6 @@ def matches(expected: Fraction, value: Fraction, places: int) -> bool:
     )
 
 
-def states(expected: Fraction, text: str) -> bool:
-    """Whether any number in `text` states `expected`."""
-    return any(matches(expected, value, places) for value, places in numbers_in(text))
-
-
 def mentions_quantity(text: str) -> bool:
     """Whether `text` holds a digit or any word that can answer `how many`."""
     return any(c.isnumeric() for c in text) or _QUANTITY_WORD.search(text) is not None

@@ -9,9 +9,9 @@ import re
 
 from dselect_core.graders.heuristics.common_words import common_words, singular
 from dselect_core.graders.heuristics.numerals import numbers_in
-from dselect_core.graders.heuristics.request import QUOTED
 from dselect_core.graders.heuristics.turn import Finding, Turn, clip
 
+_QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|`([^`]+)`|(?<!\w)'([^'\n]+)'(?!\w)|‘([^’]+)’")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _NUMERAL = re.compile(r"\d+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
@@ -78,7 +78,7 @@ _FUNCTION_WORDS = {
 }  # fmt: skip
 
 
-def unrelated(turn: Turn) -> Finding | None:
+def off_topic(turn: Turn) -> Finding | None:
     """Not one content word or number shared with anything said before, where such a request would have it so."""
     if len(turn.words) < 4 or _foreign(turn.response):
         return None
@@ -125,7 +125,7 @@ def _given(question: str) -> str | None:
     if len(set(_NUMERAL.findall(question))) >= 2:
         return "numbers"
     _, gap, given = question.partition("\n\n")
-    return "text" if (QUOTED.search(question) and len(question) < 200) or (gap and len(stems(given)) >= 3) else None
+    return "text" if (_QUOTED.search(question) and len(question) < 200) or (gap and len(stems(given)) >= 3) else None
 
 
 def _is_judged(kind: str, turn: Turn, words: int, numbers: int) -> bool:

@@ -1,7 +1,7 @@
 """What every check looks at (one answer and what it answers) and what it may find.
 
-Text is normalised once here and cached per turn, because fifteen checks read it and most of them
-look at nothing but its first or last characters.
+Text is normalised once here and cached per turn, because all checks read it and most of them look
+at nothing but its first or last characters.
 """
 
 import re
@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-# Corpora often carry their tokenizer's end mark in the text; it says nothing about the answer.
-_MARK = r"(?:<\|[a-z_0-9]{1,30}\|>|</?s>|<pad>|<eos>|<bos>|\[EOS\])"
+# Corpora often carry a tokenizer's special tokens as literal text; they say nothing about the answer.
+_MARK = (
+    r"(?:<[|｜][a-z_▁0-9]{1,40}[|｜]>|</?s>|<(?:pad|eos|bos|unk|sep|cls|mask|end_of_turn|start_of_turn|end_of_text)>|"
+    r"\[/?(?:EOS|BOS|PAD|SEP|CLS|UNK|INST)\])"
+)
 _MARKS_FIRST = re.compile(rf"(?:{_MARK}\s*+)++", re.IGNORECASE)
 _MARK_LAST = re.compile(rf"{_MARK}$", re.IGNORECASE)
 _FENCED = re.compile(r"```.*?(?:```|$)", re.DOTALL)
@@ -68,15 +71,15 @@ def turns(messages: Sequence[Mapping[str, str]]) -> Iterator[Turn]:
     for message in messages:
         text = message["content"]
         if message["role"] == "assistant":
-            yield Turn(prompt.strip(), without_marks(text), "\n".join(before), number)
+            yield Turn(prompt.strip(), without_special_tokens(text), "\n".join(before), number)
             number += 1
         elif message["role"] == "user":
             prompt = text
         before.append(text)
 
 
-def without_marks(text: str) -> str:
-    """`text` without white space and a tokenizer's marks around it."""
+def without_special_tokens(text: str) -> str:
+    """`text` without white space and a tokenizer's special tokens around it."""
     text = text.strip()
     if (first := _MARKS_FIRST.match(text)) is not None:
         text = text[first.end() :].strip()
@@ -89,14 +92,3 @@ def clip(text: str, width: int = 60) -> str:
     """`text` on one line, shortened in the middle of nothing: for reasons in a record."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
-
-
-_YES = re.compile(r"\W*(?:yes|yeah|true|correct|indeed|that'?s right|it is\b(?! not|n't))", re.IGNORECASE)
-_NO = re.compile(r"\W*(?:no\b|nope|false|incorrect|it is not|it isn'?t)", re.IGNORECASE)
-
-
-def says_yes(response: str) -> bool | None:
-    """True for an answer that opens with yes, False for no, None when it opens with neither."""
-    if _NO.match(response):
-        return False
-    return True if _YES.match(response) else None

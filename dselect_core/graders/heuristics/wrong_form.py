@@ -1,30 +1,12 @@
-"""Checks of the answer's kind: the request echoed; no number, code or list of n where one was asked.
+"""Check of the answer's form: no number, code or list of n where one was asked.
 
-What kind is asked is read from short requests only: a passage may hold a question of its own. [ours]
+Which form is asked is read from short requests only: a passage may hold a question of its own. [ours]
 """
 
 import re
 
 from dselect_core.graders.heuristics.numerals import WORDS, mentions_quantity
 from dselect_core.graders.heuristics.turn import Finding, Turn
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def echo(turn: Turn) -> Finding | None:
-    """The answer is the request again, or the request with a few words added."""
-    if len(turn.words) < 5 or len(turn.response) > 3 * len(turn.prompt) + 40:
-        return None
-    # Compared from the start on, so that the long prompt of a short answer is never read.
-    prompt, response = _plain(turn.prompt[: 4 * len(turn.response) + 100]), _plain(turn.response)
-    if not prompt or re.search(r"\brepeat|\bsay\b|\bcopy\b|\becho\b|after me", turn.prompt[:200], re.IGNORECASE):
-        return None
-    if response == prompt or (response.startswith(prompt) and len(response) < 1.15 * len(prompt)):
-        return Finding(0.1, "repeats the request instead of answering it")
-    return None
-
 
 _HOW_MANY = re.compile(r"\bhow (?:many|much (?:is|does|money)|old)\b", re.IGNORECASE)
 _CODE_ASKED = re.compile(
@@ -51,8 +33,8 @@ _LIST_ASKED = re.compile(
 )
 
 
-def other_kind(turn: Turn) -> Finding | None:
-    """A number, code or a list of n is asked, and the answer holds nothing of the kind."""
+def wrong_form(turn: Turn) -> Finding | None:
+    """A number, code or a list of n is asked, and the answer has none."""
     prompt = turn.question
     if not prompt:
         return None
