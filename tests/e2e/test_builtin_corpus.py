@@ -113,7 +113,7 @@ def test_the_manifest_names_all_that_made_it(demo: Graph) -> None:
     assert manifest["counts"]["rows"] == 190
     assert set(manifest["sources"]) == set(SOURCES)
     assert set(manifest["scores"]) == {"difficulty", "embeddings", "grades"}
-    assert manifest["scores"]["grades"]["recipe"]["grader"].startswith("builtin-heuristic/")
+    assert manifest["scores"]["grades"]["provenance"]["grader"].startswith("builtin-heuristic/")
     assert manifest["model"]["identity"].startswith("local:")
-    assert manifest["scores"]["difficulty"]["recipe"]["model"] == manifest["model"]["identity"]
+    assert manifest["scores"]["difficulty"]["provenance"]["model"] == manifest["model"]["identity"]
     assert str(demo.folder) not in json.dumps(manifest["model"])
