@@ -1,4 +1,7 @@
-"""`dselect`: refresh, plan, status, why, dev, export, init. All of it is the Dagster graph; this file only asks."""
+"""`dselect`: refresh, plan, status, why, dev, export, init. Each command reads its options and calls what does it.
+
+Dagster and the model libraries are imported inside the commands, so that `--help` and typing errors answer at once.
+"""
 
 import contextlib
 import sys
@@ -7,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import CONFIG_ENV, Settings, config_path, load_settings
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.cli import render as show
-from dselect_dagster.cli.render import out
+from dselect_dagster.cli import render
+from dselect_dagster.cli.console import err, out, styled
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -22,15 +24,13 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Choose the best small part of a corpus, and keep it fresh."
 )
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", envvar=CONFIG_ENV, help="dselect.yaml [default: ./dselect.yaml]")
+    Path | None, typer.Option("--config", "-c", envvar=CONFIG_ENV, help="dselect.yaml; by default ./dselect.yaml")
 ]
-
-
 SelectOption = Annotated[str | None, typer.Option(help="only these assets, in Dagster's selection syntax")]
 RecipeOption = Annotated[str | None, typer.Option(help="only this coreset")]
 
 
-def _settings(config: Path | None) -> tuple[Settings, Path]:
+def _load(config: Path | None) -> tuple[Settings, Path]:
     path = (config or config_path()).resolve()
     return load_settings(path), path
 
@@ -41,7 +41,7 @@ def _definitions(settings: Settings, path: Path) -> "dg.Definitions":
     return build_definitions(settings, str(path))
 
 
-def _known_recipe(settings: Settings, path: Path, recipe: str | None) -> None:
+def _check_recipe(settings: Settings, path: Path, recipe: str | None) -> None:
     if recipe is not None and recipe not in settings.coresets:
         raise DselectError(
             f"no recipe {recipe!r} under `coresets` in {path}; there are: {', '.join(settings.coresets)}"
@@ -56,44 +56,45 @@ def refresh(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop, as `dselect plan`")] = False,
 ) -> None:
     """Make what changes in sources and recipes touch, after a plan of it. Exits with 1 if anything failed."""
-    settings, path = _settings(config)
-    _known_recipe(settings, path, recipe)
+    settings, path = _load(config)
+    _check_recipe(settings, path, recipe)
     import dagster as dg
 
-    from dselect_dagster.cli.progress_bars import Bars
-    from dselect_dagster.refresh.instance import alone, open_instance
+    from dselect_dagster.cli.progress_bars import ProgressBars
+    from dselect_dagster.refresh.instance import hold_refresh_lock, open_instance
     from dselect_dagster.refresh.plan_refresh import plan_refresh
-    from dselect_dagster.refresh.refresh import drain
+    from dselect_dagster.refresh.refresh import refresh as refresh_graph
 
     workspace = Workspace(settings)
     selection = None if select is None else dg.AssetSelection.from_string(select)
     defs = _definitions(settings, path)
-    with open_instance(path) as instance, contextlib.ExitStack() as held:
+    with open_instance(path) as instance, contextlib.ExitStack() as locks:
         if not dry_run:
-            held.enter_context(
-                alone(path, lambda: out.print("Another refresh is at work here; this one waits for it."))
-            )
+            wait_message = "Another refresh is at work here; this one waits for it."
+            locks.enter_context(hold_refresh_lock(path, lambda: out.print(wait_message)))
         lost: list[tuple[str, str]] = []
         try:
-            found, plan = plan_refresh(defs, instance, workspace, select=selection, recipe=recipe)
+            changed_inputs, plan = plan_refresh(defs, instance, workspace, select=selection, recipe=recipe)
         except DselectError as error:
             if dry_run:
                 raise
-            # What cannot be planned fails in its run, with this message; what does not hang on it is made.
-            out.print(f"[yellow]no plan[/]: {error}", highlight=False, soft_wrap=True)
+            # What cannot be planned fails in its run, with this message; what does not depend on it is made.
+            out.print(styled(("no plan", "yellow"), f": {error}"), soft_wrap=True)
         else:
             lost = plan.lost
-            show.changes(found)
+            render.print_changed_inputs(changed_inputs)
             if dry_run or plan.steps:
-                show.plan(plan, settings)
+                render.print_plan(plan, settings)
         if dry_run:
             return
-        with Bars() as bars:
-            done = drain(defs, instance, workspace, select=selection, recipe=recipe, lost=lost, on_run=bars.run)
+        with ProgressBars() as bars:
+            result = refresh_graph(
+                defs, instance, workspace, select=selection, recipe=recipe, lost=lost, on_run=bars.start_run
+            )
             seconds = bars.seconds
-    show.report(done, seconds)
-    show.coresets(workspace, [recipe] if recipe else list(settings.coresets))
-    if done.failed:
+    render.print_result(result, seconds)
+    render.print_coresets(workspace, [recipe] if recipe else list(settings.coresets))
+    if result.failed:
         raise typer.Exit(1)
 
 
@@ -108,38 +109,35 @@ def why(
     sample: Annotated[str, typer.Argument(help="a sample id, or the beginning of one")], config: ConfigOption = None
 ) -> None:
     """Tell one sample's whole story: its rows, its scores and what made them, and what each recipe did with it."""
-    settings, _ = _settings(config)
+    settings, _ = _load(config)
     from dselect_core.lineage.explain import story
 
-    show.story(story(Workspace(settings), sample, list(settings.sources)))
+    render.print_story(story(Workspace(settings), sample, list(settings.sources)))
 
 
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Say what is stale and why, in words. Runs nothing."""
-    settings, path = _settings(config)
-    from dselect_dagster.defs.changed_inputs import scan
+    settings, path = _load(config)
+    from dselect_dagster.defs.changed_inputs import find_changed_inputs
     from dselect_dagster.refresh.instance import open_instance
     from dselect_dagster.refresh.staleness import Staleness
 
     with open_instance(path) as instance:
-        found = scan(Workspace(settings), instance)
+        changed_inputs = find_changed_inputs(Workspace(settings), instance)
         staleness = Staleness(_definitions(settings, path), instance)
-        stale = staleness.all()
-        for change in found.changes:
-            kind = "source" if change.asset == "raw_dataset" else "recipe"
-            out.print(f"{kind} {change.partition} is {change.state}: `dselect refresh` lands it and makes what follows")
-        for name in found.gone_recipes:
-            out.print(f"recipe {name} is gone from {path.name}")
-        for item in stale:
-            at = f"[{item.partition}]" if item.partition else ""
-            out.print(
-                f"{item.asset.to_user_string()}{at} is {'missing' if item.missing else 'stale'}: {item.why}",
-                markup=False,
-            )
-        for key in staleness.idle():
-            out.print(f"{key.to_user_string()} is not computed: no recipe reads it")
-        if not (found.changes or found.gone_recipes or stale):
+        stale_partitions = staleness.stale_partitions()
+        for change in changed_inputs.changes:
+            name = f"{render.kind_of_input(change)} {change.partition}"
+            out.print(f"{name} is {change.state}: `dselect refresh` lands it and makes what follows")
+        for recipe in changed_inputs.gone_recipes:
+            out.print(f"recipe {recipe} is gone from {path.name}")
+        for stale in stale_partitions:
+            name = render.asset_partition(stale.asset.to_user_string(), stale.partition)
+            out.print(f"{name} is {'missing' if stale.missing else 'stale'}: {stale.why}")
+        for asset in staleness.unused_assets():
+            out.print(f"{asset.to_user_string()} is not computed: no recipe reads it")
+        if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions):
             out.print("Everything is up to date.")
 
 
@@ -155,7 +153,7 @@ def dev(
 
     from dselect_dagster.refresh.instance import open_instance
 
-    _, path = _settings(config)
+    _, path = _load(config)
     with open_instance(path):
         pass  # one process makes the instance's tables, before the several that follow
     os.environ[CONFIG_ENV] = str(path)
@@ -175,10 +173,10 @@ def export(
     """Copy a made coreset somewhere else, whole or in one format."""
     from dselect_core.coreset.export import export_coreset
 
-    settings, path = _settings(config)
-    _known_recipe(settings, path, recipe)
-    for place in export_coreset(Workspace(settings).coreset(recipe), target, format):
-        out.print(show.short(str(place)), highlight=False)
+    settings, config_file = _load(config)
+    _check_recipe(settings, config_file, recipe)
+    for path in export_coreset(Workspace(settings).coreset(recipe), target, format):
+        out.print(render.short_path(str(path)))
 
 
 @app.command()
@@ -193,17 +191,16 @@ def init(
         raise DselectError(f"{config} is there already; give another name with --config, or remove it")
     text, sources = starting_config(folder, config.resolve().parent)
     config.write_text(text, "utf-8")
-    for name, told in sources.items():
-        out.print(f"source [bold]{name}[/]: {told}")
+    for name, contents in sources.items():
+        out.print(styled("source ", (name, "bold"), f": {contents}"))
     out.print(f"{config} written; `dselect refresh` makes its coresets.")
 
 
 def main() -> None:
-    """Entry point: the errors a person can mend are printed without a traceback."""
+    """Entry point: an error that a person can mend is printed without a traceback, and exits with 2."""
     warnings.filterwarnings("ignore", module=r"dagster\..*")
     try:
-        # Outside of standalone mode an Exit is handed back as its code.
-        sys.exit(app(standalone_mode=False))
+        app()
     except DselectError as error:
-        Console(stderr=True).print(f"[red]error[/] {error}", markup=True, highlight=False, soft_wrap=True)
+        err.print(styled(("error", "red"), f" {error}"), soft_wrap=True)
         sys.exit(2)

@@ -3,7 +3,6 @@
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,33 +13,35 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dselect_dagster.defs.progress_log import listening
+from dselect_dagster.cli.console import err
+from dselect_dagster.defs.progress_log import listen_to_progress
 
 
-class Bars:
-    """Use as a context: `run` names a run as it starts, and the assets' progress moves the bars."""
+class ProgressBars:
+    """Use as a context: `start_run` names a run as it starts, and the assets' progress moves the bars."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            # Names of sources are in the description, and these columns would read them as markup.
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[reused]}"),
+            TextColumn("{task.fields[reused]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
+            console=err,
+            disable=not err.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
         self._start = time.monotonic()
-        self._listening = listening(self._moved)
+        self._listening = listen_to_progress(self._update)
 
     @property
     def seconds(self) -> float:
+        """Since the bars were made."""
         return time.monotonic() - self._start
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> "ProgressBars":
         self._progress.start()
         self._listening.__enter__()
         return self
@@ -49,13 +50,14 @@ class Bars:
         self._listening.__exit__(None, None, None)
         self._progress.stop()
 
-    def run(self, what: str) -> None:
+    def start_run(self, run: str) -> None:
+        """A run of this name starts: its bars are new ones."""
         self._tasks.clear()
-        if not self.console.is_terminal:
-            self.console.print(f"{self.seconds:6.1f} s  {what}", markup=False, highlight=False)
+        if not err.is_terminal:
+            err.print(f"{self.seconds:6.1f} s  {run}")
 
-    def _moved(self, what: str, done: int, total: int, reused: int) -> None:
-        told = f"{reused:,} reused" if reused else ""
-        if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total, reused=told)
-        self._progress.update(self._tasks[what], completed=done, total=total, reused=told)
+    def _update(self, unit: str, done: int, total: int, reused: int) -> None:
+        reuse = f"{reused:,} reused" if reused else ""
+        if unit not in self._tasks:
+            self._tasks[unit] = self._progress.add_task(unit, total=total, reused=reuse)
+        self._progress.update(self._tasks[unit], completed=done, total=total, reused=reuse)

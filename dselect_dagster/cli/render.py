@@ -1,52 +1,60 @@
 """What the commands print: plans, reports of a refresh, coresets, the story of a sample. No decision is made here."""
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 
 from dselect_core.coreset.manifest import read_manifest
 from dselect_core.lineage.plan import Plan, Step
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
+from dselect_dagster.cli.console import out, styled
 
 if TYPE_CHECKING:
     from dselect_core.lineage.explain import Score, Story
-    from dselect_dagster.defs.changed_inputs import Scan
-    from dselect_dagster.refresh.refresh import Drained
+    from dselect_dagster.defs.changed_inputs import ChangedInput, ChangedInputs
+    from dselect_dagster.refresh.refresh import RefreshResult
 
-# Where there is no terminal to fit, lines are as wide as the tables.
-out = Console(width=None if sys.stdout.isatty() else 160)
 # More partitions of one asset than this are summed up in one line of a plan.
-LISTED = 12
+MAX_LISTED_PARTITIONS = 12
 
 
-def changes(scan: "Scan") -> None:
-    for change in scan.changes:
-        kind = "source" if change.asset == "raw_dataset" else "recipe"
-        out.print(f"{kind} [bold]{change.partition}[/]: {change.state}")
-    for name in scan.gone_recipes:
-        out.print(f"recipe [bold]{name}[/]: gone; its files stay where they are")
+def print_changed_inputs(changed_inputs: "ChangedInputs") -> None:
+    """A line for each source and recipe that is to land or gone."""
+    for change in changed_inputs.changes:
+        out.print(styled(f"{kind_of_input(change)} ", (change.partition, "bold"), f": {change.state}"))
+    for name in changed_inputs.gone_recipes:
+        out.print(styled("recipe ", (name, "bold"), ": gone; its files stay where they are"))
 
 
-def plan(found: Plan, settings: Settings) -> None:
-    for name, problem in found.problems.items():
-        out.print(f"[red]{name}[/]: {problem}", highlight=False, soft_wrap=True)
-    if not found.steps and not found.lost:
+def kind_of_input(change: "ChangedInput") -> str:
+    """`source` or `recipe`, as dselect.yaml calls it."""
+    return "source" if change.asset == "raw_dataset" else "recipe"
+
+
+def asset_partition(asset: str, partition: str | None) -> str:
+    """`difficulty_scores[tasks]`; the asset alone where it has no partitions."""
+    return f"{asset}[{partition}]" if partition else asset
+
+
+def print_plan(plan: Plan, settings: Settings) -> None:
+    """What cannot be read, then a row for each step, then the sum."""
+    for name, problem in plan.problems.items():
+        out.print(styled((name, "red"), f": {problem}"), soft_wrap=True)
+    if not plan.steps and not plan.lost:
         out.print("Nothing to do.")
         return
     right = (Column(n, justify="right") for n in ("to compute", "to reuse", "tokens", "seconds"))
     table = Table("would make", "partition", *right, "why", box=box.SIMPLE)
-    by_asset: dict[str, list[Step]] = defaultdict(list)
-    for step in found.steps:
-        by_asset[step.asset].append(step)
-    for asset, steps in by_asset.items():
-        for step in steps if len(steps) <= LISTED else [_sum(asset, steps)]:
+    steps_by_asset: dict[str, list[Step]] = defaultdict(list)
+    for step in plan.steps:
+        steps_by_asset[step.asset].append(step)
+    for asset, steps in steps_by_asset.items():
+        for step in steps if len(steps) <= MAX_LISTED_PARTITIONS else [_sum_of_steps(asset, steps)]:
             about = "" if step.exact else "≈"
             computed = "" if step.computed is None else f"{about}{step.computed:,}"
             reused = "" if step.reused is None else f"{about}{step.reused:,}"
@@ -54,10 +62,10 @@ def plan(found: Plan, settings: Settings) -> None:
             seconds = "" if step.seconds is None else f"≈{step.seconds:,.1f}"
             table.add_row(asset, step.partition or "", computed, reused, tokens, seconds, step.why)
     out.print(table)
-    out.print(f"{len(found.steps)} asset partitions; {_totals(found, settings)}", highlight=False)
+    out.print(f"{len(plan.steps)} asset partitions; {_cost_of_plan(plan, settings)}")
 
 
-def _sum(asset: str, steps: list[Step]) -> Step:
+def _sum_of_steps(asset: str, steps: list[Step]) -> Step:
     def total(name: str) -> Any:
         values = [value for step in steps if (value := getattr(step, name)) is not None]
         return sum(values) if values else None
@@ -74,41 +82,46 @@ def _sum(asset: str, steps: list[Step]) -> Step:
     )
 
 
-def _totals(found: Plan, settings: Settings) -> str:
-    told = [f"about {found.tokens:,} tokens through the model" if found.tokens else "no token through the model"]
-    prompt, completion = found.judge_tokens
-    if prompt:
-        usd = found.usd(settings)
-        money = "price unknown: set grader.usd_per_million_tokens" if usd is None else f"about ${usd:,.2f}"
-        told.append(f"about {prompt:,} + {completion:,} tokens of {settings.grader.model} ({money})")
-    seconds = found.seconds
-    told.append("seconds unknown: not everything has run here before" if seconds is None else f"about {seconds:,.0f} s")
-    return "; ".join(told)
+def _cost_of_plan(plan: Plan, settings: Settings) -> str:
+    costs = [f"about {plan.tokens:,} tokens through the model" if plan.tokens else "no token through the model"]
+    prompt_tokens, completion_tokens = plan.judge_tokens
+    if prompt_tokens:
+        usd = plan.usd(settings)
+        price = "price unknown: set grader.usd_per_million_tokens" if usd is None else f"about ${usd:,.2f}"
+        costs.append(f"about {prompt_tokens:,} + {completion_tokens:,} tokens of {settings.grader.model} ({price})")
+    seconds = plan.seconds
+    costs.append(
+        "seconds unknown: not everything has run here before" if seconds is None else f"about {seconds:,.0f} s"
+    )
+    return "; ".join(costs)
 
 
-def report(done: "Drained", seconds: float) -> None:
-    if not done.runs:
+def print_result(result: "RefreshResult", seconds: float) -> None:
+    """What a refresh made, with its figures, what failed, and what is still stale."""
+    if not result.runs:
         out.print(f"Nothing to do ({seconds:.1f} s).")
     else:
         right = (Column(n, justify="right") for n in ("rows", "computed", "reused", "nulls", "seconds"))
-        made = Table("made", "partition", *right, box=box.SIMPLE)
-        for run in done.runs:
-            for event in run.result.get_asset_materialization_events():
-                m = event.step_materialization_data.materialization
-                figures = {name: value.value for name, value in m.metadata.items()}
+        table = Table("made", "partition", *right, box=box.SIMPLE)
+        for run in result.runs:
+            for materialization in run.materializations:
+                figures = {name: value.value for name, value in materialization.metadata.items()}
                 rows = figures.get("dagster/partition_row_count", figures.get("dagster/row_count", ""))
-                columns = [figures.get(k, "") for k in ("rows computed", "rows reused", "nulls", "seconds")]
-                made.add_row(m.asset_key.to_user_string(), m.partition or "", *(_figure(v) for v in (rows, *columns)))
-        out.print(made)
-        out.print(f"{len(done.runs)} runs in {seconds:.1f} s; `dselect dev` shows them.")
-    for run in done.failed:
+                others = [figures.get(k, "") for k in ("rows computed", "rows reused", "nulls", "seconds")]
+                table.add_row(
+                    materialization.asset_key.to_user_string(),
+                    materialization.partition or "",
+                    *(_figure(value) for value in (rows, *others)),
+                )
+        out.print(table)
+        out.print(f"{len(result.runs)} runs in {seconds:.1f} s; `dselect dev` shows them.")
+    for run in result.failed:
         for step, message in run.errors.items():
-            out.print(f"[red]failed[/] {step}" + (f" [{run.partition}]" if run.partition else ""), highlight=False)
-            out.print(message, markup=False, highlight=False, soft_wrap=True)
-    for stale in done.still_stale:
-        at = f"\\[{stale.partition}]" if stale.partition else ""
-        out.print(f"not made: {stale.asset.to_user_string()}{at}: {stale.why}", highlight=False)
-    if done.still_stale and not done.failed:
+            out.print(styled(("failed", "red"), f" {step}" + (f" [{run.partition}]" if run.partition else "")))
+            out.print(message, soft_wrap=True)
+    for stale in result.still_stale:
+        out.print(f"not made: {asset_partition(stale.asset.to_user_string(), stale.partition)}: {stale.why}")
+    if result.still_stale and not result.failed:
         out.print("Their inputs are not ready, or runs of them are queued or under way elsewhere.")
 
 
@@ -116,7 +129,8 @@ def _figure(value: object) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def coresets(workspace: Workspace, recipes: list[str]) -> None:
+def print_coresets(workspace: Workspace, recipes: list[str]) -> None:
+    """A row for each recipe: what its coreset holds, and where it is."""
     right = (Column(n, justify="right") for n in ("rows", "of pool", "tokens", "entered", "left"))
     table = Table(
         "coreset", "recipe", *right, Column("path", overflow="fold"), box=box.SIMPLE, show_edge=False, pad_edge=False
@@ -129,51 +143,50 @@ def coresets(workspace: Workspace, recipes: list[str]) -> None:
             table.add_row(name, recipe, "not made")
             continue
         figures = [_figure(manifest["counts"].get(key, "")) for key in ("rows", "pool", "response_tokens")]
-        moved = manifest.get("changes", {"entered": {}, "left": {}})
-        figures += [_figure(sum(moved[change].values())) for change in ("entered", "left")]
-        table.add_row(name, recipe, *figures, short(str(folder)))
+        changes = manifest.get("changes", {"entered": {}, "left": {}})
+        figures += [_figure(sum(changes[direction].values())) for direction in ("entered", "left")]
+        table.add_row(name, recipe, *figures, short_path(str(folder)))
     out.print(table)
 
 
-def short(path: str) -> str:
+def short_path(path: str) -> str:
     """Relative to the working directory where that is shorter."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if "://" not in path and Path(path).is_relative_to(here) else path
 
 
-def story(found: "Story") -> None:
-    out.print(f"sample [bold]{found.sample_id}[/]")
-    for message in found.messages:
+def print_story(story: "Story") -> None:
+    """One sample: its messages, its rows, its shot, its scores, and what each recipe did with it."""
+    out.print(styled("sample ", (story.sample_id, "bold")))
+    for message in story.messages:
         text = " ".join(message["content"].split())
-        out.print(f"  {message['role']}: {text if len(text) <= 300 else text[:299] + '…'}", markup=False)
-    out.print("[bold]stands in[/]")
-    for origin in found.origins:
-        out.print(f"  {origin['source']}: {origin['file']}, row {origin['row']}", markup=False, highlight=False)
-    if found.shot is not None and found.shot["shot_id"] is not None:
-        out.print(f"[bold]its shot[/] {found.shot['shot_id']}, similarity {found.shot['similarity']:.6f}")
-    out.print("[bold]scores[/]")
-    for score in sorted(found.scores, key=lambda s: (s.kind, not s.in_force, s.written)):
-        _score(score)
-    out.print("[bold]coresets[/]")
-    for choice in found.choices:
-        state = "[green]in[/]" if choice.rank is not None else "out"
+        out.print(f"  {message['role']}: {text if len(text) <= 300 else text[:299] + '…'}")
+    out.print(styled(("stands in", "bold")))
+    for origin in story.origins:
+        out.print(f"  {origin['source']}: {origin['file']}, row {origin['row']}")
+    if story.shot is not None and story.shot["shot_id"] is not None:
+        out.print(styled(("its shot", "bold"), f" {story.shot['shot_id']}, similarity {story.shot['similarity']:.6f}"))
+    out.print(styled(("scores", "bold")))
+    for score in sorted(story.scores, key=lambda s: (s.kind, not s.in_force, s.written)):
+        _print_score(score)
+    out.print(styled(("coresets", "bold")))
+    for choice in story.choices:
+        state = ("in", "green") if choice.rank is not None else "out"
         gain = "" if choice.gain is None or choice.rank is None else f", gain {choice.gain:.6g}"
-        out.print(
-            f"  {choice.recipe} ({choice.strategy}, {choice.budget}): {state}: {choice.why}{gain}", soft_wrap=True
-        )
+        recipe = f"  {choice.recipe} ({choice.strategy}, {choice.budget}): "
+        out.print(styled(recipe, state, f": {choice.why}{gain}"), soft_wrap=True)
 
 
-def _score(score: "Score") -> None:
-    held = "" if score.in_force else " [dim](of an earlier recipe or shot; not used now)[/]"
-    out.print(f"  [bold]{score.kind}[/], written {score.written:%Y-%m-%d %H:%M:%S} UTC{held}", highlight=False)
-    values = ", ".join(f"{name} {_value(value)}" for name, value in score.values.items())
-    out.print(f"    {values}", markup=False, highlight=False, soft_wrap=True)
-    recipe = {k: v for k, v in score.provenance.items() if k != "rubric"}
-    out.print(f"    recipe {score.fingerprint}: {json.dumps(recipe)}", markup=False, highlight=False, soft_wrap=True)
-    if "rubric" in score.provenance:
-        for line in score.provenance["rubric"].splitlines():
-            out.print(f"    | {line}", markup=False, highlight=False, soft_wrap=True)
+def _print_score(score: "Score") -> None:
+    not_used = "" if score.in_force else " (of an earlier provenance or shot; not used now)"
+    out.print(styled("  ", (score.kind, "bold"), f", written {score.written:%Y-%m-%d %H:%M:%S} UTC", (not_used, "dim")))
+    values = ", ".join(f"{name} {_score_value(value)}" for name, value in score.values.items())
+    out.print(f"    {values}", soft_wrap=True)
+    provenance = {k: v for k, v in score.provenance.items() if k != "rubric"}
+    out.print(f"    provenance {score.fingerprint}: {json.dumps(provenance)}", soft_wrap=True)
+    for line in score.provenance.get("rubric", "").splitlines():
+        out.print(f"    | {line}", soft_wrap=True)
 
 
-def _value(value: Any) -> str:
+def _score_value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,10 +1,10 @@
-"""The one condition that drives the graph: an input's data version changed, our code did, or we are newly missing.
+"""What makes a run start: an input's data version changed, the asset's code version did, or a partition is new.
 
-Why not `AutomationCondition.eager()`: it reacts to materialisation events, so re-landing identical data
-re-runs everything downstream, and it loses an update that lands while the target is running. Here the
-triggers are latched until the target is *requested*, which keeps such an update, and look at data versions.
+Why not `AutomationCondition.eager()`: it reacts to materialization events, so landing identical data again
+runs everything downstream again, and it loses an update that lands while the target is running. Here the
+triggers compare data versions, and they hold until the target is *requested*, which keeps such an update.
 
-`execution_failed().newly_true()` buys one retry per failure; the bare operand would be a treadmill.
+`execution_failed().newly_true()` gives one retry per failure; the bare operand would retry for ever.
 """
 
 import dagster as dg
@@ -16,7 +16,7 @@ ALLOW_MISSING_DEPS = frozenset({dg.AssetKey("warmup_model"), dg.AssetKey("corpus
 
 
 def on_input_change(*, allow_missing_deps: bool = False) -> dg.AutomationCondition:
-    """Run when an input changed, and all inputs are there, unblocked and at rest.
+    """Run when an input changed, and all inputs are there, passed their blocking checks and are not being made.
 
     allow_missing_deps: for the corpus index, which waits until each dependency has some partition, and
     lists the sources that are incomplete instead of waiting for all.
@@ -28,7 +28,7 @@ def on_input_change(*, allow_missing_deps: bool = False) -> dg.AutomationConditi
     requested = (AC.newly_requested() | AC.initial_evaluation()).with_label("requested")
     changed = any_dep_changed.since(requested & ~any_dep_changed)
     trigger = changed | _own_change() | AC.execution_failed().newly_true()
-    return (trigger & ready(allow_missing_deps=allow_missing_deps)).with_label("on_input_change")
+    return (trigger & inputs_are_ready(allow_missing_deps=allow_missing_deps)).with_label("on_input_change")
 
 
 def once_there_is_data() -> dg.AutomationCondition:
@@ -37,11 +37,14 @@ def once_there_is_data() -> dg.AutomationCondition:
     A model that followed every new row would make every score of every row stale.
     """
     trigger = _own_change() | AC.execution_failed().newly_true()
-    return (trigger & ready(allow_missing_deps=True)).with_label("once_there_is_data")
+    return (trigger & inputs_are_ready(allow_missing_deps=True)).with_label("once_there_is_data")
 
 
-def ready(*, allow_missing_deps: bool = False) -> dg.AutomationCondition:
-    """The inputs are there (or some partition of each), passed their blocking checks, and nothing is under way."""
+def inputs_are_ready(*, allow_missing_deps: bool = False) -> dg.AutomationCondition:
+    """The inputs are there (or some partition of each), passed their blocking checks, and no run of them is under way.
+
+    This is the condition without its triggers. `dselect refresh` evaluates it alone.
+    """
     present = (
         AC.all_deps_match(~AC.missing())
         if allow_missing_deps
@@ -51,5 +54,5 @@ def ready(*, allow_missing_deps: bool = False) -> dg.AutomationCondition:
 
 
 def _own_change() -> dg.AutomationCondition:
-    """Latched: a partition may be missing, or its code change, long before its inputs are there."""
+    """Holds until requested: a partition may be new, or its code change, long before its inputs are there."""
     return (AC.code_version_changed() | AC.newly_missing()).since(AC.newly_requested())

@@ -1,8 +1,11 @@
-"""What changed outside the graph: sources and recipes that are new, changed or gone.
+"""What changed outside the graph: sources and recipes that are new, changed or gone, and the runs that land them.
 
-The record of what was seen before is Dagster's own: the last materialisation of each partition.
+The record of what the graph read last is Dagster's own: the last materialization of each partition. Sources are
+compared by size and time or etag of their files, which costs no read of rows. Landing then compares content: rows that
+were only written again move nothing.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,65 +19,85 @@ from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.partitions import RECIPE, SOURCE
 
 State = Literal["new", "changed", "gone", "unreadable"]
+# The assets that read what is outside the graph, with their partitions.
+LANDED_ASSETS = {"raw_dataset": SOURCE, "coreset_spec": RECIPE}
 
 
 @dataclass(frozen=True)
-class Change:
-    """One partition to land. `key` is what was seen, so that one sight asks for one run."""
+class ChangedInput:
+    """One partition to land. signature: of the input as it is now, so that each state of it is landed once."""
 
     asset: str
     partition: str
     state: State
-    key: str
+    signature: str
 
 
 @dataclass(frozen=True)
-class Scan:
-    changes: list[Change]
+class ChangedInputs:
+    """All partitions to land, and the recipes that have a partition but are no longer in dselect.yaml."""
+
+    changes: list[ChangedInput]
     gone_recipes: list[str]
 
+    def states(self, asset: str) -> dict[str, State]:
+        """{partition: state} of the changes that one asset lands."""
+        return {change.partition: change.state for change in self.changes if change.asset == asset}
 
-def scan(workspace: Workspace, instance: dg.DagsterInstance) -> Scan:
-    """Compare dselect.yaml and the files it names with what the graph last saw. Reads no rows."""
-    known = set(instance.get_dynamic_partitions(str(SOURCE.name)))
+
+def find_changed_inputs(workspace: Workspace, instance: dg.DagsterInstance) -> ChangedInputs:
+    """Compare dselect.yaml and the files it names with what the graph read last. Reads no rows.
+
+    A source that cannot be read is a change of state "unreadable": its run fails with the message, in the UI's sight.
+    """
+    sources = set(instance.get_dynamic_partitions(str(SOURCE.name))) | set(workspace.settings.sources)
     changes = []
-    for name in sorted(known | set(workspace.settings.sources)):
-        seen = _last(instance, "raw_dataset", name, "signature")
-        state: State = "new" if seen is None else "changed"
+    for name in sorted(sources):
+        landed = _last_materialization(instance, "raw_dataset", name)
+        landed_signature = None if landed is None else landed.metadata.get("signature")
+        state: State = "new" if landed_signature is None else "changed"
         try:
             signature = source_signature(workspace, name)
         except DselectError as error:
-            # Its run fails with the same message, where people look for it.
             signature, state = f"unreadable {fingerprint(str(error))}", "unreadable"
         if signature == TOMBSTONE:
             state = "gone"
-        if signature != seen:
-            changes.append(Change("raw_dataset", name, state, signature))
+        if landed_signature is None or signature != str(landed_signature.value):
+            changes.append(ChangedInput("raw_dataset", name, state, signature))
     for name, spec in workspace.settings.coresets.items():
-        seen = _last(instance, "coreset_spec", name, None)
-        if seen != spec_version(spec):
-            changes.append(Change("coreset_spec", name, "new" if seen is None else "changed", spec_version(spec)))
+        landed = _last_materialization(instance, "coreset_spec", name)
+        landed_version = None if landed is None else (landed.tags or {}).get("dagster/data_version")
+        version = spec_version(spec)
+        if landed_version != version:
+            changes.append(ChangedInput("coreset_spec", name, "new" if landed_version is None else "changed", version))
     gone = sorted(set(instance.get_dynamic_partitions(str(RECIPE.name))) - set(workspace.settings.coresets))
-    return Scan(changes, gone)
+    return ChangedInputs(changes, gone)
 
 
-def register(found: Scan, instance: dg.DagsterInstance) -> None:
+def register_partitions(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) -> None:
     """Make the partitions that the changes name; drop those of recipes that are gone (their files stay)."""
-    for definition, asset in ((SOURCE, "raw_dataset"), (RECIPE, "coreset_spec")):
-        instance.add_dynamic_partitions(str(definition.name), [c.partition for c in found.changes if c.asset == asset])
-    for recipe in found.gone_recipes:
+    for asset, definition in LANDED_ASSETS.items():
+        instance.add_dynamic_partitions(str(definition.name), list(changed_inputs.states(asset)))
+    for recipe in changed_inputs.gone_recipes:
         instance.delete_dynamic_partition(str(RECIPE.name), recipe)
 
 
-def _last(instance: dg.DagsterInstance, asset: str, partition: str, metadata: str | None) -> str | None:
-    """A metadata value of the partition's last materialisation, or its data version; None if there is none."""
+def landing_runs(changed_inputs: ChangedInputs, assets: Iterable[str]) -> list[dg.RunRequest]:
+    """One run for each change that these assets land. The run key makes Dagster start it once for each signature."""
+    return [
+        dg.RunRequest(
+            run_key=f"{change.asset}:{change.partition}:{change.signature}",
+            asset_selection=[dg.AssetKey(change.asset)],
+            partition_key=change.partition,
+            tags={"dselect/cause": change.state},
+        )
+        for change in changed_inputs.changes
+        if change.asset in assets
+    ]
+
+
+def _last_materialization(instance: dg.DagsterInstance, asset: str, partition: str) -> dg.AssetMaterialization | None:
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition]), limit=1
     ).records
-    if not records or records[0].asset_materialization is None:
-        return None
-    materialization = records[0].asset_materialization
-    if metadata is None:
-        return (materialization.tags or {}).get("dagster/data_version")
-    value = materialization.metadata.get(metadata)
-    return None if value is None else str(value.value)
+    return records[0].asset_materialization if records else None

@@ -8,7 +8,8 @@ from dselect_dagster.defs.asset_checks import asset_checks
 from dselect_dagster.defs.assets import coreset, pool, raw_dataset, scores, warmup_model
 from dselect_dagster.defs.code_versions import code_versions
 from dselect_dagster.defs.resources import WorkspaceResource
-from dselect_dagster.defs.sensors import automation, regular_refreshes, sources_and_recipes
+from dselect_dagster.defs.schedules import landing_schedules
+from dselect_dagster.defs.sensors import automation, sources_and_recipes
 
 
 def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
@@ -33,7 +34,7 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
         assets=assets,
         asset_checks=asset_checks(needed),
         sensors=[sources_and_recipes, automation],
-        schedules=regular_refreshes(settings.schedule),
+        schedules=landing_schedules(settings.schedule),
         resources={"workspace": WorkspaceResource(config=config)},
         # One process a run: the steps share one loaded model, and torch is imported once.
         executor=dg.in_process_executor,

@@ -1,6 +1,6 @@
-"""Progress of a running asset: lines in the event log, at most one in ten seconds, and bars where someone listens.
+"""Progress of a running asset: lines in the event log, at most one in ten seconds, and calls to listeners.
 
-Dagster has no progress bar; the log is what the UI shows live. `dselect refresh` runs in the foreground and
+Dagster has no progress bar; the log is what the UI shows live. `dselect refresh` runs assets in its own process and
 listens here to draw bars.
 """
 
@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 
 import dagster as dg
 
-LOG_SECONDS = 10.0
+SECONDS_BETWEEN_LINES = 10.0
 
-# (what, rows done, rows to do, rows reused); set by the command line while it runs assets in its own process.
-Listener = Callable[[str, int, int, int], None]
-_listeners: list[Listener] = []
+# Called with (unit of work, rows done, rows to do, rows reused).
+ProgressListener = Callable[[str, int, int, int], None]
+_listeners: list[ProgressListener] = []
 
 
 @contextlib.contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def listen_to_progress(listener: ProgressListener) -> Iterator[None]:
+    """Within this context the listener is called with every step of progress of assets that run in this process."""
     _listeners.append(listener)
     try:
         yield
@@ -26,26 +27,33 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-class Progress:
-    """Call it with (done, total). One per unit of work, named as a person would name it."""
+class RunProgress:
+    """A `dselect_core.progress.Progress` for one unit of work of a run: call it with (done, total).
 
-    def __init__(self, context: dg.AssetExecutionContext, what: str):
-        self.log = context.log
-        self.what = what
-        self.start = self.last = time.monotonic()
+    unit: the work as a person would name it, "difficulty of sharegpt".
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, unit: str):
+        self._log = context.log
+        self._unit = unit
+        self._start = self._last_line = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.start
+        """Since the work began."""
+        return time.monotonic() - self._start
 
     def __call__(self, done: int, total: int, reused: int = 0) -> None:
+        """Tell the listeners, and the log where its last line is old enough. In rows, or tokens where those count."""
         for listener in _listeners:
-            listener(self.what, done, total, reused)
+            listener(self._unit, done, total, reused)
         now = time.monotonic()
-        if now - self.last < LOG_SECONDS:
+        if now - self._last_line < SECONDS_BETWEEN_LINES:
             return
-        self.last = now
-        rate = done / max(now - self.start, 1e-9)
-        left = (total - done) / max(rate, 1e-9)
-        kept = f" ({reused:,} reused)" if reused else ""
-        self.log.info(f"{self.what}: {done:,}/{total:,}{kept}, {rate:,.0f} per second, about {left:,.0f} s left")
+        self._last_line = now
+        rate = done / max(now - self._start, 1e-9)
+        seconds_left = (total - done) / max(rate, 1e-9)
+        reuse = f" ({reused:,} reused)" if reused else ""
+        self._log.info(
+            f"{self._unit}: {done:,}/{total:,}{reuse}, {rate:,.0f} per second, about {seconds_left:,.0f} s left"
+        )

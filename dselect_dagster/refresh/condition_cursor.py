@@ -1,49 +1,42 @@
-"""What the automation condition asks for, seen from the foreground: edges since a cursor that is kept in the instance.
+"""What the automation conditions requested since the last refresh, and the cursor that remembers how far that is.
 
-Whoever drains the graph looks, runs, and then keeps: a process that is killed in between leaves its edges to the next.
-What was asked for and is not to be made now (another selection, an upstream to come) is kept beside the cursor.
+A condition's triggers are events, so each is requested once. The cursor is saved after the requested runs have ended:
+a process that is killed in between leaves its requests to the next. A request that a refresh does not run (it is out
+of its scope, or waits for something upstream) is postponed: it is saved beside the cursor.
 """
 
 import json
 from collections.abc import Iterable
 
 import dagster as dg
-from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
-from dagster._serdes import deserialize_value, serialize_value
 
-from dselect_dagster.refresh.staleness import Key
+from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
+from dselect_dagster.refresh.dagster_private import evaluate_conditions, read_cursors, write_cursors
 
-_CURSOR, _OWED = "dselect/refresh", "dselect/refresh/owed"
+# Names in the instance's storage: they stay as they are.
+_CURSOR, _POSTPONED = "dselect/refresh", "dselect/refresh/owed"
 
 
-class Edges:
+class ConditionCursor:
+    """The cursor that an instance holds for the refreshes of these definitions."""
+
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance):
         self._defs = defs
         self._instance = instance
-        self._seen: AssetDaemonCursor | None = None
+        self._new_cursor: str | None = None
 
-    def look(self) -> list[Key]:
-        """What is owed, then what the condition asks for since the cursor, upstream first."""
-        held = self._instance.daemon_cursor_storage.get_cursor_values({_CURSOR, _OWED})
-        cursor = deserialize_value(held[_CURSOR], AssetDaemonCursor) if _CURSOR in held else None
-        result = dg.evaluate_automation_conditions(defs=self._defs, instance=self._instance, cursor=cursor)
-        self._seen = result.cursor
-        owed = [(dg.AssetKey.from_user_string(asset), at) for asset, at in json.loads(held.get(_OWED, "[]"))]
-        return list(dict.fromkeys([*owed, *requested(self._defs, result)]))
+    def read_requests(self) -> list[AssetPartition]:
+        """The postponed requests, then what the conditions request since the saved cursor, upstream first."""
+        saved = read_cursors(self._instance, {_CURSOR, _POSTPONED})
+        requested, self._new_cursor = evaluate_conditions(self._defs, self._instance, saved.get(_CURSOR))
+        postponed = [
+            (dg.AssetKey.from_user_string(asset), partition)
+            for asset, partition in json.loads(saved.get(_POSTPONED, "[]"))
+        ]
+        return list(dict.fromkeys([*postponed, *AssetGraph(self._defs).sorted(requested)]))
 
-    def keep(self, owed: Iterable[Key]) -> None:
-        """The last look is dealt with, but for what is still `owed`. Nothing where there was no look."""
-        if self._seen is not None:
-            told = json.dumps([(asset.to_user_string(), partition) for asset, partition in owed])
-            values = {_CURSOR: serialize_value(self._seen), _OWED: told}
-            self._instance.daemon_cursor_storage.set_cursor_values(values)
-
-
-def requested(defs: dg.Definitions, result: dg.EvaluateAutomationConditionsResult) -> list[Key]:
-    """Upstream first, so that running them in order makes each once."""
-    order = defs.resolve_asset_graph().toposorted_asset_keys
-    return [
-        (key, partition)
-        for key in order
-        for partition in sorted(result.get_requested_partitions(key), key=lambda p: p or "")
-    ]
+    def save(self, postponed: Iterable[AssetPartition]) -> None:
+        """Remember that the requests read last were run, except the `postponed` ones. Nothing where none were read."""
+        if self._new_cursor is not None:
+            text = json.dumps([(asset.to_user_string(), partition) for asset, partition in postponed])
+            write_cursors(self._instance, {_CURSOR: self._new_cursor, _POSTPONED: text})

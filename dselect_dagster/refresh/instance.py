@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.instance.ref import InstanceRef
 from filelock import FileLock, Timeout
+
+from dselect_dagster.refresh.dagster_private import open_instance_without_compute_logs
 
 DAGSTER_YAML = """\
 telemetry: {enabled: false}
@@ -25,7 +26,7 @@ retention:
 """
 
 
-def home(config: Path) -> Path:
+def make_dagster_home(config: Path) -> Path:
     """The instance's folder, made if need be, and put into $DAGSTER_HOME for the processes started from here."""
     folder = Path(os.environ.get("DAGSTER_HOME") or config.parent / ".dselect" / "dagster").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,32 +40,27 @@ def home(config: Path) -> Path:
 def open_instance(config: Path) -> dg.DagsterInstance:
     """The instance for a command in the foreground: what steps print goes to its terminal, not to files.
 
-    Capturing it costs two processes a step, more than most steps take. Events and log lines are kept as ever.
+    Capturing it costs two processes a step, more than most steps take. Events and log lines are kept as always.
     """
-    noop = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager", "config": {}}
-    folder = home(config)
-    ref = InstanceRef.from_dir(str(folder), overrides={"compute_logs": noop})
-    # Two that open a new home at once would both make its tables, and one would fail.
+    folder = make_dagster_home(config)
+    # Two processes that open a new home at once would both make its tables, and one would fail.
     with FileLock(folder / ".opening.lock"):
-        instance = dg.DagsterInstance.from_ref(ref)
-        instance.get_runs(limit=1)
-        instance.all_asset_keys()
-        instance.all_instigator_state()
-    return instance
+        return open_instance_without_compute_logs(folder)
 
 
 @contextlib.contextmanager
-def alone(config: Path, waits: Callable[[], None]) -> Iterator[None]:
-    """One refresh at a time on an instance; `waits` is called when another is at work, before waiting for its end.
+def hold_refresh_lock(config: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """One refresh at a time on an instance. on_wait: called before waiting, when another refresh holds the lock.
 
-    Two at once may run one partition twice. The blocking check that was recorded last may then be of the run that ended
-    first: to Dagster it says nothing about what stands, and all that rests on that waits for ever.
+    Two at once may run one partition twice. The blocking check that was recorded last may then be of the run that
+    ended first. To Dagster that check says nothing about the latest materialization, and all assets downstream wait
+    for ever.
     """
-    lock = FileLock(home(config) / ".refresh.lock")
+    lock = FileLock(make_dagster_home(config) / ".refresh.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        waits()
+        on_wait()
         lock.acquire()
     try:
         yield

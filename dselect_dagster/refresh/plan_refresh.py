@@ -1,6 +1,6 @@
-"""The plan of a refresh: what Dagster knows (what was seen, is stale, how long it took) put to dselect_core.planner.
+"""The plan of a refresh: what Dagster knows (what is recorded, is stale, took how long) put to dselect_core's planner.
 
-Rates come from the figures that past materialisations recorded, so they are of this machine and this data.
+Rates come from the figures that past materializations recorded, so they are of this machine and this data.
 """
 
 from dataclasses import replace
@@ -10,12 +10,13 @@ import dagster as dg
 from dselect_core.lineage.make_plan import make_plan
 from dselect_core.lineage.plan import Plan, Rate
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.defs.changed_inputs import Scan, scan
-from dselect_dagster.defs.partitions import RECIPE, SOURCE
+from dselect_dagster.defs.changed_inputs import ChangedInputs, find_changed_inputs
+from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness
 
-# Materialisations looked at per asset: enough for a mean, few enough to be read at once.
-PAST = 50
+# Materializations read per asset: enough for a mean, few enough for one query.
+RATE_MATERIALIZATIONS = 50
 
 
 def plan_refresh(
@@ -25,39 +26,38 @@ def plan_refresh(
     *,
     select: dg.AssetSelection | None = None,
     recipe: str | None = None,
-) -> tuple[Scan, Plan]:
-    """What `drain` would do with the same arguments. Runs nothing and writes nothing."""
-    found = scan(workspace, instance)
-    stale = {(s.asset.to_user_string(), s.partition): s.why for s in Staleness(defs, instance).all()}
+) -> tuple[ChangedInputs, Plan]:
+    """What `refresh` would do with the same arguments. Runs nothing and writes nothing.
+
+    Raises DselectError where the settings name something that cannot be read.
+    """
+    changed_inputs = find_changed_inputs(workspace, instance)
+    stale_partitions = Staleness(defs, instance).stale_partitions()
     plan = make_plan(
         workspace,
-        landing={c.partition: c.state for c in found.changes if c.asset == "raw_dataset"},
-        recipes=[c.partition for c in found.changes if c.asset == "coreset_spec"],
+        landing=changed_inputs.states("raw_dataset"),
+        recipes=list(changed_inputs.states("coreset_spec")),
         sources=set(instance.get_dynamic_partitions(str(SOURCE.name))) | set(workspace.settings.sources),
-        stale=stale,
-        rates=rates(defs, instance),
+        stale={(stale.asset.to_user_string(), stale.partition): stale.why for stale in stale_partitions},
+        rates=read_rates(defs, instance),
     )
-    graph = defs.resolve_asset_graph()
-    chosen = {key.to_user_string() for key in (graph.get_all_asset_keys() if select is None else select.resolve(graph))}
-    by_recipe = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).partitions_def == RECIPE}
-    steps = [
-        step
-        for step in plan.steps
-        if step.asset in chosen and (recipe is None or step.asset not in by_recipe or step.partition == recipe)
-    ]
-    return found, replace(plan, steps=steps)
+    scope = Scope(defs, select, recipe)
+    steps = [step for step in plan.steps if scope.includes(dg.AssetKey.from_user_string(step.asset), step.partition)]
+    return changed_inputs, replace(plan, steps=steps)
 
 
-def rates(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Rate]:
+def read_rates(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Rate]:
     """Per asset what its last runs took: seconds per computed row and token, and of a run that computed nothing."""
-    found = {}
-    for key in defs.resolve_asset_graph().get_all_asset_keys():
-        records = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=key), limit=PAST).records
+    rates = {}
+    for asset in defs.resolve_all_asset_keys():
+        records = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=asset), limit=RATE_MATERIALIZATIONS
+        ).records
         figures = [
             {name: value.value for name, value in record.asset_materialization.metadata.items()}
             for record in records
             if record.asset_materialization is not None
         ]
         if figures:
-            found[key.to_user_string()] = Rate.of(figures)
-    return found
+            rates[asset.to_user_string()] = Rate.of(figures)
+    return rates

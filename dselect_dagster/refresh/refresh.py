@@ -1,55 +1,70 @@
-"""Drain the graph in the foreground: land what changed, then run what the automation condition asks for, to quiet.
+"""Bring the graph up to date in the foreground: land what changed, then run what is stale, until nothing is.
 
-What runs, in this process and one run a partition, is what the daemon's condition would ask for. Its triggers
-are edges, and a foreground command can lose one (it was killed, it was told to leave a recipe out, the daemon
-was quicker), so what decides is the level behind them: partitions that Dagster calls stale or missing and whose
-inputs are ready. Only where Dagster is blind to staleness is the condition itself evaluated, before each level.
+It runs what the daemon would run, in this process and one run a partition. The daemon's automation conditions are
+triggered by events, and a foreground command can lose an event: it was killed, a recipe was out of its scope, the
+daemon was quicker. So the state decides and not the event: a partition runs when Dagster calls it stale or missing
+and its inputs are ready. Only where Dagster does not compare data versions (it reads 100 partitions or more) are the
+conditions' own requests followed.
 """
 
-import contextlib
-import functools
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import dagster as dg
 
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, ready
-from dselect_dagster.defs.changed_inputs import Scan, register, scan
-from dselect_dagster.defs.partitions import RECIPE
-from dselect_dagster.refresh.condition_cursor import Edges, requested
-from dselect_dagster.refresh.staleness import Key, Stale, Staleness
+from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, inputs_are_ready
+from dselect_dagster.defs.changed_inputs import ChangedInputs, find_changed_inputs, register_partitions
+from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
+from dselect_dagster.refresh.condition_cursor import ConditionCursor
+from dselect_dagster.refresh.dagster_private import (
+    evaluate_conditions,
+    fail_run,
+    materializations_of,
+    run_assets,
+    step_errors_of,
+)
+from dselect_dagster.refresh.scope import Scope
+from dselect_dagster.refresh.staleness import Staleness, StalePartition
 
-_REFRESH = {"dselect/command": "refresh"}
-_PROCESS = "dselect/process"
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_REFRESH_TAG = {"dselect/command": "refresh"}
+_PROCESS_TAG = "dselect/process"
+_NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
-class Ran:
-    """One run: its assets, its partition (None: unpartitioned), and the error of each step that failed."""
+class FinishedRun:
+    """One run: its assets, its partition (None: unpartitioned), and {step: message} of each step that failed."""
 
     assets: tuple[dg.AssetKey, ...]
     partition: str | None
     errors: dict[str, str]
     result: dg.ExecuteInProcessResult
 
+    @property
+    def materializations(self) -> list[dg.AssetMaterialization]:
+        """What the run made, with its figures."""
+        return materializations_of(self.result)
+
 
 @dataclass
-class Drained:
-    scan: Scan
-    runs: list[Ran] = field(default_factory=list)
-    still_stale: list[Stale] = field(default_factory=list)
+class RefreshResult:
+    """What a refresh landed, ran, and could not make."""
+
+    changed_inputs: ChangedInputs
+    runs: list[FinishedRun] = field(default_factory=list)
+    still_stale: list[StalePartition] = field(default_factory=list)
 
     @property
-    def failed(self) -> list[Ran]:
+    def failed(self) -> list[FinishedRun]:
+        """The runs with errors."""
         return [run for run in self.runs if run.errors]
 
 
-def drain(
+def refresh(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
     workspace: Workspace,
@@ -58,130 +73,105 @@ def drain(
     recipe: str | None = None,
     lost: Iterable[tuple[str, str]] = (),
     on_run: Callable[[str], None] = lambda _: None,
-) -> Drained:
+) -> RefreshResult:
     """Bring the graph up to date.
 
     select: only these assets; recipe: only this recipe's coreset (what it rests on is made for all).
-    lost: asset and partition of scores that are gone from the store, which no data version tells (plan.py finds them).
-    on_run: told of each run as it starts.
+    lost: asset and partition of scores that are gone from the store. No data version shows that; `plan_refresh` does.
+    on_run: called with the name of each run as it starts.
+
+    A run that fails raises nothing: its errors are in the result.
     """
-    graph = defs.resolve_asset_graph()
-    chosen = graph.get_all_asset_keys() if select is None else select.resolve(graph)
-    _close_dead_runs(instance)
-    found = scan(workspace, instance)
-    register(found, instance)
-    done = Drained(found)
+    scope = Scope(defs, select, recipe)
+    _fail_abandoned_runs(instance)
+    changed_inputs = find_changed_inputs(workspace, instance)
+    register_partitions(changed_inputs, instance)
+    result = RefreshResult(changed_inputs)
 
-    def wanted(asset: dg.AssetKey, partition: str | None) -> bool:
-        of_recipe = graph.get(asset).partitions_def == RECIPE
-        return asset in chosen and (recipe is None or not of_recipe or partition == recipe)
+    landing = [(dg.AssetKey(change.asset), change.partition) for change in changed_inputs.changes]
+    _run(defs, instance, [key for key in landing if scope.includes(*key)], result, on_run)
 
-    landing = [(dg.AssetKey(c.asset), c.partition) for c in found.changes if wanted(dg.AssetKey(c.asset), c.partition)]
-    _run(defs, instance, landing, done, on_run)
-
-    levels, edges = _levels(defs), Edges(defs, instance)
+    graph, readiness, cursor = AssetGraph(defs), _with_readiness_conditions(defs), ConditionCursor(defs, instance)
     to_restore = {(dg.AssetKey(asset), partition) for asset, partition in lost}
     while True:
-        with _partitions_read_once(instance):
-            staleness = Staleness(defs, instance)
-            blind = {key for key in graph.get_all_asset_keys() if staleness.is_blind_to(key)}
-            stale = staleness.all()
-            failed = {(asset, run.partition) for run in done.failed for asset in run.assets}
-            # Nothing runs again in one refresh after it failed: its message has been given.
-            due = {(s.asset, s.partition) for s in stale} - failed
-            level = dg.evaluate_automation_conditions(defs=levels, instance=instance) if due else None
-            able = [key for key in requested(levels, level) if key in due] if level else []
-            asked = [key for key in edges.look() if key[0] in blind and key not in failed] if blind else []
-            # First what is to be restored: no staleness tells that what reads it waits for it.
-            keys = [key for key in (*sorted(to_restore), *asked, *able) if not staleness.waits(key, able)]
-            keys = [key for key in dict.fromkeys(keys) if wanted(*key)]
-            to_restore -= set(keys)
-            if not keys and not blind:
-                # All edges so far are dealt with: the day that a hundredth source blinds Dagster, only new ones count.
-                edges.look()
-        _run(defs, instance, keys, done, on_run)
-        edges.keep(owed=[key for key in asked if key not in keys])
+        staleness = Staleness(defs, instance)
+        not_compared = {asset for asset in graph if staleness.is_over_partition_limit(asset)}
+        stale_partitions = staleness.stale_partitions()
+        # Nothing runs again in one refresh after it failed: its message is already in the result.
+        failed = {(asset, run.partition) for run in result.failed for asset in run.assets}
+        due = {(stale.asset, stale.partition) for stale in stale_partitions} - failed
+        with_ready_inputs = evaluate_conditions(readiness, instance)[0] if due else set()
+        runnable = graph.sorted(due & with_ready_inputs)
+        requested: list[AssetPartition] = []
+        if not_compared:
+            requested = [key for key in cursor.read_requests() if key[0] in not_compared and key not in failed]
+        # First what is to be restored: its data version does not move, so what reads it would not wait for it.
+        candidates = dict.fromkeys([*sorted(to_restore), *requested, *runnable])
+        keys = [key for key in candidates if scope.includes(*key) and not staleness.waits_for_any(key, runnable)]
+        to_restore -= set(keys)
+        if not keys and not not_compared:
+            # All events so far are dealt with. Should a hundredth source come, only events after this one count.
+            cursor.read_requests()
+        _run(defs, instance, keys, result, on_run)
+        cursor.save(postponed=[key for key in requested if key not in keys])
         if not keys:
-            done.still_stale = [s for s in stale if wanted(s.asset, s.partition)]
-            return done
+            result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
+            return result
 
 
-def _close_dead_runs(instance: dg.DagsterInstance) -> None:
+def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
     """Fail the runs of a refresh whose process is gone: as started, they would hold their partitions for ever."""
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED], tags=_REFRESH)
-    for run in instance.get_runs(unfinished):
-        host, _, pid = run.tags.get(_PROCESS, "").rpartition(":")
-        if host == socket.gethostname() and not _alive(int(pid)):
-            instance.report_run_failed(run, f"process {pid} of `dselect refresh` is gone")
+    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
+    for record in instance.get_run_records(dg.RunsFilter(statuses=statuses, tags=_REFRESH_TAG)):
+        run = record.dagster_run
+        host, _, pid = run.tags.get(_PROCESS_TAG, "").rpartition(":")
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            fail_run(instance, run, f"process {pid} of `dselect refresh` is gone")
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's, so alive
+        return True  # another user's process, so alive
     return True
 
 
-@contextlib.contextmanager
-def _partitions_read_once(instance: dg.DagsterInstance) -> Iterator[None]:
-    """An evaluation asks the database for the partitions over a thousand times; inside one they do not change."""
-    instance.get_dynamic_partitions = functools.cache(instance.get_dynamic_partitions)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del instance.get_dynamic_partitions
+def _with_readiness_conditions(defs: dg.Definitions) -> dg.Definitions:
+    """The same graph with conditions without triggers: the inputs are there and passed their checks."""
 
-
-def _levels(defs: dg.Definitions) -> dg.Definitions:
-    """The same graph with the level behind each condition's edges: inputs are there and passed their checks."""
-
-    def level(spec: dg.AssetSpec) -> dg.AssetSpec:
-        condition = ready(allow_missing_deps=spec.key in ALLOW_MISSING_DEPS)
+    def set_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
+        condition = inputs_are_ready(allow_missing_deps=spec.key in ALLOW_MISSING_DEPS)
         return spec.replace_attributes(automation_condition=condition if spec.automation_condition else None)
 
-    return defs.permissive_map_resolved_asset_specs(func=level, selection=None)
+    return defs.map_asset_specs(func=set_condition)
 
 
 def _run(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
-    keys: Iterable[Key],
-    done: Drained,
+    keys: Iterable[AssetPartition],
+    result: RefreshResult,
     on_run: Callable[[str], None],
 ) -> None:
     """Run the keys, one run a partition: a run over several partitions records one data version for all of them."""
-    graph = defs.resolve_asset_graph()
-    groups: dict[tuple[str | None, str | None], list[dg.AssetKey]] = defaultdict(list)
+    graph = AssetGraph(defs)
+    assets_by_run: dict[tuple[str | None, str | None], list[dg.AssetKey]] = defaultdict(list)
     for asset, partition in keys:
-        definition = graph.get(asset).partitions_def
-        name = definition.name if isinstance(definition, dg.DynamicPartitionsDefinition) else None
-        groups[name, partition].append(asset)
-    job = defs.resolve_implicit_global_asset_job_def()
-    for (_, partition), assets in groups.items():
-        on_run(", ".join(a.to_user_string() for a in assets) + (f" [{partition}]" if partition else ""))
-        result = job.execute_in_process(
-            instance=instance,
-            partition_key=partition,
-            asset_selection=assets,
+        definition = graph.partitions(asset)
+        partition_set = definition.name if isinstance(definition, dg.DynamicPartitionsDefinition) else None
+        assets_by_run[partition_set, partition].append(asset)
+    for (_, partition), assets in assets_by_run.items():
+        on_run(", ".join(asset.to_user_string() for asset in assets) + (f" [{partition}]" if partition else ""))
+        run_result = run_assets(
+            defs,
+            instance,
+            assets,
+            partition,
             raise_on_error=False,
-            run_config=_QUIET,
-            tags=_REFRESH | {_PROCESS: f"{socket.gethostname()}:{os.getpid()}"},
+            run_config=_NO_CONSOLE_LOG,
+            tags=_REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
         )
-        done.runs.append(Ran(tuple(assets), partition, _errors(result), result))
-
-
-def _errors(result: dg.ExecuteInProcessResult) -> dict[str, str]:
-    """Message of each failed step: of its root cause, or what the blocking check found."""
-    found = {c.check_name: c.description or "" for c in result.get_asset_check_evaluations() if not c.passed}
-    errors = {}
-    for event in result.filter_events(lambda e: e.is_step_failure):
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        step = event.step_key or ""
-        told = [f"{name}: {description}" for name, description in found.items() if step.endswith(name)]
-        errors[step] = "; ".join(told) or (error.message.strip() if error is not None else "failed")
-    return errors
+        result.runs.append(FinishedRun(tuple(assets), partition, step_errors_of(run_result), run_result))

@@ -1,25 +1,29 @@
 """What is stale and why, by Dagster's own staleness: the same answer as the UI's badge, in words.
 
-Its limit: no staleness across an edge of 100 or more partitions.
+Its limit: Dagster does not compare data versions across an edge of 100 or more partitions.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions import data_version
-from dagster._core.definitions.data_version import StaleCause, StaleCauseCategory, StaleStatus
 
-from dselect_dagster.refresh.staleness_query import Resolver
+from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
+from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
+from dselect_dagster.refresh.dagster_private import (
+    StaleCause,
+    StaleCauseCategory,
+    StalenessResolver,
+    StaleStatus,
+    staleness_partition_limit,
+)
 
-Key = tuple[dg.AssetKey, str | None]
-
-# Made once and kept: new rows do not make another model (see its condition in automation.py).
-PINNED = frozenset({dg.AssetKey("warmup_model")})
+# Made once and kept: new rows do not make another model (see its condition in defs/automation_condition.py).
+PINNED_ASSETS = frozenset({dg.AssetKey("warmup_model")})
 
 
 @dataclass(frozen=True)
-class Stale:
+class StalePartition:
     """A partition (None: the asset has none) that is missing or behind its inputs, and why."""
 
     asset: dg.AssetKey
@@ -29,69 +33,69 @@ class Stale:
 
 
 class Staleness:
-    """A view of the instance at one moment: make a new one after runs."""
+    """The staleness of the graph at one moment: make a new one after runs."""
 
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance):
-        self.graph = defs.resolve_asset_graph()
-        self.instance = instance
-        self._resolver = Resolver(self.graph, instance)
+        self.graph = AssetGraph(defs)
+        self._resolver = StalenessResolver(defs, instance)
 
-    def of(self, asset: dg.AssetKey, partition: str | None) -> Stale | None:
+    def check(self, asset: dg.AssetKey, partition: str | None) -> StalePartition | None:
         """None when it is up to date. A pinned asset is stale only when missing or when its own settings changed."""
         status = self._resolver.get_status(asset, partition)
         if status == StaleStatus.FRESH:
             return None
         if status == StaleStatus.MISSING:
-            return Stale(asset, partition, True, "never made")
+            return StalePartition(asset, partition, True, "never made")
         causes = self._resolver.get_stale_causes(asset, partition)
-        if asset in PINNED:
+        if asset in PINNED_ASSETS:
             causes = [cause for cause in causes if cause.category == StaleCauseCategory.CODE]
             if not causes:
                 return None
-        return Stale(asset, partition, False, "; ".join(sorted({_words(cause) for cause in causes})))
+        return StalePartition(asset, partition, False, "; ".join(sorted({_describe(cause) for cause in causes})))
 
-    def automated(self) -> Iterator[tuple[dg.AssetKey, str | None]]:
-        """Every asset partition that some condition drives, upstream first."""
-        for key in self.graph.toposorted_asset_keys:
-            node = self.graph.get(key)
-            if node.automation_condition is None:
-                continue
-            if node.partitions_def is None:
-                yield key, None
-            else:
-                for partition in node.partitions_def.get_partition_keys(dynamic_partitions_store=self.instance):
-                    yield key, partition
+    def automated_partitions(self) -> Iterator[AssetPartition]:
+        """Every asset partition that some condition requests, upstream first."""
+        for asset in self.graph:
+            if self.graph.is_automated(asset):
+                for partition in self._partition_names(asset):
+                    yield asset, partition
 
-    def all(self) -> list[Stale]:
-        return [found for key, partition in self.automated() if (found := self.of(key, partition)) is not None]
+    def stale_partitions(self) -> list[StalePartition]:
+        """The automated partitions that are missing or behind their inputs, upstream first."""
+        checked = (self.check(asset, partition) for asset, partition in self.automated_partitions())
+        return [stale for stale in checked if stale is not None]
 
-    def idle(self) -> list[dg.AssetKey]:
+    def unused_assets(self) -> list[dg.AssetKey]:
         """Score assets that no recipe reads, so that nothing requests them."""
-        landed = {dg.AssetKey("raw_dataset"), dg.AssetKey("coreset_spec")}
-        keys = self.graph.toposorted_asset_keys
-        return [k for k in keys if k not in landed and self.graph.get(k).automation_condition is None]
+        landed = {dg.AssetKey(asset) for asset in LANDED_ASSETS}
+        return [asset for asset in self.graph if asset not in landed and not self.graph.is_automated(asset)]
 
-    def waits(self, key: Key, able: list[Key]) -> bool:
-        """Whether something upstream of `key`, at any distance, is about to run, so that `key` would be made twice."""
-        asset, partition = key
-        upstream = self.graph.get_ancestor_asset_keys(asset)
-        own = self.graph.get(asset).partitions_def
+    def waits_for_any(self, asset_partition: AssetPartition, upcoming: list[AssetPartition]) -> bool:
+        """Whether one of the `upcoming` partitions is upstream, at any distance, so that it would be made twice."""
+        asset, partition = asset_partition
+        ancestors = self.graph.ancestors(asset)
+        own_partitions = self.graph.partitions(asset)
         return any(
-            other in upstream and (self.graph.get(other).partitions_def != own or at == partition) for other, at in able
+            other in ancestors and (self.graph.partitions(other) != own_partitions or other_partition == partition)
+            for other, other_partition in upcoming
         )
 
-    def is_blind_to(self, asset: dg.AssetKey) -> bool:
-        """Whether the asset hangs on so many partitions that Dagster does not look at them."""
-        node = self.graph.get(asset)
-        return node.partitions_def is None and any(
-            len(parent.get_partition_keys(dynamic_partitions_store=self.instance))
-            >= data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD
-            for key in node.parent_keys
-            if (parent := self.graph.get(key).partitions_def) is not None
+    def is_over_partition_limit(self, asset: dg.AssetKey) -> bool:
+        """Whether the asset reads so many partitions that Dagster does not compare them."""
+        return self.graph.partitions(asset) is None and any(
+            len(self._partition_names(parent)) >= staleness_partition_limit()
+            for parent in self.graph.parents(asset)
+            if self.graph.partitions(parent) is not None
         )
 
+    def _partition_names(self, asset: dg.AssetKey) -> list[str | None]:
+        definition = self.graph.partitions(asset)
+        if definition is None:
+            return [None]
+        return list(definition.get_partition_keys(dynamic_partitions_store=self._resolver.partition_names))
 
-def _words(cause: StaleCause) -> str:
+
+def _describe(cause: StaleCause) -> str:
     if cause.dependency is None or cause.category == StaleCauseCategory.CODE:
         return "its settings or code changed"
     asset, partition = cause.dependency.asset_key.to_user_string(), cause.dependency.partition_key

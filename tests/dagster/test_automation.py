@@ -2,12 +2,10 @@
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
-from dagster._core.events import DagsterEvent, DagsterEventType
-from dagster._core.storage.dagster_run import DagsterRunStatus
-from dagster._core.test_utils import create_run_for_test
 
 from dselect_dagster.defs.automation_condition import on_input_change, once_there_is_data
+from dselect_dagster.refresh.dagster_private import evaluate_conditions
+from tests.dagster.dagster_private import end_run, start_run
 
 PARTS = dg.DynamicPartitionsDefinition(name="part")
 
@@ -19,7 +17,7 @@ class Model:
         self.instance = dg.DagsterInstance.ephemeral()
         self.content: dict[str, str] = {}
         self.blocked: set[str] = set()
-        self.cursor: AssetDaemonCursor | None = None
+        self.cursor: str | None = None
 
         @dg.asset(partitions_def=PARTS)
         def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -58,15 +56,10 @@ class Model:
             )
 
     def tick(self) -> list[tuple[str, str | None]]:
-        result = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self.cursor)
-        self.cursor = result.cursor
-        return sorted(
-            (asset, part)
-            for asset in ("score", "index", "model")
-            for part in result.get_requested_partitions(dg.AssetKey(asset))
-        )
+        requested, self.cursor = evaluate_conditions(self.defs, self.instance, self.cursor)
+        return sorted((asset.to_user_string(), partition) for asset, partition in requested)
 
-    def drain(self) -> list[tuple[str, str | None]]:
+    def run_until_quiet(self) -> list[tuple[str, str | None]]:
         """Tick and run to quiet; everything that was run, in order."""
         ran: list[tuple[str, str | None]] = []
         for _ in range(8):
@@ -83,40 +76,40 @@ class Model:
 @pytest.fixture
 def graph() -> Model:
     model = Model()
-    assert model.drain() == []
+    assert model.run_until_quiet() == []
     model.land("a", "1")
     model.land("b", "1")
-    assert set(model.drain()) == {("score", "a"), ("score", "b"), ("index", None), ("model", None)}
+    assert set(model.run_until_quiet()) == {("score", "a"), ("score", "b"), ("index", None), ("model", None)}
     return model
 
 
 def test_a_change_moves_its_partition_and_the_index_and_not_the_model(graph: Model) -> None:
     graph.land("a", "2")
-    assert set(graph.drain()) == {("score", "a"), ("index", None)}
+    assert set(graph.run_until_quiet()) == {("score", "a"), ("index", None)}
 
 
 def test_landing_the_same_again_moves_nothing(graph: Model) -> None:
     graph.land("a", "1")
-    assert graph.drain() == []
+    assert graph.run_until_quiet() == []
 
 
 def test_a_new_partition_is_made_when_it_has_landed_and_not_before(graph: Model) -> None:
     graph.instance.add_dynamic_partitions("part", ["c"])
-    assert graph.drain() == []
+    assert graph.run_until_quiet() == []
     graph.land("c", "1")
-    assert set(graph.drain()) == {("score", "c"), ("index", None)}
+    assert set(graph.run_until_quiet()) == {("score", "c"), ("index", None)}
 
 
 def test_a_blocked_partition_waits_and_holds_up_no_other(graph: Model) -> None:
     graph.blocked = {"a"}
     graph.land("a", "2")
     graph.land("b", "2")
-    ran = graph.drain()
+    ran = graph.run_until_quiet()
     assert ("score", "b") in ran
     assert ("score", "a") not in ran
     graph.blocked = set()
     graph.land("a", "3")
-    assert ("score", "a") in graph.drain()
+    assert ("score", "a") in graph.run_until_quiet()
 
 
 def test_the_index_is_made_after_the_scores_that_the_same_change_asks_for(graph: Model) -> None:
@@ -139,24 +132,27 @@ def test_an_update_between_a_request_and_the_next_tick_is_not_lost(graph: Model)
 
 
 def test_an_update_that_lands_while_the_target_runs_is_not_lost(graph: Model) -> None:
-    run = create_run_for_test(
-        graph.instance,
-        job_name="__ASSET_JOB",
-        status=DagsterRunStatus.STARTED,
-        asset_selection=frozenset({dg.AssetKey("score")}),
-        tags={"dagster/partition": "a"},
-    )
-    graph.instance.report_dagster_event(
-        DagsterEvent.build_asset_materialization_planned_event(
-            "__ASSET_JOB",
-            "score",
-            dg._core.events.AssetMaterializationPlannedData(dg.AssetKey("score"), partition="a"),  # type: ignore[attr-defined]
-        ),
-        run.run_id,
-    )
+    run_id = start_run(graph.instance, "score", "a")
     graph.land("a", "2")
     assert ("score", "a") not in graph.tick()
-    graph.instance.report_dagster_event(
-        DagsterEvent(DagsterEventType.RUN_SUCCESS.value, job_name="__ASSET_JOB"), run.run_id
-    )
-    assert ("score", "a") in graph.drain()
+    end_run(graph.instance, run_id)
+    assert ("score", "a") in graph.run_until_quiet()
+
+
+def test_the_conditions_request_what_the_public_evaluation_requests(graph: Model) -> None:
+    graph.land("a", "2")
+    graph.instance.add_dynamic_partitions("part", ["c"])
+    cursor = None
+    public_cursor = None
+    for _ in range(3):
+        public = dg.evaluate_automation_conditions(graph.defs, graph.instance, cursor=public_cursor)
+        requested, cursor = evaluate_conditions(graph.defs, graph.instance, cursor)
+        public_cursor = public.cursor
+        assert requested == {
+            (asset, partition)
+            for asset in graph.defs.resolve_all_asset_keys()
+            for partition in public.get_requested_partitions(asset)
+        }
+        graph.run([(asset.to_user_string(), partition) for asset, partition in requested])
+        graph.land("b", str(len(requested)))
+    assert requested

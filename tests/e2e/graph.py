@@ -1,4 +1,4 @@
-"""The real graph on a folder: files in, `drain` as `dselect refresh` calls it, and what ran."""
+"""The real graph on a folder: files in, `refresh` as `dselect refresh` calls it, and what ran."""
 
 import contextlib
 import json
@@ -20,7 +20,8 @@ from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.graph import build_definitions
 from dselect_dagster.refresh.instance import open_instance
 from dselect_dagster.refresh.plan_refresh import plan_refresh
-from dselect_dagster.refresh.refresh import Drained, drain
+from dselect_dagster.refresh.refresh import RefreshResult
+from dselect_dagster.refresh.refresh import refresh as refresh_graph
 
 # A model too small to be any good, made in a second: what is tested is the graph.
 TINY = {"steps": 3, "samples": 40, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 400, "window": 256}
@@ -69,10 +70,11 @@ class Graph:
         """The settings name these sources, a letter each, and no other."""
         self.settings(sources={name: {"path": f"data/{name}.json"} for name in names})
 
-    def refresh(self, **options: Any) -> Drained:
+    def refresh(self, **options: Any) -> RefreshResult:
         settings = load_settings(self.config)
         with self.instance() as instance:
-            return drain(build_definitions(settings, str(self.config)), instance, Workspace(settings), **options)
+            defs = build_definitions(settings, str(self.config))
+            return refresh_graph(defs, instance, Workspace(settings), **options)
 
     def refresh_killed(self, at: str) -> None:
         """A refresh whose process ends as a run that names this asset starts."""
@@ -114,13 +116,13 @@ def settings_of(graph: Graph) -> Settings:
     return load_settings(graph.config)
 
 
-def made(done: Drained) -> set[tuple[str, str | None]]:
+def made(done: RefreshResult) -> set[tuple[str, str | None]]:
     """The asset partitions that were materialised, and that no run failed."""
     assert not done.failed, [run.errors for run in done.failed]
     return set(materialised(done))
 
 
-def materialised(done: Drained) -> dict[tuple[str, str | None], dict[str, Any]]:
+def materialised(done: RefreshResult) -> dict[tuple[str, str | None], dict[str, Any]]:
     """Asset partition → the figures it reported. Fails the test when one was made twice."""
     found: dict[tuple[str, str | None], dict[str, Any]] = {}
     for run in done.runs:
@@ -132,7 +134,7 @@ def materialised(done: Drained) -> dict[tuple[str, str | None], dict[str, Any]]:
     return found
 
 
-def assert_as_planned(plan: Plan, done: Drained, *, same_steps: bool = True) -> int:
+def assert_as_planned(plan: Plan, done: RefreshResult, *, same_steps: bool = True) -> int:
     """What the plan said against what ran: the same partitions, and the same rows wherever the plan does not mark ≈.
 
     same_steps: False where another Dagster instance worked on the storage. This one then looks at partitions that
@@ -155,5 +157,5 @@ def assert_as_planned(plan: Plan, done: Drained, *, same_steps: bool = True) -> 
     return compared
 
 
-def errors(done: Drained) -> str:
+def errors(done: RefreshResult) -> str:
     return "\n".join(message for run in done.failed for message in run.errors.values())

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from dselect_dagster.defs.progress_log import listening
+from dselect_dagster.defs.progress_log import listen_to_progress
 from tests.e2e.graph import Graph
 
 
@@ -21,7 +21,7 @@ def environment(**more: str) -> dict[str, str]:
 def main(folder: str, log: str) -> None:
     with (
         Path(log).open("w", buffering=1) as told,
-        listening(lambda what, done, total, reused: print(f"{what}\t{done}\t{reused}", file=told)),
+        listen_to_progress(lambda what, done, total, reused: print(f"{what}\t{done}\t{reused}", file=told)),
     ):
         print("started", file=told)
         Graph(Path(folder)).refresh()

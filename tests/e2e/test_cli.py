@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 
@@ -80,6 +81,38 @@ def test_errors_are_messages_and_not_tracebacks(tmp_path: Path, project: Path) -
     assert "no such file. Write one with `dselect init FOLDER`" in told
     assert "Traceback" not in told
     assert "no recipe 'd4'" in dselect(project, "refresh", "--recipe", "d4", code=2)
+
+
+def test_brackets_that_a_person_types_are_printed_as_they_are(tmp_path: Path) -> None:
+    told = dselect(tmp_path, "plan", "-c", "cfg[/old].yaml", code=2)
+    assert "cfg[/old].yaml: no such file" in told
+    assert "Traceback" not in told
+    assert "No such command 'pl[/an]'" in dselect(tmp_path, "pl[/an]", code=2)
+    assert "--port" in dselect(tmp_path, "dev", "--port", "[red]80", code=2)
+
+
+def test_brackets_in_globs_and_in_samples_are_printed_as_they_are(tmp_path: Path) -> None:
+    settings = {
+        "sources": {"none": {"path": "data/[abc]*.json"}, "file": {"path": "f[red].json"}},
+        "coresets": {"r": {"strategy": "random", "budget": 1}},
+        "warmup": TINY,
+    }
+    (tmp_path / "dselect.yaml").write_text(yaml.safe_dump(settings))
+    text = "[INST] Say [/INST] and [red]"
+    (tmp_path / "f[red].json").write_text(
+        json.dumps([{"instruction": text, "input": "", "output": "[/INST] :warning:"}])
+    )
+    assert "data/[abc]*.json" in dselect(tmp_path, "plan")
+    told = dselect(tmp_path, "refresh", code=1)
+    assert "failed" in told
+    assert "data/[abc]*.json" in told
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.json").write_text(json.dumps(alpaca(WORDS[:2])))
+    dselect(tmp_path, "refresh")
+    samples = pl.read_parquet(tmp_path / ".dselect" / "raw" / "file" / "samples.parquet")
+    told = dselect(tmp_path, "why", samples["sample_id"][0])
+    assert f"user: {text} assistant: [/INST] :warning:" in told
+    assert "f[red].json, row 0" in told
 
 
 def test_export_copies_one_form_or_all(project: Path, tmp_path: Path) -> None:

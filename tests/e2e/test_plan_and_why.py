@@ -13,7 +13,7 @@ from dselect_core.corpus.raw_dataset import land
 from dselect_core.scores.provenance import store_of
 from dselect_dagster.defs.graph import build_definitions
 from dselect_dagster.refresh.instance import open_instance
-from dselect_dagster.refresh.refresh import drain
+from dselect_dagster.refresh.refresh import refresh
 from dselect_dagster.refresh.staleness import Staleness
 from tests.e2e.conftest import RECIPES, WORDS
 from tests.e2e.content import computed, id_of
@@ -62,8 +62,8 @@ def test_what_dagster_calls_stale_is_in_the_plan_and_the_plan_is_what_is_stale_o
     defs = build_definitions(settings, str(graph.config))
     with open_instance(graph.config) as instance:
         # Only what lands: from here on Dagster knows what the plan knew before.
-        drain(defs, instance, graph.workspace, select=dg.AssetSelection.assets("raw_dataset", "coreset_spec"))
-        stale = {(s.asset.to_user_string(), s.partition) for s in Staleness(defs, instance).all()}
+        refresh(defs, instance, graph.workspace, select=dg.AssetSelection.assets("raw_dataset", "coreset_spec"))
+        stale = {(s.asset.to_user_string(), s.partition) for s in Staleness(defs, instance).stale_partitions()}
     landed = {key for key in planned if key[0] in ("raw_dataset", "coreset_spec")}
     assert stale <= planned
     names = {asset for asset, _ in stale}

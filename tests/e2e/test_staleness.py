@@ -1,16 +1,15 @@
-"""The resolver that asks for all partitions at once gives the answers of Dagster's, which asks for each."""
+"""The resolver that reads all partitions at once gives the answers of Dagster's, which reads each."""
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContextForTest
 
 from dselect_dagster.defs.graph import build_definitions
-from dselect_dagster.refresh import staleness_query as resolver
+from dselect_dagster.refresh import dagster_private
+from dselect_dagster.refresh.dagster_private import StalenessResolver, StaleStatus
 from dselect_dagster.refresh.instance import open_instance
-from dselect_dagster.refresh.refresh import drain
+from dselect_dagster.refresh.refresh import refresh
 from dselect_dagster.refresh.staleness import Staleness
-from dselect_dagster.refresh.staleness_query import Resolver
+from tests.dagster.dagster_private import dagster_resolver
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import Graph, alpaca, settings_of
 
@@ -19,7 +18,7 @@ LANDING = dg.AssetSelection.assets("raw_dataset", "coreset_spec")
 
 @pytest.mark.parametrize("change", ["nothing", "rows", "a source more", "a source gone", "beta", "a budget"])
 def test_status_and_causes_are_dagsters(graph: Graph, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver, "_AT_ONCE", 1)  # so that two partitions are two queries
+    monkeypatch.setattr(dagster_private, "RECORDS_PER_QUERY", 1)  # so that two partitions are two queries
     if change == "rows":
         graph.source("a", alpaca(WORDS[:-1]))
     elif change == "a source more":
@@ -33,11 +32,9 @@ def test_status_and_causes_are_dagsters(graph: Graph, change: str, monkeypatch: 
         graph.settings(coresets={"d3": {"strategy": "d3", "budget": "50%"}})
     defs = build_definitions(settings_of(graph), str(graph.config))
     with open_instance(graph.config) as instance:
-        drain(defs, instance, graph.workspace, select=LANDING)
-        assets = defs.resolve_asset_graph()
-        ours = Resolver(assets, instance)
-        theirs = CachingStaleStatusResolver(instance, assets, LoadingContextForTest(instance))
-        keys = list(Staleness(defs, instance).automated())
+        refresh(defs, instance, graph.workspace, select=LANDING)
+        ours, theirs = StalenessResolver(defs, instance), dagster_resolver(defs, instance)
+        keys = list(Staleness(defs, instance).automated_partitions())
         answers = [(ours.get_status(*key), ours.get_stale_causes(*key)) for key in keys]
         assert answers == [(theirs.get_status(*key), theirs.get_stale_causes(*key)) for key in keys]
     assert ({status for status, _ in answers} == {StaleStatus.FRESH}) == (change == "nothing")

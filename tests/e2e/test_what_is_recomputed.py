@@ -75,7 +75,7 @@ def test_the_same_rows_written_otherwise_land_and_move_nothing(graph: Graph, way
 def test_a_source_taken_away_leaves_the_pool(graph: Graph) -> None:
     graph.sources("a")
     done = graph.refresh()
-    assert [(c.partition, c.state) for c in done.scan.changes] == [("b", "gone")]
+    assert [(c.partition, c.state) for c in done.changed_inputs.changes] == [("b", "gone")]
     assert made(done) == {("raw_dataset", "b"), *((score, "b") for score in SCORES), *CORPUS_WIDE, *CORESETS}
     assert list(graph.manifest("d3")["sources"]) == ["a"]
     assert graph.manifest("d3")["counts"]["pool"] == 20
@@ -96,7 +96,7 @@ def test_a_recipe_added_makes_its_coreset_and_one_removed_goes(graph: Graph) -> 
     assert ("coreset", "r") in made(done)
     untouched = {("raw_dataset", "a"), ("difficulty_scores", "a"), ("embeddings", "a"), ("miwv_values", None)}
     assert not made(done) & untouched
-    assert done.scan.gone_recipes == ["weak", "wide"]
+    assert done.changed_inputs.gone_recipes == ["weak", "wide"]
 
 
 def test_beta_moves_difficulty_and_what_reads_it(graph: Graph) -> None:

@@ -20,7 +20,7 @@ from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, curve, histogram, markdown_table
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import RECIPE
-from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
 
 
@@ -80,7 +80,7 @@ def coreset(settings: Settings) -> dg.AssetsDefinition:
     )
     def coreset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         place = workspace.open()
-        progress = Progress(context, f"coreset {context.partition_key}")
+        progress = RunProgress(context, f"coreset {context.partition_key}")
         made = make_coreset(place, context.partition_key, progress)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.version),

@@ -16,7 +16,7 @@ from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, columns_of_kinds, markdown_table, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import SOURCE
-from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
 
 NEIGHBOR_COLUMNS = {
@@ -48,7 +48,7 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         metadata={"dagster/column_schema": column_schema(SCHEMA, _INDEX_COLUMNS)},
     )
     def corpus_index(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        progress = Progress(context, "corpus_index")
+        progress = RunProgress(context, "corpus_index")
         names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
         index = build_index(workspace.open(), names, needed)
         progress(index.frame.height, index.frame.height)
@@ -92,7 +92,7 @@ def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> 
         from dselect_core.neighbors.update_neighbors import update_neighbors
 
         place = workspace.open()
-        progress = Progress(context, "neighbors")
+        progress = RunProgress(context, "neighbors")
         report = update_neighbors(place, read_index(place), progress)
         context.log.info(", ".join(f"{name}: {figure}" for name, figure in report.figures.items()))
         return dg.MaterializeResult(
@@ -132,7 +132,7 @@ def _pair_scores(
         from dselect_core.scores.update_pairs import update_pairs
 
         place = workspace.open()
-        progress = Progress(context, ", ".join(names))
+        progress = RunProgress(context, ", ".join(names))
         index = read_index(place)
         reports = {name: update_pairs(place, name, index, progress) for name in names}
         versions = [report.version for report in reports.values()]

@@ -8,7 +8,7 @@ from dselect_core.corpus.raw_dataset import land
 from dselect_core.corpus.sample import SAMPLES
 from dselect_dagster.defs.asset_metadata import column_schema, markdown_table
 from dselect_dagster.defs.partitions import SOURCE
-from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
 
 
@@ -28,7 +28,7 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
     )
     def raw_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         place = workspace.open()
-        progress = Progress(context, f"raw_dataset {context.partition_key}")
+        progress = RunProgress(context, f"raw_dataset {context.partition_key}")
         landed = land(place, context.partition_key)
         progress(landed.account["rows"], landed.account["rows"])
         metadata: dict[str, Any] = {

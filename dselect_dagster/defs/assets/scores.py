@@ -14,7 +14,7 @@ from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import columns_of_kinds, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import SOURCE
-from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
 
 
@@ -77,7 +77,7 @@ def _score_asset(
             names = frozenset(kind.name for kind in kinds_of[key.to_user_string()])
             names_by_key[key] = names & needed or names
         all_names = frozenset[str]().union(*names_by_key.values())
-        progress = Progress(context, f"{', '.join(sorted(all_names))} of {context.partition_key}")
+        progress = RunProgress(context, f"{', '.join(sorted(all_names))} of {context.partition_key}")
         reports = update_scores(workspace.open(), context.partition_key, all_names, progress)
         for key, names in names_by_key.items():
             of_asset = {kind: reports[kind] for kind in sorted(names)}

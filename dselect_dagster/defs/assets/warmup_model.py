@@ -10,7 +10,7 @@ from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet
 from dselect_dagster.defs.automation_condition import once_there_is_data
 from dselect_dagster.defs.partitions import SOURCE
-from dselect_dagster.defs.progress_log import Progress
+from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
 
 
@@ -32,7 +32,7 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         from dselect_core.lm.target_model import make_target_model
 
         place = workspace.open()
-        progress = Progress(context, "warmup_model")
+        progress = RunProgress(context, "warmup_model")
         record = make_target_model(place, lambda: _landed(place, context), progress)
         if record["template_is_fallback"]:
             context.log.warning(

@@ -1,0 +1,192 @@
+"""All that dselect uses of Dagster beyond its public API. No other file may name `dagster._...` or these methods.
+
+The price of staying in step with the UI and the daemon: staleness and conditions are Dagster's own answers, but a new
+version of Dagster may move what they are made of. tests/dagster/test_dagster_private.py names what is used, and says
+what moved. Everything here takes and returns public types, text, or the classes that are named in `__all__`.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions import data_version
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
+from dagster._core.definitions.data_version import (
+    CachingStaleStatusResolver,
+    DataProvenance,
+    StaleCause,
+    StaleCauseCategory,
+    StaleStatus,
+)
+from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.loader import LoadingContext
+from dagster._core.storage.event_log.base import AssetRecord
+from dagster._utils.caching_instance_queryer import CachingInstanceQueryer
+
+__all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver"]
+
+# Records of one query: below the number of parameters that any SQLite takes.
+RECORDS_PER_QUERY = 500
+_NO_COMPUTE_LOGS = {
+    "module": "dagster._core.storage.noop_compute_log_manager",
+    "class": "NoOpComputeLogManager",
+    "config": {},
+}
+
+
+class StalenessResolver(CachingStaleStatusResolver):
+    """Dagster's staleness at one moment, with the latest record of every partition read in a few queries an asset.
+
+    Dagster's own resolver makes several queries a partition, which takes seconds with a hundred sources. Its rules
+    are unchanged: `get_status` and `get_stale_causes` give the same answers.
+    """
+
+    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance):
+        graph = defs.resolve_asset_graph()
+        loading_context = _LoadingContext(instance)
+        AssetRecord.prepare(loading_context, graph.get_all_asset_keys())
+        # The queryer reads the partition names once. The instance would read them for every partition that is compared.
+        self.partition_names = CachingInstanceQueryer(instance, graph, loading_context)
+        super().__init__(instance, graph, loading_context, self.partition_names)
+        self._latest_by_partition = cache(self._read_latest_by_partition)
+
+    def _get_latest_data_version_record(self, key: AssetKeyPartitionKey) -> dg.EventLogRecord | None:
+        if key.partition_key is None:
+            return super()._get_latest_data_version_record(key=key)
+        return self._latest_by_partition(key.asset_key).get(key.partition_key)
+
+    def _is_dep_updated(self, provenance: DataProvenance, dep_key: AssetKeyPartitionKey) -> bool:
+        if dep_key.partition_key is not None:
+            latest_record = self._latest_by_partition(dep_key.asset_key).get(dep_key.partition_key)
+            used_record_id = provenance.input_storage_ids[dep_key.asset_key]
+            # Without a record newer than the one that was used there is nothing to compare.
+            if latest_record is None or (used_record_id is not None and latest_record.storage_id <= used_record_id):
+                return False
+        return super()._is_dep_updated(provenance, dep_key)
+
+    def _read_latest_by_partition(self, asset: dg.AssetKey) -> Mapping[str, dg.EventLogRecord]:
+        materialization = dg.DagsterEventType.ASSET_MATERIALIZATION
+        id_by_partition = self._instance.get_latest_storage_id_by_partition(asset, materialization)
+        partition_by_id = {record_id: partition for partition, record_id in id_by_partition.items()}
+        ids = sorted(partition_by_id)
+        latest = {}
+        for start in range(0, len(ids), RECORDS_PER_QUERY):
+            batch = dg.AssetRecordsFilter(asset_key=asset, storage_ids=ids[start : start + RECORDS_PER_QUERY])
+            for record in self._instance.fetch_materializations(batch, limit=RECORDS_PER_QUERY).records:
+                latest[partition_by_id[record.storage_id]] = record
+        return latest
+
+
+class _LoadingContext(LoadingContext):
+    def __init__(self, instance: dg.DagsterInstance):
+        self._instance = instance
+        self._loaders: dict[type, Any] = {}
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return self._instance
+
+    @property
+    def loaders(self) -> dict[type, Any]:
+        return self._loaders
+
+
+def staleness_partition_limit() -> int:
+    """The number of upstream partitions from which Dagster does not compare their data versions any more."""
+    return data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD
+
+
+def evaluate_conditions(
+    defs: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None = None
+) -> tuple[set[tuple[dg.AssetKey, str | None]], str]:
+    """Evaluate all automation conditions as the daemon does: the asset partitions they request, and the new cursor.
+
+    `dg.evaluate_automation_conditions` gives the same answer. It asks the database for the partitions about ten times
+    a source, because it writes its new cursor outside of the cache that the evaluation uses; the daemon does not.
+    """
+    last_cursor = dg.deserialize_value(cursor, AssetDaemonCursor) if cursor else AssetDaemonCursor.empty()
+    tick = AutomationTickEvaluationContext(
+        evaluation_id=last_cursor.evaluation_id + 1,
+        instance=instance,
+        asset_graph=defs.resolve_asset_graph(),
+        cursor=last_cursor,
+        materialize_run_tags={},
+        observe_run_tags={},
+        auto_observe_asset_keys=set(),
+        asset_selection=dg.AssetSelection.all(),
+        logger=logging.getLogger(__name__),
+        emit_backfills=False,
+    )
+    run_requests, new_cursor, _ = tick.evaluate()
+    requested = {(asset, request.partition_key) for request in run_requests for asset in request.asset_selection or []}
+    return requested, dg.serialize_value(new_cursor)
+
+
+def read_cursors(instance: dg.DagsterInstance, names: set[str]) -> Mapping[str, str]:
+    """The texts that `write_cursors` stored in the instance, without the names that it has none for."""
+    return instance.daemon_cursor_storage.get_cursor_values(names)
+
+
+def write_cursors(instance: dg.DagsterInstance, cursors: Mapping[str, str]) -> None:
+    """Store texts under names in the instance, all or none."""
+    instance.daemon_cursor_storage.set_cursor_values(cursors)
+
+
+def open_instance_without_compute_logs(dagster_home: Path) -> dg.DagsterInstance:
+    """The instance of a home, with its tables made. What steps print goes to the terminal and not to files."""
+    ref = InstanceRef.from_dir(str(dagster_home), overrides={"compute_logs": _NO_COMPUTE_LOGS})
+    instance = dg.DagsterInstance.from_ref(ref)
+    # Each makes the tables of its storage.
+    instance.get_run_records(limit=1)
+    instance.all_asset_keys()
+    instance.all_instigator_state()
+    return instance
+
+
+def fail_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> None:
+    """Record that a run has failed."""
+    instance.report_run_failed(run, message)
+
+
+def select_assets(defs: dg.Definitions, selection: dg.AssetSelection) -> set[dg.AssetKey]:
+    """The assets that a selection names."""
+    return set(selection.resolve(defs.resolve_asset_graph()))
+
+
+def run_assets(
+    defs: dg.Definitions, instance: dg.DagsterInstance, assets: list[dg.AssetKey], partition: str | None, **options: Any
+) -> dg.ExecuteInProcessResult:
+    """Run assets of one partition in this process. options: those of `dg.JobDefinition.execute_in_process`."""
+    job = defs.resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(instance=instance, partition_key=partition, asset_selection=assets, **options)
+
+
+def materializations_of(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterialization]:
+    """What a run materialized, in order."""
+    return [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]
+
+
+def step_errors_of(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """{step: message} of the steps that failed: the message of the root cause, or of the blocking check that failed."""
+    failed_checks = {c.check_name: c.description or "" for c in result.get_asset_check_evaluations() if not c.passed}
+    errors = {}
+    for event in result.all_events:
+        if not event.is_step_failure:
+            continue
+        error = event.step_failure_data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        step = event.step_key or ""
+        of_checks = [f"{name}: {description}" for name, description in failed_checks.items() if step.endswith(name)]
+        errors[step] = "; ".join(of_checks) or (error.message.strip() if error is not None else "failed")
+    return errors
+
+
+def upstream_first(defs: dg.Definitions) -> Iterable[dg.AssetKey]:
+    """All assets, each after those it depends on; by name where no dependency says more."""
+    return defs.resolve_asset_graph().toposorted_asset_keys

@@ -1,0 +1,25 @@
+"""What a command is about: a selection of assets, and the partitions of one recipe or of all."""
+
+import dagster as dg
+
+from dselect_dagster.defs.partitions import RECIPE
+from dselect_dagster.refresh.asset_graph import AssetGraph
+from dselect_dagster.refresh.dagster_private import select_assets
+
+
+class Scope:
+    """Which asset partitions a refresh may make.
+
+    select: only these assets; recipe: only this recipe's coreset, and all of what it rests on. None: no limit.
+    """
+
+    def __init__(self, defs: dg.Definitions, select: dg.AssetSelection | None, recipe: str | None):
+        self._graph = AssetGraph(defs)
+        self._assets = set(self._graph) if select is None else select_assets(defs, select)
+        self._recipe = recipe
+
+    def includes(self, asset: dg.AssetKey, partition: str | None) -> bool:
+        """Whether the command may make this partition."""
+        if asset not in self._assets:
+            return False
+        return self._recipe is None or self._graph.partitions(asset) != RECIPE or partition == self._recipe

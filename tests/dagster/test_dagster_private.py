@@ -1,0 +1,172 @@
+"""What dselect uses of Dagster beyond its public API is still there, and one file uses it.
+
+When an upgrade breaks this test, its message says which name moved and what dselect needs it for. Nothing here imports
+that file, so that the message comes also when the file itself cannot be imported.
+"""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PRIVATE = "dselect_dagster/refresh/dagster_private.py"
+TESTS_PRIVATE = "tests/dagster/dagster_private.py"
+
+STALENESS, CONDITIONS, INSTANCE, RUNS = (
+    "the staleness of partitions",
+    "the evaluation of automation conditions",
+    "opening the instance",
+    "running assets in its process",
+)
+RESOLVER = "dagster._core.definitions.data_version.CachingStaleStatusResolver"
+TICK = "dagster._core.definitions.automation_tick_evaluation_context.AutomationTickEvaluationContext"
+DAGSTER_INSTANCE = "dagster._core.instance.instance.DagsterInstance"
+GRAPH = "dagster._core.definitions.assets.graph.base_asset_graph.BaseAssetGraph"
+RESULT = "dagster._core.execution.execution_result.ExecutionResult"
+EVENT = "dagster._core.events.DagsterEvent"
+
+# {name: (what dselect needs it for, parameters that dselect passes)}
+NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dagster._core.definitions.data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD": (STALENESS, ()),
+    "dagster._core.definitions.data_version.DataProvenance": (STALENESS, ()),
+    "dagster._core.definitions.data_version.StaleCause": (STALENESS, ("category", "reason", "dependency")),
+    "dagster._core.definitions.data_version.StaleCauseCategory.CODE": (STALENESS, ()),
+    "dagster._core.definitions.data_version.StaleStatus.FRESH": (STALENESS, ()),
+    "dagster._core.definitions.data_version.StaleStatus.MISSING": (STALENESS, ()),
+    RESOLVER: (STALENESS, ("instance", "asset_graph", "loading_context", "instance_queryer")),
+    f"{RESOLVER}.get_status": (STALENESS, ("key", "partition_key")),
+    f"{RESOLVER}.get_stale_causes": (STALENESS, ("key", "partition_key")),
+    f"{RESOLVER}._get_latest_data_version_record": (STALENESS, ("key",)),
+    f"{RESOLVER}._is_dep_updated": (STALENESS, ("provenance", "dep_key")),
+    "dagster._core.definitions.events.AssetKeyPartitionKey": (STALENESS, ("asset_key", "partition_key")),
+    "dagster._core.loader.LoadingContext.instance": (STALENESS, ()),
+    "dagster._core.loader.LoadingContext.loaders": (STALENESS, ()),
+    "dagster._core.storage.event_log.base.AssetRecord.prepare": (STALENESS, ("context", "ids")),
+    "dagster._utils.caching_instance_queryer.CachingInstanceQueryer": (
+        STALENESS,
+        ("instance", "asset_graph", "loading_context"),
+    ),
+    "dagster._utils.caching_instance_queryer.CachingInstanceQueryer.get_dynamic_partitions": (STALENESS, ()),
+    f"{DAGSTER_INSTANCE}.get_latest_storage_id_by_partition": (STALENESS, ("asset_key", "event_type")),
+    "dagster._core.definitions.asset_daemon_cursor.AssetDaemonCursor.empty": (CONDITIONS, ()),
+    TICK: (
+        CONDITIONS,
+        (
+            "evaluation_id",
+            "instance",
+            "asset_graph",
+            "cursor",
+            "materialize_run_tags",
+            "observe_run_tags",
+            "auto_observe_asset_keys",
+            "asset_selection",
+            "logger",
+            "emit_backfills",
+        ),
+    ),
+    f"{TICK}.evaluate": (CONDITIONS, ()),
+    f"{DAGSTER_INSTANCE}.daemon_cursor_storage": (CONDITIONS, ()),
+    "dagster._core.storage.daemon_cursor.DaemonCursorStorage.get_cursor_values": (CONDITIONS, ("keys",)),
+    "dagster._core.storage.daemon_cursor.DaemonCursorStorage.set_cursor_values": (CONDITIONS, ("pairs",)),
+    "dagster._core.instance.ref.InstanceRef.from_dir": (INSTANCE, ("base_dir", "overrides")),
+    "dagster._core.storage.noop_compute_log_manager.NoOpComputeLogManager": (INSTANCE, ()),
+    f"{DAGSTER_INSTANCE}.from_ref": (INSTANCE, ("instance_ref",)),
+    f"{DAGSTER_INSTANCE}.all_asset_keys": (INSTANCE, ()),
+    f"{DAGSTER_INSTANCE}.all_instigator_state": (INSTANCE, ()),
+    f"{DAGSTER_INSTANCE}.report_run_failed": (RUNS, ("dagster_run", "message")),
+    "dagster.Definitions.resolve_asset_graph": (RUNS, ()),
+    "dagster.Definitions.resolve_implicit_global_asset_job_def": (RUNS, ()),
+    "dagster.AssetSelection.resolve": (RUNS, ("all_assets",)),
+    f"{GRAPH}.get_all_asset_keys": (RUNS, ()),
+    f"{GRAPH}.toposorted_asset_keys": (RUNS, ()),
+    f"{RESULT}.get_asset_materialization_events": (RUNS, ()),
+    f"{RESULT}.get_asset_check_evaluations": (RUNS, ()),
+    f"{EVENT}.step_failure_data": (RUNS, ()),
+    f"{EVENT}.step_key": (RUNS, ()),
+    f"{EVENT}.step_materialization_data": (RUNS, ()),
+    "dagster._core.events.AssetMaterializationPlannedData": ("a test", ("asset_key", "partition")),
+    "dagster._core.loader.LoadingContextForTest": ("a test", ("instance",)),
+    "dagster._core.test_utils.create_run_for_test": ("a test", ("instance",)),
+}
+
+
+def what_moved(name: str) -> str | None:
+    """A sentence for a name that is gone or has lost a parameter; None where all is as dselect needs it."""
+    purpose, parameters = NEEDED[name]
+    needed_by = f"{TESTS_PRIVATE if purpose == 'a test' else PRIVATE} needs it for {purpose}"
+    if (thing := find(name)) is None:
+        return f"Dagster {dg.__version__} moved {name}: {needed_by}"
+    if parameters:
+        gone = [parameter for parameter in parameters if parameter not in inspect.signature(thing).parameters]
+        if gone:
+            return f"Dagster {dg.__version__} took {', '.join(gone)} from the parameters of {name}: {needed_by}"
+    return None
+
+
+def find(name: str) -> object | None:
+    """A module, class, method or constant by its full name."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            thing: object = importlib.import_module(".".join(parts[:end]))
+        except ImportError:
+            continue
+        for part in parts[end:]:
+            thing = getattr(thing, part, None) or getattr(thing, "__dataclass_fields__", {}).get(part)
+        return thing
+    return None
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_what_dselect_uses_of_dagsters_private_parts_is_still_there(name: str) -> None:
+    moved = what_moved(name)
+    assert moved is None, moved
+
+
+def test_the_message_says_what_moved_and_who_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dagster._core.definitions import data_version
+
+    def get_status(self: object, asset: dg.AssetKey) -> None: ...
+
+    monkeypatch.setattr(data_version.CachingStaleStatusResolver, "get_status", get_status)
+    assert what_moved(f"{RESOLVER}.get_status") == (
+        f"Dagster {dg.__version__} took key, partition_key from the parameters of {RESOLVER}.get_status: "
+        f"{PRIVATE} needs it for the staleness of partitions"
+    )
+    monkeypatch.delattr(data_version, "CachingStaleStatusResolver")
+    assert what_moved(RESOLVER) == (
+        f"Dagster {dg.__version__} moved {RESOLVER}: {PRIVATE} needs it for the staleness of partitions"
+    )
+
+
+@pytest.mark.parametrize("file", [PRIVATE, TESTS_PRIVATE])
+def test_every_private_import_is_in_the_list(file: str) -> None:
+    tree = ast.parse((ROOT / file).read_text())
+    imported = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dagster.")
+        for alias in node.names
+    }
+    assert imported
+    assert {name for name in imported if not any(listed.startswith(name) for listed in NEEDED)} == set()
+
+
+def test_no_other_file_uses_dagsters_private_parts() -> None:
+    allowed = {PRIVATE, TESTS_PRIVATE, "tests/dagster/test_dagster_private.py"}
+    rooms = ("dselect_core", "dselect_dagster", "tests", "benchmarks", "demo")
+    files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
+    assert len(files) > 100
+    offenders = {
+        file.relative_to(ROOT).as_posix() for file in files if re.search(r"\b(dagster|dg)\._", file.read_text("utf-8"))
+    }
+    assert offenders <= allowed
+    # Dagster's own objects are used as they are: nothing is put in the place of a method.
+    assert not [
+        file for file in files if "tests" not in file.parts and re.search(r"\b(instance|dg)\.\w+ = ", file.read_text())
+    ]
