@@ -13,6 +13,8 @@ from dselect_core.errors import DselectError
 
 
 class Named(Protocol):
+    """What a registry can hold."""
+
     @property
     def name(self) -> str: ...
 
@@ -21,6 +23,7 @@ T = TypeVar("T", bound=Named)
 
 
 class Registry(Generic[T]):
+        """The name it is looked up by."""
     """builtin: `module:object` strings; group: of entry points; expected: the class of the objects.
 
     check: (object, those that are there already) → raises DselectError when it cannot stand beside them.

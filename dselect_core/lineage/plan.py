@@ -75,6 +75,7 @@ class Plan:
 
     @property
     def judge_tokens(self) -> tuple[int, int]:
+        """(prompt, completion) tokens to be bought from the judge."""
         bought = [step.judge_tokens for step in self.steps if step.judge_tokens is not None]
         return sum(prompt for prompt, _ in bought), sum(completion for _, completion in bought)
 

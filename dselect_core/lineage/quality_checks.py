@@ -20,6 +20,8 @@ CONSTANT_ROWS = 20
 
 @dataclass(frozen=True)
 class Verdict:
+    """What a check found: a sentence for people, and figures by name."""
+
     passed: bool
     description: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +44,7 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
 
 
 def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
+    """At most QUARANTINE_SHARE of the rows that were read are in quarantine."""
     account = account_of(workspace, source)
     share = account["quarantined"] / max(1, account["rows"])
     return Verdict(share <= QUARANTINE_SHARE, f"{share:.1%} of the rows are in quarantine", {"share": share})
@@ -85,6 +88,7 @@ def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool) -> tuple
 
 
 def every_source_complete(workspace: Workspace) -> Verdict:
+    """No source is left out of the pool; the reasons of those that are."""
     index = read_index(workspace)
     told = "; ".join(f"{name}: {reason}" for name, reason in index.excluded.items())
     return Verdict(not index.excluded, told or "no source is left out", {"excluded": len(index.excluded)})

@@ -74,6 +74,7 @@ class Forward:
 
     @property
     def packs(self) -> bool:
+        """Whether batches run flat, without padding."""
         return self.why_padded is None
 
     def over(

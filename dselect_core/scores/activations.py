@@ -21,6 +21,7 @@ REVISION = 1
 
 
 def provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    """The model, which tokens and layers count, and which share of the neurons is active."""
     spec = inputs.settings.activations
     return {"score": "activations", "revision": REVISION, **spec.model_dump(), **inputs.model}
 

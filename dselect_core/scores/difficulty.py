@@ -22,6 +22,7 @@ _INFINITY = float("inf")
 
 
 def provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    """The model and β."""
     return {"score": "difficulty", "revision": REVISION, "beta": inputs.settings.difficulty.beta, **inputs.model}
 
 

@@ -23,6 +23,7 @@ REVISION = 1
 
 
 def provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    """The model and how its states are pooled."""
     return {"score": "embeddings", "revision": REVISION, "pooling": "mean", **inputs.model}
 
 

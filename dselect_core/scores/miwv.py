@@ -32,6 +32,7 @@ _PAIRS = 4096
 
 
 def provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    """The model; the shot is a key of the score, not part of its provenance."""
     return {"score": "miwv", "revision": REVISION, **inputs.model}
 
 

@@ -62,6 +62,7 @@ class Pool:
 
     @property
     def sample_ids(self) -> pl.Series:
+        """Ids of the samples, ascending."""
         return self.scores["sample_id"]
 
     def take(self, rows: np.ndarray) -> "Pool":

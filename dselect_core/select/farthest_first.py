@@ -105,11 +105,13 @@ class FarthestFirst(Order):
         return Pick(row, gain, None)
 
     def state(self) -> dict[str, np.ndarray]:
+        """As `Order.state`: `seen` and `nearest`."""
         self._count()
         self._pool.store()
         return {"nearest": self._nearest.copy(), "seen": self._seen.copy()}
 
     def standing(self) -> np.ndarray:
+        """As `Order.standing`; a bound where `seen` is less than the picks."""
         if self._made == 0:
             return np.full(len(self._taken), np.nan)
         self._count()

@@ -76,6 +76,7 @@ class SavedOrder:
 
     @cached_property
     def picks(self) -> list[Pick]:
+        """The picks so far, in their order."""
         picked = self._ordered.with_row_index("row").drop_nulls("rank").sort("rank")
         return [Pick(*step) for step in picked.select("row", "gain", "pass").iter_rows()]
 

@@ -42,9 +42,11 @@ class SortedOrder(Order):
         return Pick(row, None if self._gains is None else float(self._gains[row]), None)
 
     def state(self) -> dict[str, np.ndarray]:
+        """Nothing: a sort is continued by sorting again."""
         return {}
 
     def standing(self) -> np.ndarray:
+        """As `Order.standing`: the values of the rows that are not picked."""
         if self._gains is None:
             return np.full(len(self._rows), np.nan)
         standing = self._gains.copy()

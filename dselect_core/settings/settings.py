@@ -41,6 +41,7 @@ class SourceSpec(StrictModel):
 
     @property
     def paths(self) -> list[str]:
+        """The paths as a list; empty where rows come from a dataset."""
         return [self.path] if isinstance(self.path, str) else list(self.path or [])
 
 
@@ -163,6 +164,7 @@ class GraderSpec(StrictModel):
 
     @property
     def is_builtin(self) -> bool:
+        """Whether the heuristic grades, for no model is named."""
         return self.model is None
 
 

@@ -28,13 +28,16 @@ class Workspace:
 
     @property
     def root(self) -> UPath:
+        """The storage: a folder or an object-store prefix."""
         root: UPath = UPath(self.settings.storage, **self.settings.storage_options)
         return root
 
     def samples(self, source: str) -> UPath:
+        """Samples of a source."""
         return self.root / "raw" / source / "samples.parquet"
 
     def quarantine(self, source: str) -> UPath:
+        """Rows of a source that cannot be used."""
         return self.root / "raw" / source / "quarantine.parquet"
 
     def kind_folder(self, kind: str) -> UPath:
@@ -47,18 +50,22 @@ class Workspace:
         return Store(self.kind_folder(kind) / fingerprint, of_kind.keys, of_kind.retry, of_kind.array)
 
     def head(self, kind: str, source: str) -> UPath:
+        """What of the store is the source's now."""
         return self.kind_folder(kind) / f"{source}.json"
 
     @property
     def models(self) -> UPath:
+        """Models made here, and the record of the target model."""
         return self.root / "models"
 
     @property
     def index(self) -> UPath:
+        """The corpus index."""
         return self.root / "corpus" / "index.parquet"
 
     @property
     def neighbors(self) -> UPath:
+        """Each pooled sample's shot."""
         return self.root / "corpus" / "neighbors.parquet"
 
     def pool_table(self, kind: str) -> UPath:
@@ -66,11 +73,14 @@ class Workspace:
         return self.root / "corpus" / f"{kind}.parquet"
 
     def spec(self, recipe: str) -> UPath:
+        """A recipe as it was recorded."""
         return self.root / "specs" / f"{recipe}.json"
 
     @property
     def orders(self) -> UPath:
+        """Saved orders."""
         return self.root / "orders"
 
     def coreset(self, recipe: str) -> UPath:
+        """Files of a coreset."""
         return self.root / "coresets" / recipe

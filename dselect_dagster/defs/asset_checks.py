@@ -14,6 +14,8 @@ def _result(verdict: checks.Verdict, severity: dg.AssetCheckSeverity) -> dg.Asse
 
 
 def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
+    """The checks of the graph. needed: kinds of score that some recipe reads."""
+
     @dg.asset_check(
         asset="raw_dataset",
         blocking=True,

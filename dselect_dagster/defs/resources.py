@@ -14,4 +14,5 @@ class WorkspaceResource(dg.ConfigurableResource[Workspace]):
     config: str = ""
 
     def open(self) -> Workspace:
+        """The workspace of the settings as they are now. Raises DselectError when they cannot be read."""
         return Workspace(load_settings(Path(self.config) if self.config else config_path()))

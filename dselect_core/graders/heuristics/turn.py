@@ -52,6 +52,7 @@ class Turn:
 
     @cached_property
     def words(self) -> list[str]:
+        """The response split at white space."""
         return self.response.split()
 
     @cached_property

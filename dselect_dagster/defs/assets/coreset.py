@@ -14,7 +14,7 @@ from dselect_core.coreset.coreset import Coreset, make_coreset
 from dselect_core.coreset.coreset import candidates as see_candidates
 from dselect_core.coreset.manifest import REVISION
 from dselect_core.coreset.spec import write_spec
-from dselect_core.kinds import all_kinds
+from dselect_core.kinds import all_kinds, kinds_by_asset
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, curve, histogram, markdown_table
@@ -25,6 +25,8 @@ from dselect_dagster.defs.resources import WorkspaceResource
 
 
 def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
+    """The asset that records a recipe."""
+
     @dg.asset(
         partitions_def=RECIPE,
         group_name="selection",
@@ -43,9 +45,18 @@ def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
     return coreset_spec
 
 
+def _pair_assets(needed: frozenset[str]) -> list[str]:
+    """Assets of the needed scores that are made over the pool, and so not seen through the corpus index."""
+    return [
+        asset for asset, kinds in kinds_by_asset(by_source=False).items() if any(kind.name in needed for kind in kinds)
+    ]
+
+
 def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
+    """The asset that says what a recipe chooses from. needed: kinds of score that some recipe reads."""
+
     @dg.asset(
-        deps=["corpus_index", "coreset_spec", *(["miwv_values"] if "miwv" in needed else [])],
+        deps=["corpus_index", "coreset_spec", *_pair_assets(needed)],
         partitions_def=RECIPE,
         group_name="selection",
         kinds={"json"},
@@ -65,6 +76,8 @@ def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinitio
 
 
 def coreset(settings: Settings) -> dg.AssetsDefinition:
+    """The asset that chooses."""
+
     @dg.asset(
         deps=["candidates", "coreset_spec"],
         partitions_def=RECIPE,

@@ -28,6 +28,7 @@ _INDEX_COLUMNS = {"sample_id": "128-bit hash of the messages", "sources": "sourc
 
 
 def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
+    """The asset that lists the pool. needed: kinds of score that some recipe reads."""
     by_source = [
         asset for asset, kinds in kinds_by_asset(by_source=True).items() if any(kind.name in needed for kind in kinds)
     ]
@@ -75,6 +76,8 @@ def _pairs_are_needed(needed: frozenset[str]) -> bool:
 
 
 def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
+    """The asset that finds each sample's shot."""
+
     @dg.asset(
         deps=["corpus_index"],
         group_name="corpus",

@@ -13,6 +13,8 @@ from dselect_dagster.defs.resources import WorkspaceResource
 
 
 def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
+    """The asset that lands sources."""
+
     @dg.asset(
         partitions_def=SOURCE,
         group_name="corpus",

@@ -15,6 +15,8 @@ from dselect_dagster.defs.resources import WorkspaceResource
 
 
 def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
+    """The asset that makes or resolves the target model."""
+
     @dg.asset(
         deps=["raw_dataset"],
         group_name="model",
