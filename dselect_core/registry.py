@@ -16,14 +16,14 @@ class Named(Protocol):
     """What a registry can hold."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name it is looked up by."""
 
 
 T = TypeVar("T", bound=Named)
 
 
 class Registry(Generic[T]):
-        """The name it is looked up by."""
     """builtin: `module:object` strings; group: of entry points; expected: the class of the objects.
 
     check: (object, those that are there already) → raises DselectError when it cannot stand beside them.
