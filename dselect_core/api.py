@@ -169,11 +169,11 @@ def choose(
 def _vectors(column: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     """(values [n, width], present [n]) of an Array column: NaN, or 0 in integers, where it is null."""
     present = column.is_not_null().to_numpy()
-    held = column.drop_nulls().to_numpy()
-    values = np.zeros((len(column), held.shape[1] if held.ndim == 2 else 0), held.dtype)
+    vectors = column.drop_nulls().to_numpy()
+    values = np.zeros((len(column), vectors.shape[1] if vectors.ndim == 2 else 0), vectors.dtype)
     if values.dtype.kind == "f":
         values[:] = np.nan
-    values[present] = held
+    values[present] = vectors
     return values, present
 
 

@@ -61,6 +61,10 @@ class Column:
     rankable: bool = False
     of_text: bool = False
 
+    def described(self) -> str:
+        """The description, with the unit where there is one."""
+        return f"{self.description} ({self.unit})" if self.unit else self.description
+
 
 @dataclass(frozen=True)
 class ProvenanceInputs:

@@ -44,10 +44,10 @@ class Registry(Generic[T]):
         if self._installed is None:
             installed: dict[str, T] = {}
             for place in (*self._builtin, *(point.value for point in entry_points(group=self._group))):
-                found = resolve_name(place)
-                if not isinstance(found, self._expected):
-                    raise DselectError(f"{place}: a {type(found).__name__}, and not a {self._expected.__name__}")
-                self._add(found, installed)
+                item = resolve_name(place)
+                if not isinstance(item, self._expected):
+                    raise DselectError(f"{place}: a {type(item).__name__}, and not a {self._expected.__name__}")
+                self._add(item, installed)
             self._installed = installed
         return {**self._installed, **self._registered}
 

@@ -113,8 +113,8 @@ def _alpaca(conversations: list[list[dict[str, str]]]) -> list[dict[str, str]]:
 def _per_source(chosen: pl.DataFrame) -> dict[str, int]:
     """Chosen samples by source; one that several sources hold counts for each."""
     sources = chosen.select("sample_id", source=pl.col("origins").list.eval(pl.element().struct.field("source")))
-    held = sources.explode("source").drop_nulls().unique()
-    return dict(held.group_by("source").len().sort("source").iter_rows())
+    source_of_sample = sources.explode("source").drop_nulls().unique()
+    return dict(source_of_sample.group_by("source").len().sort("source").iter_rows())
 
 
 def _card(record: dict[str, Any], per_source: dict[str, int], content: str) -> str:

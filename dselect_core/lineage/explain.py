@@ -145,9 +145,9 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
         return Choice(recipe, spec.strategy, str(spec.budget), None, None, "this coreset is not made yet")
     recipe_facts = (recipe, manifest["strategy"], manifest["budget"])
     order = read_parquet(workspace.coreset(recipe) / "order.parquet")
-    mine = order.filter(pl.col("sample_id") == sample_id)
-    if mine.height:
-        rank, gain = mine["rank"][0], mine["gain"][0]
+    own_row = order.filter(pl.col("sample_id") == sample_id)
+    if own_row.height:
+        rank, gain = own_row["rank"][0], own_row["gain"][0]
         return Choice(*recipe_facts, rank, gain, f"chosen, {rank} of {order.height}")
     key = manifest.get("order")
     saved = read_saved_order(workspace.orders / f"{key}.parquet", key) if key else None

@@ -271,5 +271,5 @@ def _timed(step: Step, rate: Rate | None) -> Step:
 
 def _asset_order() -> list[str]:
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
-    before, after = ("raw_dataset", "coreset_spec", "warmup_model"), ("candidates", "coreset")
-    return [*before, *by_source, "corpus_index", "neighbors", *over_pool, *after]
+    upstream, downstream = ("raw_dataset", "coreset_spec", "warmup_model"), ("candidates", "coreset")
+    return [*upstream, *by_source, "corpus_index", "neighbors", *over_pool, *downstream]

@@ -82,8 +82,10 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """None as long as some step that computes rows has never run."""
-        known = [step.seconds for step in self.steps]
-        return sum(s for s in known if s is not None) if all(s is not None for s in known) else None
+        seconds_of_steps = [step.seconds for step in self.steps]
+        return (
+            sum(s for s in seconds_of_steps if s is not None) if all(s is not None for s in seconds_of_steps) else None
+        )
 
     def usd(self, settings: Settings) -> float | None:
         """None where grades are to be bought and the settings name no price."""

@@ -32,15 +32,15 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
     account = account_of(workspace, source)
     samples = read_parquet(workspace.samples(source))
     quarantined = read_parquet(workspace.quarantine(source)).height
-    held = int(samples["n_rows"].sum())
-    origins = int(samples["origins"].list.len().sum())
-    found = held + quarantined
-    duplicates = held - samples.height
+    sample_rows = int(samples["n_rows"].sum())
+    origin_count = int(samples["origins"].list.len().sum())
+    table_rows = sample_rows + quarantined
+    duplicates = sample_rows - samples.height
     facts = {"rows": account["rows"], "samples": samples.height, "duplicates": duplicates, "quarantined": quarantined}
-    passed = account["rows"] == found and origins == held
-    told = f"{account['rows']} rows = {samples.height} samples + {duplicates} duplicates + {quarantined} quarantined"
-    missing = f"rows are missing: {account['rows']} read, {found} found in the tables"
-    return Verdict(passed, told if passed else missing, facts)
+    if account["rows"] == table_rows and origin_count == sample_rows:
+        counts = f"{samples.height} samples + {duplicates} duplicates + {quarantined} quarantined"
+        return Verdict(True, f"{account['rows']} rows = {counts}", facts)
+    return Verdict(False, f"rows are missing: {account['rows']} read, {table_rows} found in the tables", facts)
 
 
 def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
@@ -65,8 +65,8 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
         if columns and len(index.fingerprints.get(name, [])) == 1:
             table = pool_scores(workspace, index, name)
             for column in columns:
-                found, facts[f"{column.name} null share"] = _faults(column, table, kind.may_be_constant(table))
-                faults += found
+                column_faults, facts[f"{column.name} null share"] = _faults(column, table, kind.may_be_constant(table))
+                faults += column_faults
     return Verdict(not faults, "; ".join(faults) or "every score column is filled, varied and in range", facts)
 
 
@@ -90,5 +90,5 @@ def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool) -> tuple
 def every_source_complete(workspace: Workspace) -> Verdict:
     """No source is left out of the pool; the reasons of those that are."""
     index = read_index(workspace)
-    told = "; ".join(f"{name}: {reason}" for name, reason in index.excluded.items())
-    return Verdict(not index.excluded, told or "no source is left out", {"excluded": len(index.excluded)})
+    excluded = "; ".join(f"{name}: {reason}" for name, reason in index.excluded.items())
+    return Verdict(not index.excluded, excluded or "no source is left out", {"excluded": len(index.excluded)})

@@ -91,8 +91,8 @@ def compute(
     def trees() -> Iterator[Tree]:
         for part in scorable.iter_slices(_PAIRS):
             wanted = pl.concat([part["sample_id"], part["shot_id"]]).unique()
-            held = samples.join(wanted.to_frame("sample_id"), on="sample_id", how="semi")
-            rendered = {sample.id: sample.rendered for sample in render(lm, held)}
+            part_samples = samples.join(wanted.to_frame("sample_id"), on="sample_id", how="semi")
+            rendered = {sample.id: sample.rendered for sample in render(lm, part_samples)}
             for shot_id, group in groupby(part.iter_rows(), key=lambda row: str(row[1])):
                 shot = rendered[shot_id]
                 targets = [(str(row[0]), rendered[row[0]]) for row in group]

@@ -108,9 +108,9 @@ def update_scores(
         if isinstance(computation, FromSamples):
             missing_samples = _only(samples, todo.missing_rows)
             seconds = PAID_SECONDS if computation.paid else None
-            told = with_reused(progress, samples.height - missing_samples.height)
+            row_progress = with_reused(progress, samples.height - missing_samples.height)
             with appender(workspace, todo.kind, stores[name], seconds) as finished:
-                computation.compute(missing_samples, workspace.settings, finished.add, told)
+                computation.compute(missing_samples, workspace.settings, finished.add, row_progress)
         else:
             from_pass[name] = todo
     tokens = _forward_pass(workspace, samples, from_pass, progress) if from_pass else 0
@@ -127,14 +127,14 @@ def _forward_pass(
     lm = open_target_model(workspace)
     tokens_before = lm.forward.tokens
     missing_samples = _only(samples, pl.concat([todo.missing_rows for todo in todos.values()]))
-    told = with_reused(progress, samples.height - missing_samples.height)
+    row_progress = with_reused(progress, samples.height - missing_samples.height)
     with ExitStack() as stack:
         appenders = {
             name: stack.enter_context(appender(workspace, todo.kind, todo.store))
             for name, todo in todos.items()
             if todo.store is not None
         }
-        for batch in forward_scores(lm, missing_samples, frozenset(todos), workspace.settings, told):
+        for batch in forward_scores(lm, missing_samples, frozenset(todos), workspace.settings, row_progress):
             for name, frame in batch.items():
                 appenders[name].add(_only(frame, todos[name].missing_rows))
     return lm.forward.tokens - tokens_before
@@ -147,7 +147,7 @@ def appender(workspace: Workspace, kind: Kind, store: Store, seconds: float | No
 
 
 def with_reused(progress: Progress | None, reused_rows: int) -> Progress | None:
-    """The same progress, told how many rows need not be computed."""
+    """The same progress, row_progress how many rows need not be computed."""
     if progress is None:
         return None
     inner = progress

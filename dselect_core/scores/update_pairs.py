@@ -71,9 +71,9 @@ def _compute(workspace: Workspace, todo: PairTodo, store: Store, index: Index, p
         pairs = pairs.join(scores, on="sample_id", how="left", maintain_order="left")
     lm, samples = open_target_model(workspace), pool_samples(workspace, index)
     tokens_before = lm.forward.tokens
-    told = with_reused(progress, todo.pairs.height - pairs.height)
+    row_progress = with_reused(progress, todo.pairs.height - pairs.height)
     with appender(workspace, todo.kind, store) as finished:
-        for frame in computation.compute(lm, samples, pairs, told):
+        for frame in computation.compute(lm, samples, pairs, row_progress):
             finished.add(frame)
     store.compact(COMPACT_FROM)
     return lm.forward.tokens - tokens_before

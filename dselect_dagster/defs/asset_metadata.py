@@ -90,9 +90,8 @@ def columns_of_kinds(kinds: Iterable[Kind], types: Mapping[str, str] | None = No
             columns.setdefault(key, dg.TableColumn(key, str(pl.String()), _KEYS[key]))
         for column in (*kind.columns, *kind.pair_columns):
             dtype = f"Array({column.type})" if column.vector else str(column.type)
-            unit = f" ({column.unit})" if column.unit else ""
             dtype = (types or {}).get(column.name, dtype)
-            columns.setdefault(column.name, dg.TableColumn(column.name, dtype, f"{column.description}{unit}"))
+            columns.setdefault(column.name, dg.TableColumn(column.name, dtype, column.described()))
     return dg.TableSchema(list(columns.values()))
 
 

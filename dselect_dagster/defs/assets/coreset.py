@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 
 from dselect_core.coreset.coreset import Coreset, make_coreset
-from dselect_core.coreset.coreset import candidates as see_candidates
+from dselect_core.coreset.coreset import candidates as recipe_candidates
 from dselect_core.coreset.manifest import REVISION
 from dselect_core.coreset.spec import write_spec
 from dselect_core.kinds import all_kinds, kinds_by_asset
@@ -46,7 +46,7 @@ def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
 
 
 def _pair_assets(needed: frozenset[str]) -> list[str]:
-    """Assets of the needed scores that are made over the pool, and so not seen through the corpus index."""
+    """Assets of the needed scores that are made over the pool, and so are not seen through the corpus index."""
     return [
         asset for asset, kinds in kinds_by_asset(by_source=False).items() if any(kind.name in needed for kind in kinds)
     ]
@@ -66,10 +66,10 @@ def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinitio
         description="What a recipe chooses from: the pool's samples, and the versions of exactly the scores it reads.",
     )
     def candidates(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        found = see_candidates(workspace.open(), context.partition_key)
+        of_recipe = recipe_candidates(workspace.open(), context.partition_key)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(found.version),
-            metadata={"dagster/partition_row_count": found.rows, "reads": dg.MetadataValue.json(found.scores)},
+            data_version=dg.DataVersion(of_recipe.version),
+            metadata={"dagster/partition_row_count": of_recipe.rows, "reads": dg.MetadataValue.json(of_recipe.scores)},
         )
 
     return candidates
@@ -94,33 +94,46 @@ def coreset(settings: Settings) -> dg.AssetsDefinition:
     def coreset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         place = workspace.open()
         progress = RunProgress(context, f"coreset {context.partition_key}")
-        made = make_coreset(place, context.partition_key, progress)
+        new_coreset = make_coreset(place, context.partition_key, progress)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(made.version),
+            data_version=dg.DataVersion(new_coreset.version),
             metadata={
-                "dagster/partition_row_count": made.selection.rows,
-                **made.counts,
+                "dagster/partition_row_count": new_coreset.selection.rows,
+                **new_coreset.counts,
                 "seconds": round(progress.seconds, 2),
                 "path": dg.MetadataValue.path(str(place.coreset(context.partition_key))),
-                "dagster/column_schema": column_schema(made.selection.order.schema),
-                **_difference(made),
-                "rows computed": made.selection.rows - made.selection.reused,
-                "rows reused": made.selection.reused,
-                **_pictures(made),
-                "chosen by source": markdown_table(_by_source(made)),
-                "first ten": markdown_table(_first(made)),
+                "dagster/column_schema": column_schema(new_coreset.selection.order.schema, _column_descriptions()),
+                **_difference(new_coreset),
+                "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,
+                "rows reused": new_coreset.selection.reused,
+                **_pictures(new_coreset),
+                "chosen by source": markdown_table(_by_source(new_coreset)),
+                "first ten": markdown_table(_first(new_coreset)),
             },
         )
 
     return coreset
 
 
-def _difference(made: Coreset) -> dict[str, Any]:
+def _column_descriptions() -> dict[str, str]:
+    """What the columns of an order hold: its own, and those of every kind of score."""
+    of_kinds = [column for kind in all_kinds().values() for column in (*kind.columns, *kind.pair_columns)]
+    return {column.name: column.described() for column in of_kinds} | {
+        "sample_id": "the sample: 128-bit hash of its messages",
+        "rank": "place in the coreset, from 1",
+        "gain": "what the pick added, as the strategy counts it",
+        "pass": "coverage pass in which it was picked",
+        "sources": "sources that hold the sample",
+        "shot_id": "the sample that stands in front of it",
+    }
+
+
+def _difference(new_coreset: Coreset) -> dict[str, Any]:
     """Who came in, left and stayed since the last coreset, and why; whole in changes.parquet."""
-    if made.changes is None:
+    if new_coreset.changes is None:
         return {}
-    counts = {change: int((made.changes["change"] == change).sum()) for change in ("entered", "left", "kept")}
-    moved = made.changes.filter(pl.col("cause").is_not_null())
+    counts = {change: int((new_coreset.changes["change"] == change).sum()) for change in ("entered", "left", "kept")}
+    moved = new_coreset.changes.filter(pl.col("cause").is_not_null())
     if moved.is_empty():
         return counts
     return {
@@ -130,32 +143,34 @@ def _difference(made: Coreset) -> dict[str, Any]:
     }
 
 
-def _pictures(made: Coreset) -> dict[str, Any]:
-    order, pool = made.selection.order, made.pool.scores
+def _pictures(new_coreset: Coreset) -> dict[str, Any]:
+    order, pool = new_coreset.selection.order, new_coreset.pool.scores
     shown: dict[str, Any] = {}
     if order["gain"].drop_nulls().len():
         shown["gain by rank"] = curve(order["gain"], "gain by rank", "rank")
     # What the recipe ranks by, then the values of the other scores that came along.
-    columns = [*strategy(made.spec.strategy).columns, *(kind.value for kind in all_kinds().values())]
+    columns = [*strategy(new_coreset.spec.strategy).columns, *(kind.value for kind in all_kinds().values())]
     for column in dict.fromkeys(columns):
         if column in order.columns and order[column].drop_nulls().len():
             shown[f"{column}, chosen and pool"] = histogram(pool[column], column, order[column])
     return shown
 
 
-def _by_source(made: Coreset) -> pl.DataFrame:
+def _by_source(new_coreset: Coreset) -> pl.DataFrame:
     def counts(frame: pl.DataFrame, name: str) -> pl.DataFrame:
         return frame.explode("sources").group_by("sources").len(name)
 
-    pool = counts(made.pool.scores, "pool")
-    return pool.join(counts(made.selection.order, "chosen"), on="sources", how="left").fill_null(0).sort("sources")
+    pool = counts(new_coreset.pool.scores, "pool")
+    return (
+        pool.join(counts(new_coreset.selection.order, "chosen"), on="sources", how="left").fill_null(0).sort("sources")
+    )
 
 
-def _first(made: Coreset) -> pl.DataFrame:
+def _first(new_coreset: Coreset) -> pl.DataFrame:
     turns = pl.col("messages").list
     return (
-        made.selection.order.head(10)
-        .join(made.samples, on="sample_id", how="left", maintain_order="left")
+        new_coreset.selection.order.head(10)
+        .join(new_coreset.samples, on="sample_id", how="left", maintain_order="left")
         .select(
             "rank",
             "gain",
