@@ -6,7 +6,7 @@ what moved. Everything here takes and returns public types, text, or the classes
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,11 @@ def open_instance_without_compute_logs(dagster_home: Path) -> dg.DagsterInstance
 def fail_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> None:
     """Record that a run has failed."""
     instance.report_run_failed(run, message)
+
+
+def replace_specs(defs: dg.Definitions, replace: Callable[[dg.AssetSpec], dg.AssetSpec]) -> dg.Definitions:
+    """The same definitions with other specs. `map_asset_specs` does this too, and warns each time that it is new."""
+    return defs.permissive_map_resolved_asset_specs(func=replace, selection=None)
 
 
 def select_assets(defs: dg.Definitions, selection: dg.AssetSelection) -> set[dg.AssetKey]:

@@ -24,6 +24,7 @@ from dselect_dagster.refresh.dagster_private import (
     evaluate_conditions,
     fail_run,
     materializations_of,
+    replace_specs,
     run_assets,
     step_errors_of,
 )
@@ -146,7 +147,7 @@ def _with_readiness_conditions(defs: dg.Definitions) -> dg.Definitions:
         condition = inputs_are_ready(allow_missing_deps=spec.key in ALLOW_MISSING_DEPS)
         return spec.replace_attributes(automation_condition=condition if spec.automation_condition else None)
 
-    return defs.map_asset_specs(func=set_condition)
+    return replace_specs(defs, set_condition)
 
 
 def _run(

@@ -70,6 +70,7 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     f"{TICK}.evaluate": (CONDITIONS, ()),
+    "dagster.Definitions.permissive_map_resolved_asset_specs": (CONDITIONS, ("func", "selection")),
     f"{DAGSTER_INSTANCE}.daemon_cursor_storage": (CONDITIONS, ()),
     "dagster._core.storage.daemon_cursor.DaemonCursorStorage.get_cursor_values": (CONDITIONS, ("keys",)),
     "dagster._core.storage.daemon_cursor.DaemonCursorStorage.set_cursor_values": (CONDITIONS, ("pairs",)),

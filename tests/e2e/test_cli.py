@@ -53,6 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_first_refresh_made_three_coresets_and_the_second_has_nothing_to_do(project: Path) -> None:
     told = dselect(project, "refresh")
     assert "Nothing to do" in told
+    assert "Warning" not in told
     for recipe in ("d3-10pct", "miwv-1pct", "mads-15pct"):
         assert f".dselect/coresets/{recipe}" in told
     assert "Everything is up to date." in dselect(project, "status")
@@ -112,7 +113,7 @@ def test_brackets_in_globs_and_in_samples_are_printed_as_they_are(tmp_path: Path
     samples = pl.read_parquet(tmp_path / ".dselect" / "raw" / "file" / "samples.parquet")
     told = dselect(tmp_path, "why", samples["sample_id"][0])
     assert f"user: {text} assistant: [/INST] :warning:" in told
-    assert "f[red].json, row 0" in told
+    assert "f[red].json, row 1" in told
 
 
 def test_export_copies_one_form_or_all(project: Path, tmp_path: Path) -> None:
