@@ -1,14 +1,15 @@
-"""A million vectors: opened and looked up by a process that just started, and 10,000 random rows of them read.
+"""A million vectors: a process that has just started opens them, looks up all ids and reads 10,000 random rows.
 
     python benchmarks/vectors.py [--rows 1000000] [--width 384] [--parquet-rows 100000] [--folder /dev/shm]
 
-Three ways: the store (array files beside Parquet parts of keys), the same vectors as a column of Parquet parts read
-with polars, and a bare `.npy`, memory-mapped, with the row numbers already known: what no store can beat. Every side
-is a process of its own, its interpreter and imports not counted; they take turns, medians of five. Rows are as many in
-each, unless `--parquet-rows` asks for fewer: then its figures are multiplied up and marked ≈.
+Three sides: the store (array files beside Parquet parts of keys); the same vectors as a column of Parquet parts, read
+with polars; and a bare `.npy`, memory-mapped, with the row numbers already known, which no store can beat. Every side
+runs in a process of its own; the start of its interpreter and its imports are not counted. The sides take turns; the
+figures are medians of five. All sides have the same rows, unless `--parquet-rows` gives Parquet fewer: then its figures
+are multiplied up and marked ≈.
 
-What this trades off: the files are in the page cache (that is where a second process finds them), so a disk's own speed
-is not in it. A row is found by its id among all of them, which a bare array cannot do: the ratio tells what that costs.
+Trade-off: the files are in the page cache, where a second process finds them, so the disk's own speed is not measured.
+The store finds a row by its id among all ids, which a bare array cannot do: the ratio says what that costs.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def ids_of(rows: int) -> list[str]:
 
 def make(folder: Path, rows: int, width: int, parquet_rows: int) -> None:
     """The same vectors in the store and in one bare array; the first `parquet_rows` of them in Parquet parts too."""
-    store = Store(UPath(folder / "store" / FINGERPRINT), array="embedding")
+    store = Store(UPath(folder / "store" / FINGERPRINT), array_column="embedding")
     (folder / "parquet").mkdir()
     ids = ids_of(rows)
     bare = np.lib.format.open_memmap(folder / "bare.npy", "w+", np.float32, (rows, width))
@@ -53,15 +54,15 @@ def make(folder: Path, rows: int, width: int, parquet_rows: int) -> None:
         frame = pl.DataFrame({"sample_id": [ids[row] for row in part], "embedding": values})
         bare[part[0] : part[-1] + 1] = values
         store.append(frame)
-        held = frame.head(max(0, parquet_rows - int(part[0])))
-        for number, piece in enumerate(held.iter_slices(max(1, parquet_rows // PARTS))):
+        parquet_frame = frame.head(max(0, parquet_rows - int(part[0])))
+        for number, piece in enumerate(parquet_frame.iter_slices(max(1, parquet_rows // PARTS))):
             piece.write_parquet(folder / "parquet" / f"{part[0]:09}-{number}.parquet", compression="zstd")
     bare.flush()
     pl.DataFrame({"sample_id": ids}).write_ipc(folder / "ids.arrow")
 
 
-def opened(folder: Path, side: str, seed: int) -> dict[str, float]:
-    """Seconds that a process takes to open and look up all ids, and then for random rows: by id, or by number."""
+def measure_side(folder: Path, side: str, seed: int) -> dict[str, float]:
+    """{step: seconds, "step cpu": CPU seconds}: open and look up all ids, read random rows twice, read all rows."""
     ids = pl.read_ipc(folder / "ids.arrow")
     if side == "parquet":
         ids = ids.head(pl.scan_parquet(folder / "parquet" / "*.parquet").select(pl.len()).collect().item())
@@ -75,25 +76,23 @@ def opened(folder: Path, side: str, seed: int) -> dict[str, float]:
         took[name], took[f"{name} cpu"] = time.perf_counter() - wall, time.process_time() - cpu
 
     if side == "store":
-        store = Store(UPath(folder / "store" / FINGERPRINT), array="embedding")
+        store = Store(UPath(folder / "store" / FINGERPRINT), array_column="embedding")
         timed("open", lambda: _none(store.missing(ids)))
         timed("random", lambda: _all(store.read_array(some).values, some))
         timed("again", lambda: _all(store.read_array(some).values, some))
         timed("whole", lambda: _all(store.read_array(ids).values, ids))
     elif side == "parquet":
         parts = sorted((folder / "parquet").iterdir())
-        held = pl.DataFrame()
 
-        def look() -> None:
-            nonlocal held
-            held = pl.concat([pl.read_parquet(path.read_bytes(), columns=["sample_id"]) for path in parts])
-            _none(ids.join(held, on="sample_id", how="anti"))
+        def look_up() -> None:
+            stored_ids = pl.concat([pl.read_parquet(path.read_bytes(), columns=["sample_id"]) for path in parts])
+            _none(ids.join(stored_ids, on="sample_id", how="anti"))
 
         def read(wanted: pl.DataFrame) -> None:
             whole = pl.concat([pl.read_parquet(path.read_bytes()) for path in parts])
             _all(whole.join(wanted, on="sample_id", how="semi")["embedding"].to_numpy(), wanted)
 
-        timed("open", look)
+        timed("open", look_up)
         timed("random", lambda: read(some))
         timed("again", lambda: read(some))
         timed("whole", lambda: read(ids))
@@ -130,7 +129,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
-        print(json.dumps(opened(given.folder, given.side, given.seed)))
+        print(json.dumps(measure_side(given.folder, given.side, given.seed)))
         return
     parquet_rows = min(given.rows, given.parquet_rows or given.rows)
     folder = Path(tempfile.mkdtemp(prefix="dselect-vectors-", dir=given.folder))
@@ -145,22 +144,22 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     scale = {"parquet": given.rows / parquet_rows}
-    whats = {
+    steps = {
         "open": f"open, look up {given.rows:,} ids",
         "random": f"{RANDOM_ROWS:,} random rows, first time",
         "again": f"{RANDOM_ROWS:,} random rows, again",
         "whole": "all rows",
     }
     lines = []
-    for what, name in whats.items():
+    for step, name in steps.items():
         line = [name]
         for side in NAMES:
             of_side, factor = took[side], scale.get(side, 1.0)
-            seconds = [factor * statistics.median(each[key] for each in of_side) for key in (what, f"{what} cpu")]
+            seconds = [factor * statistics.median(each[key] for each in of_side) for key in (step, f"{step} cpu")]
             line.append(f"{'≈ ' if factor != 1 else ''}{seconds[0]:.3f} ({seconds[1]:.3f})")
         for other in ("parquet", "memmap"):
             pairs = zip(took["store"], took[other], strict=True)
-            ratio = statistics.median(scale.get(other, 1.0) * b[what] / a[what] for a, b in pairs)
+            ratio = statistics.median(scale.get(other, 1.0) * b[step] / a[step] for a, b in pairs)
             line.append(f"{ratio:.3g}×")
         lines.append(line)
     header = ["seconds (CPU)", *NAMES.values(), "store is faster than Parquet", "… than the memmap"]

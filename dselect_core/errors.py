@@ -1,5 +1,5 @@
-"""The one error class a user is meant to read: it names what is wrong, where, and the remedy."""
+"""The one error class that users read. It says what is wrong, where, and what to do about it."""
 
 
 class DselectError(Exception):
-    """Bad input or bad settings. The message says file, row or key, and what to do about it."""
+    """Bad input or bad settings. The message names the file, row or key, and the remedy."""

@@ -1,11 +1,13 @@
-"""How long work tells how far it is: one signature, so that logs, bars and tests can all listen."""
+"""How a long computation reports its progress: one signature for logs, progress bars and tests."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    def __call__(self, done: int, total: int, reused: int = 0) -> None:
-        """Called often; in rows, or in response tokens where a selection has a token budget.
+    """A callback that long computations call often."""
 
-        total: what there is to do; reused: what need not be done, for it is held from before.
+    def __call__(self, done: int, total: int, reused: int = 0) -> None:
+        """done of total: what is computed so far, and what there is to compute; reused: what was computed earlier.
+
+        All three count rows, or response tokens where a selection has a token budget.
         """

@@ -17,7 +17,7 @@ from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.select.saved_order import read_saved_order
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
-from dselect_core.storage.store_folder import WRITTEN
+from dselect_core.storage.store_folder import WRITTEN_AT
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterat
                 continue
             # Where a row was written twice, the one that the store gives to its readers.
             stored_keys = pl.concat(keys).select(store.keys).unique()
-            rows = store.read(stored_keys).join(store.read(stored_keys, [WRITTEN]), on=store.keys, nulls_equal=True)
+            rows = store.read(stored_keys).join(store.read(stored_keys, [WRITTEN_AT]), on=store.keys, nulls_equal=True)
             for row in rows.iter_rows(named=True):
                 is_of_shot = kind.by_source or row["shot_id"] == shot_id
                 in_force = store_folder.name in used_fingerprints and is_of_shot
-                written = row.pop(WRITTEN)
+                written = row.pop(WRITTEN_AT)
                 yield Score(kind.name, _readable(row), store.provenance, store_folder.name, written, in_force)
 
 

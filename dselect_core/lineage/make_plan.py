@@ -219,7 +219,7 @@ class _Planner:
             return self.pool.ids.clear()
         if self.pairs is not None and not kind.by_source:
             ids = self.pairs.join(ids, on="sample_id", how="semi")
-        scores, _ = store.outline(ids)
+        scores, _ = store.read_without_vectors(ids)
         return scores.drop_nulls(kind.value).select("sample_id") if scores.height else self.pool.ids.clear()
 
     def _store(self, kind: Kind) -> Store | None:

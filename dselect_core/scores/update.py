@@ -22,7 +22,7 @@ from dselect_core.scores.score_table import TableReport, version_of
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.appender import Appender
 from dselect_core.storage.files import read_with_metadata
-from dselect_core.storage.score_store import COMPACT_FROM, Store
+from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
 from dselect_core.storage.source_head import Head, read_head, write_head
 
 # Seconds of paid work that a killed run may lose.
@@ -64,7 +64,9 @@ def score_todos(
     ids = pl.concat([rows.samples.select("sample_id") for rows in sources.values()]).unique(maintain_order=True)
     missing_ids = ids if store is None else store.missing(ids)
     # A row that was tried in vain is missing, but not lost.
-    absent_ids = missing_ids if store is None or store.retry is None else store.missing(ids, tried=False)
+    absent_ids = (
+        missing_ids if store is None or store.retry_column is None else store.missing(ids, include_failed=False)
+    )
     todos = {}
     for source, rows in sources.items():
         head = read_head(workspace.head(kind.name, source))
@@ -174,8 +176,8 @@ def _report(
     store, kind, computed = todo.store, todo.kind, todo.missing_rows.height
     assert store is not None
     if computed:
-        store.compact(COMPACT_FROM)
-    frame, types = store.outline(samples.select("sample_id"))
+        store.compact(COMPACT_MIN_PARTS)
+    frame, types = store.read_without_vectors(samples.select("sample_id"))
     require_complete(store, samples, frame)
     version = version_of(frame, kind.value, store.fingerprint)
     reused = samples.height - computed

@@ -18,7 +18,7 @@ from dselect_core.scores.score_table import TableReport, version_of
 from dselect_core.scores.update import appender, require_complete, with_reused
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet, write_parquet
-from dselect_core.storage.score_store import COMPACT_FROM, Store
+from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
 
 
 @dataclass(frozen=True)
@@ -75,5 +75,5 @@ def _compute(workspace: Workspace, todo: PairTodo, store: Store, index: Index, p
     with appender(workspace, todo.kind, store) as finished:
         for frame in computation.compute(lm, samples, pairs, row_progress):
             finished.add(frame)
-    store.compact(COMPACT_FROM)
+    store.compact(COMPACT_MIN_PARTS)
     return lm.forward.tokens - tokens_before

@@ -1,4 +1,7 @@
-"""Finished rows on their way into a store: held for a little, then written as a part."""
+"""Collects finished rows in memory and appends them to a store, many rows a part.
+
+Trade-off: larger parts make a faster store; a process that is killed loses the rows that are not yet written.
+"""
 
 import time
 from collections.abc import Callable
@@ -9,10 +12,10 @@ from dselect_core.storage.score_store import Store
 
 
 class Appender:
-    """Collects rows and appends them to a store as parts: every `rows` rows or `seconds` seconds, and at the end.
+    """Appends rows to a store in parts: every `rows` rows or `seconds` seconds, and at the end.
 
-    As a context it writes what it holds also when the work inside fails, so an error costs no finished row; only a
-    process that is killed loses what had not been written, at most one part.
+    As a context manager it also writes the collected rows when the body fails, so an error loses no finished row. Only
+    a process that is killed loses rows, at most one part of them.
     """
 
     def __init__(
@@ -22,13 +25,13 @@ class Appender:
         seconds: float,
         conforming: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
     ):
-        """conforming: brings each frame to the columns and types of the store, or raises."""
+        """conforming: returns a frame with the columns and types of the store, or raises."""
         self.store = store
         self.conforming = conforming
         self.rows = rows
         self.seconds = seconds
-        self._held: list[pl.DataFrame] = []
-        self._since = time.monotonic()
+        self._frames: list[pl.DataFrame] = []
+        self._last_flush = time.monotonic()
 
     def __enter__(self) -> "Appender":
         return self
@@ -37,12 +40,15 @@ class Appender:
         self.flush()
 
     def add(self, frame: pl.DataFrame) -> None:
-        self._held.append(self.conforming(frame))
-        if sum(f.height for f in self._held) >= self.rows or time.monotonic() - self._since >= self.seconds:
+        """Collect the rows of a frame. Writes a part when there are enough rows, or the last part is old enough."""
+        self._frames.append(self.conforming(frame))
+        row_count = sum(collected.height for collected in self._frames)
+        if row_count >= self.rows or time.monotonic() - self._last_flush >= self.seconds:
             self.flush()
 
     def flush(self) -> None:
-        if self._held:
-            self.store.append(pl.concat(self._held))
-        self._held = []
-        self._since = time.monotonic()
+        """Write the collected rows now, as one part."""
+        if self._frames:
+            self.store.append(pl.concat(self._frames))
+        self._frames = []
+        self._last_flush = time.monotonic()

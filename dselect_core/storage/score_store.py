@@ -1,20 +1,20 @@
-"""The store: scores by sample and provenance, kept for ever in append-only Parquet parts.
+"""The store: scores by sample, under one provenance, kept in append-only parts.
 
     scores/<kind>/<fingerprint of the provenance>/provenance.json
-                                              <hash of the bytes>.parquet
-                                              <the same hash>.npy          where the store has vectors
-                                              <the same hash>.bad          rows of that array found altered
+                                                  <hash of the bytes>.parquet
+                                                  <the same hash>.npy          where the store has vectors
+                                                  <the same hash>.bad          rows of that array found altered
 
-A part is written whole under a name that is its content, so writers in any number of processes never collide, a killed
-one leaves whole parts only, and what is not whole is recognised (store_folder.py). The same row in several parts is
-harmless. An array is written before its part, so that a part whose rows are seen has its vectors; an array without a
-part (a writer that was killed, a part that was compacted away) is nothing, and `compact` and `gc` remove it once it is
-so old that nobody can be about to write its part.
+A part becomes visible whole, under a name that is the hash of its bytes. So writers in any number of processes never
+collide, a killed writer leaves whole parts only, and a damaged part is recognised (store_folder.py). The same row in
+several parts is harmless (deduplicate.py). The array of a part is written before the part, so every visible part has
+its vectors. An array without a part (its writer was killed, or its part compacted) is ignored; `compact` and `gc`
+remove it when it is too old for its writer to be still at work.
 
-Trade-offs: a lookup reads every part's keys, once in a process, and rows only from parts that hold some of them;
-`compact` keeps the number of files small. A lookup reads no vector: one is verified when it is read, and one that is
-not what was written is noted; from then on its row counts as not there, in every process, and the next refresh makes
-it again.
+Trade-offs: a lookup reads the keys of every part, once in a process, and whole rows only from parts that hold some of
+the rows; `compact` keeps the number of files small. A lookup reads no vector, so it cannot know of an altered one. A
+vector is verified when it is read; if it is altered, its row counts as missing from then on, in every process, and the
+next refresh computes it again.
 """
 
 import json
@@ -30,30 +30,36 @@ from upath import UPath
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.storage import vector_file as vectors
+from dselect_core.storage import vector_file
+from dselect_core.storage.deduplicate import sort_and_deduplicate
 from dselect_core.storage.files import parquet_bytes, write_bytes, write_text
 from dselect_core.storage.store_folder import (
     CHECK,
     PROVENANCE,
     PROVENANCE_OF_0_1,
     ROW,
-    WRITTEN,
-    File,
-    Folder,
+    WRITTEN_AT,
+    ListedPart,
     Part,
-    beside,
+    StoreFolder,
+    altered_rows_path,
+    array_path,
 )
+from dselect_core.storage.vector_file import ArrayLayout
 
-LARGE = 64 * 2**20
-"""Bytes, with the array, from which `compact` leaves a part alone: its work follows what is new, not what is there.
+LARGE_PART_BYTES = 64 * 2**20
+"""Size, with the array, from which `compact` leaves a part alone: its cost follows what is new, not what is stored.
 
-Parts are put together until they reach twice as much, which bounds the memory it takes.
+It joins smaller parts until they have twice this size, which bounds its memory.
 """
 
-COMPACT_FROM = 8
-"""Small parts that are worth compacting."""
+COMPACT_MIN_PARTS = 8
+"""From this many small parts on, a compaction is worth its cost."""
 
-_SOURCE = "source"  # number of the part that a row is from, while rows of several are put together
+_PART_NUMBER = "part_number"  # column in memory: which of several parts the row is from
+
+PartArrays = list[tuple[UPath, ArrayLayout]]
+"""Parts by their number, with the layouts of their arrays; empty in a store without vectors."""
 
 
 class Vectors(NamedTuple):
@@ -66,304 +72,303 @@ class Vectors(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """Rows of one kind under one provenance.
+    """Scores of one kind under one provenance.
 
-    folder: where the parts lie; keys: columns that name a row (a null is a key like any other); retry: a column whose
-    null means that the row was tried in vain: kept for the record, yet still `missing`. None: a null is an answer.
-    array: the pl.Array column of numbers that is kept in array files; None: every column is in the parts.
-    skipped: {file: why} of what was met in the folder and not trusted.
+    folder: where the parts lie. keys: the columns that identify a row; a null in them is a value like any other.
+    retry_column: a null in it means that the attempt failed: the row is stored, and still `missing`. None: a null is an
+    answer. array_column: the pl.Array column of numbers that is kept in array files; None: the parts hold all columns.
+    skipped: {file: why it is not trusted}, filled while the store is used.
     """
 
     folder: UPath
     keys: tuple[str, ...] = ("sample_id",)
-    retry: str | None = None
-    array: str | None = None
+    retry_column: str | None = None
+    array_column: str | None = None
     skipped: dict[str, str] = field(default_factory=dict, compare=False)
 
     @cached_property
-    def _files(self) -> Folder:
-        return Folder(self.folder, self.keys, self.retry, self.array, self.skipped)
+    def _store_folder(self) -> StoreFolder:
+        return StoreFolder(self.folder, self.keys, self.retry_column, self.array_column, self.skipped)
 
     @property
     def fingerprint(self) -> str:
+        """The hash of the provenance."""
         return self.folder.name
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What `write_provenance` wrote. Raises FileNotFoundError where nothing was written."""
+        """What `write_provenance` wrote, also in version 0.1. Raises FileNotFoundError where nothing was written."""
         path = self.folder / PROVENANCE
-        provenance: dict[str, Any] = json.loads(
-            (path if path.exists() else self.folder / PROVENANCE_OF_0_1).read_text("utf-8")
-        )
+        if not path.exists():
+            path = self.folder / PROVENANCE_OF_0_1
+        provenance: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return provenance
 
     def write_provenance(self, provenance: dict[str, Any]) -> None:
-        """Write how the scores are made beside the parts, once. Raises ValueError when it is another folder's."""
+        """Write how the scores are made beside the parts, once. Raises ValueError when it is not this store's."""
         if fingerprint(provenance) != self.fingerprint:
             raise ValueError(f"{self.folder}: its name is not the fingerprint of {provenance}")
         if not (self.folder / PROVENANCE).exists():
             write_text(json.dumps(provenance, indent=2, sort_keys=True), self.folder / PROVENANCE)
 
-    def missing(self, rows: pl.DataFrame, *, tried: bool = True) -> pl.DataFrame:
-        """The rows (their order and columns kept) that no part holds, and, with `tried`, those tried in vain."""
-        columns = [*self.keys, self.retry] if self.retry else list(self.keys)
-        keys = self._files.each(self._files.keys_in)
-        if not keys:
+    def missing(self, rows: pl.DataFrame, *, include_failed: bool = True) -> pl.DataFrame:
+        """Those of `rows` that no part holds; their order and columns are kept.
+
+        include_failed: also those whose attempts have all failed (null in `retry_column`).
+        """
+        columns = [*self.keys, self.retry_column] if self.retry_column else list(self.keys)
+        parts = self._store_folder.collect(self._store_folder.read_keys)
+        if not parts:
             return rows
-        held = pl.concat([part.frame.select(columns) for part in keys])
-        if self.retry and tried:
-            held = held.filter(pl.col(self.retry).is_not_null())
-        return rows.join(held, on=list(self.keys), how="anti", nulls_equal=True, maintain_order="left")
+        stored_rows = pl.concat([part.frame.select(columns) for part in parts])
+        if self.retry_column and include_failed:
+            stored_rows = stored_rows.filter(pl.col(self.retry_column).is_not_null())
+        return rows.join(stored_rows, on=list(self.keys), how="anti", nulls_equal=True, maintain_order="left")
 
     def append(self, frame: pl.DataFrame) -> UPath | None:
-        """Write rows as one more part, visible whole or not at all; returns its path, None for no rows.
+        """Write rows as one more part, which becomes visible whole; returns its path, None for no rows.
 
-        Raises ValueError when the column of vectors is not a pl.Array of numbers, or has a null inside a row.
+        Raises ValueError when the column of vectors is not a pl.Array of numbers, or a vector has a null inside.
         """
         if frame.is_empty():
             return None
-        if WRITTEN not in frame.columns:
-            frame = frame.with_columns(pl.lit(datetime.now(UTC), pl.Datetime("us", "UTC")).alias(WRITTEN))
-        if self.array is None:
-            return self._write(frame)
-        values = vectors.array_of(frame[self.array])
-        has = frame[self.array].is_not_null()
-        row = pl.when(has).then(has.cum_sum() - 1).cast(pl.Int64).alias(self.array)
-        # In the vector's place, for the order of the columns is kept.
-        return self._write(frame.with_columns(row).rename({self.array: ROW}), values)
+        if WRITTEN_AT not in frame.columns:
+            frame = frame.with_columns(pl.lit(datetime.now(UTC), pl.Datetime("us", "UTC")).alias(WRITTEN_AT))
+        if self.array_column is None:
+            return self._write_part(frame)
+        values = vector_file.column_to_array(frame[self.array_column])
+        # The row numbers take the place of the vectors, because the order of the columns is kept.
+        numbered = frame.with_columns(_array_rows(self.array_column)).rename({self.array_column: ROW})
+        return self._write_part(numbered, values)
 
     def read(self, rows: pl.DataFrame, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """What is held of `rows` (their key columns are read), ascending by key, one row a key.
+        """The stored rows among `rows` (only their keys are used), ascending by key, one row per key.
 
-        columns: those wanted beside the keys; by default all but WRITTEN. With nothing held, a frame without rows.
+        columns: those wanted beside the keys; None: all but WRITTEN_AT. Where nothing is stored, a frame without rows.
+        Raises ColumnNotFoundError for an unknown column, DselectError when parts have vectors of different shapes.
         """
         wanted = None if columns is None else list(dict.fromkeys([*self.keys, *columns]))
-        if self.array is not None and (wanted is None or self.array in wanted):
-            apart = None if wanted is None else [name for name in wanted if name != self.array]
-            found = self._with_vectors(apart, rows)
-            if found is None:
+        if self.array_column is not None and (wanted is None or self.array_column in wanted):
+            in_parts = None if wanted is None else [name for name in wanted if name != self.array_column]
+            with_vectors = self._read_with_vectors(in_parts, rows)
+            if with_vectors is None:
                 return rows.select(self.keys).clear()
-            held, values = found
-            held = held.with_columns(vectors.column_of(values, held[ROW].is_not_null()).alias(ROW)).rename(
-                {ROW: self.array}
-            )
+            stored, values = with_vectors
+            vectors = vector_file.array_to_column(values, stored[ROW].is_not_null())
+            stored = stored.with_columns(vectors.alias(ROW)).rename({ROW: self.array_column})
         else:
-            some = self._files.again(lambda: self._rows(wanted, rows))
-            if some is None:
+            without_vectors = self._store_folder.retry_while_files_vanish(lambda: self._read_rows(wanted, rows))
+            if without_vectors is None:
                 return rows.select(self.keys).clear()
-            held = some[0]
-        return held.drop(WRITTEN, CHECK, _SOURCE, strict=False) if wanted is None else held.select(wanted)
+            stored = without_vectors[0]
+        if wanted is not None:
+            return stored.select(wanted)
+        return stored.drop(WRITTEN_AT, CHECK, _PART_NUMBER, strict=False)
 
     def read_array(self, rows: pl.DataFrame) -> Vectors:
-        """The vectors held of `rows`, ascending by key, one row a key, without a copy as a frame.
+        """The stored vectors of `rows` as one array, ascending by key, one row per key; no copy is made as a frame.
 
-        With no part at all there is no width: values are [0, 0]. Raises DselectError when parts differ in shape.
+        Where the store has no part, the width is unknown: values are [0, 0]. Raises DselectError when parts have
+        vectors of different shapes.
         """
-        found = self._with_vectors(self.keys, rows)
-        if found is None:
+        with_vectors = self._read_with_vectors(self.keys, rows)
+        if with_vectors is None:
             return Vectors(rows.select(self.keys).clear(), np.zeros((0, 0), np.float32), np.zeros(0, bool))
-        held, values = found
-        return Vectors(held.select(self.keys), values, held[ROW].is_not_null().to_numpy())
+        stored, values = with_vectors
+        return Vectors(stored.select(self.keys), values, stored[ROW].is_not_null().to_numpy())
 
-    def outline(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
-        """`read`, but of the vectors only whether there is one (True, or null), and {column: type} of those."""
-        if self.array is None:
+    def read_without_vectors(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
+        """As `read`, but no array is opened: the column of vectors is True where there is one, else null.
+
+        Returns also {that column: the type of its vectors}; empty in a store without vectors.
+        """
+        if self.array_column is None:
             return self.read(rows), {}
-        found = self._files.again(lambda: self._rows(None, rows))
-        if found is None:
+        result = self._store_folder.retry_while_files_vanish(lambda: self._read_rows(None, rows))
+        if result is None:
             return rows.select(self.keys).clear(), {}
-        held, sources = found
-        has = pl.when(pl.col(ROW).is_not_null()).then(True).alias(ROW)
-        frame = held.with_columns(has).rename({ROW: self.array}).drop(WRITTEN, CHECK, _SOURCE)
-        layout = self._shape(sources)
-        return frame, {self.array: f"Array({np.dtype(layout.dtype)}, {layout.width})"}
+        stored, arrays = result
+        has_vector = pl.when(pl.col(ROW).is_not_null()).then(True).alias(ROW)
+        frame = stored.with_columns(has_vector).rename({ROW: self.array_column}).drop(WRITTEN_AT, CHECK, _PART_NUMBER)
+        layout = self._common_layout(arrays)
+        return frame, {self.array_column: f"Array({np.dtype(layout.dtype)}, {layout.width})"}
 
     def parts(self, columns: Sequence[str] | None = None) -> list[Part]:
-        """Every part that can be trusted, with all or some columns, none of them the vectors'."""
-        parts = self._parts(columns)
-        if self.array is None:
+        """Every trusted part, with all or some columns, but without the column of vectors."""
+        parts = self._read_parts(columns)
+        if self.array_column is None:
             return parts
         return [replace(part, frame=part.frame.drop(ROW, CHECK, strict=False)) for part in parts]
 
-    def compact(self, at_least: int = 2) -> int:
-        """Put the small parts together when there are `at_least` so many; returns how many it replaced.
+    def compact(self, min_parts: int = 2) -> int:
+        """Join small parts into larger ones when there are at least `min_parts` of them; returns how many it replaced.
 
-        Safe beside writers, readers and other compactions: a part goes only once its rows stand in the new one.
+        Safe beside writers, readers and other compactions: a part is removed only when its rows are in the new one.
         """
-        self._files.sweep()
-        at_least = max(2, at_least)
-        if len(self._files.each(lambda file: file.size < LARGE or None)) < at_least:
+        folder = self._store_folder
+        folder.remove_leftovers()
+        min_parts = max(2, min_parts)
+        if len(folder.collect(lambda listed: listed.size < LARGE_PART_BYTES or None)) < min_parts:
             return 0
-        small = self._files.each(lambda file: self._files.part_of(file, None) if file.size < LARGE else None)
-        if len(small) < at_least:
+        small_parts = folder.collect(
+            lambda listed: folder.read_part(listed, None) if listed.size < LARGE_PART_BYTES else None
+        )
+        if len(small_parts) < min_parts:
             return 0
-        return sum(self._replace(group, [part.frame for part in group]) for group in _groups(small))
+        return sum(self._replace(group, [part.frame for part in group]) for group in _groups(small_parts))
 
     def gc(self, keep: pl.DataFrame) -> int:
-        """Drop the rows whose key is not in `keep` (its key columns are read); returns how many rows."""
-        self._files.sweep()
-        dropped = 0
-        for part in self._parts(None):
-            kept = part.frame.join(keep, on=list(self.keys), how="semi", nulls_equal=True)
-            if kept.height < part.frame.height and self._replace([part], [kept]):
-                dropped += part.frame.height - kept.height
-        return dropped
+        """Remove the rows whose keys are not in `keep` (only its keys are used); returns how many rows it removed."""
+        self._store_folder.remove_leftovers()
+        removed_rows = 0
+        for part in self._read_parts(None):
+            kept_rows = part.frame.join(keep, on=list(self.keys), how="semi", nulls_equal=True)
+            if kept_rows.height < part.frame.height and self._replace([part], [kept_rows]):
+                removed_rows += part.frame.height - kept_rows.height
+        return removed_rows
 
-    def _parts(self, columns: Sequence[str] | None) -> list[Part]:
-        if columns is not None and self.array is not None:
+    def _read_parts(self, columns: Sequence[str] | None) -> list[Part]:
+        if columns is not None and self.array_column is not None:
             columns = [*columns, ROW]
-        return self._files.each(lambda file: self._files.part_of(file, columns))
+        return self._store_folder.collect(lambda listed: self._store_folder.read_part(listed, columns))
 
-    def _write(self, frame: pl.DataFrame, values: np.ndarray | None = None) -> UPath:
+    def _write_part(self, frame: pl.DataFrame, values: np.ndarray | None = None) -> UPath:
         metadata = {"fingerprint": self.fingerprint}
         if values is not None:
-            check = np.zeros(frame.height, np.uint64)
-            check[frame[ROW].is_not_null().to_numpy()] = vectors.checks(values)
-            frame = frame.with_columns(pl.Series(CHECK, check))
-            metadata["array"] = str(vectors.Layout.of(values))
+            checks = np.zeros(frame.height, np.uint64)
+            checks[frame[ROW].is_not_null().to_numpy()] = vector_file.compute_checks(values)
+            frame = frame.with_columns(pl.Series(CHECK, checks))
+            metadata["array"] = str(ArrayLayout.of(values))
         data = parquet_bytes(frame, metadata)
         path: UPath = self.folder / f"{digest([data])}.parquet"
         if values is not None and len(values):
-            vectors.write(values, beside(path, "npy"))
+            vector_file.write_vectors(values, array_path(path))
         write_bytes(data, path)
         return path
 
     def _replace(self, parts: list[Part], frames: list[pl.DataFrame]) -> int:
-        """Put the rows in place of the parts; returns how many, none where a vector turns out to be altered."""
-        rows = self._ascending(pl.concat(self._numbered(frames)))
-        written = None
-        if self.array is None:
-            written = self.append(rows)
+        """Write one part of the rows, then remove the parts; returns how many it removed.
+
+        It removes none where a vector is found altered: the next compaction leaves that row out.
+        """
+        rows = sort_and_deduplicate(pl.concat(self._with_part_numbers(frames)), self.keys, self.retry_column)
+        new_path = None
+        if self.array_column is None:
+            new_path = self.append(rows)
         elif rows.height:
             try:
-                values = self._values(rows, [(part.path, part.layout) for part in parts if part.layout])
-            except FileNotFoundError:  # somebody else has put them together
+                values = self._read_vectors(rows, [(part.path, part.layout) for part in parts if part.layout])
+            except FileNotFoundError:  # another process has compacted them
                 values = None
             if values is None:
                 return 0
-            has = rows[ROW].is_not_null()
-            row = pl.when(has).then(has.cum_sum() - 1).cast(pl.Int64).alias(ROW)
-            written = self._write(rows.with_columns(row).drop(CHECK, _SOURCE), values[has.to_numpy()])
+            numbered = rows.with_columns(_array_rows(ROW)).drop(CHECK, _PART_NUMBER)
+            new_path = self._write_part(numbered, values[rows[ROW].is_not_null().to_numpy()])
         for part in parts:
-            if part.path != written:
+            if part.path != new_path:
                 part.path.unlink(missing_ok=True)
                 if part.layout is not None:  # after the part, so that no part is without its array
-                    for what in ("npy", "bad"):
-                        beside(part.path, what).unlink(missing_ok=True)
+                    array_path(part.path).unlink(missing_ok=True)
+                    altered_rows_path(part.path).unlink(missing_ok=True)
         return len(parts)
 
-    def _numbered(self, frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
-        if self.array is None:
+    def _with_part_numbers(self, frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
+        if self.array_column is None:
             return list(frames)
-        return [frame.with_columns(pl.lit(number, pl.UInt32).alias(_SOURCE)) for number, frame in enumerate(frames)]
+        return [
+            frame.with_columns(pl.lit(number, pl.UInt32).alias(_PART_NUMBER)) for number, frame in enumerate(frames)
+        ]
 
-    def _rows(
-        self, columns: Sequence[str] | None, wanted: pl.DataFrame
-    ) -> tuple[pl.DataFrame, list[tuple[UPath, vectors.Layout]]] | None:
-        """Columns of the rows whose keys are in `wanted`, ascending by key, one row a key; None without parts.
+    def _read_rows(self, columns: Sequence[str] | None, wanted: pl.DataFrame) -> tuple[pl.DataFrame, PartArrays] | None:
+        """Columns of the rows whose keys are in `wanted`, ascending by key, one row per key; None without parts.
 
-        With vectors also their rows, checks and the numbers of their parts, and those parts.
+        In a store of vectors also their array rows, checks and part numbers, and the parts by number.
         """
         if columns is not None:
-            located = [ROW, CHECK] if self.array else []
-            columns = list(dict.fromkeys([*columns, *located, WRITTEN, *([self.retry] if self.retry else [])]))
-        keys = wanted.select(self.keys)
+            for_vectors = [ROW, CHECK] if self.array_column else []
+            for_duplicates = [WRITTEN_AT, *([self.retry_column] if self.retry_column else [])]
+            columns = list(dict.fromkeys([*columns, *for_vectors, *for_duplicates]))
+        folder, wanted_keys = self._store_folder, wanted.select(self.keys)
 
-        def among(frame: pl.DataFrame) -> pl.DataFrame:
-            return frame.join(keys, on=list(self.keys), how="semi", nulls_equal=True)
+        def only_wanted(frame: pl.DataFrame) -> pl.DataFrame:
+            return frame.join(wanted_keys, on=list(self.keys), how="semi", nulls_equal=True)
 
-        def look(file: File) -> Part | None:
-            held = self._files.keys_in(file)
-            if held is None or (mine := among(held.frame)).is_empty():
+        def read_wanted(listed: ListedPart) -> Part | None:
+            keys = folder.read_keys(listed)
+            if keys is None or (matching_keys := only_wanted(keys.frame)).is_empty():
                 return None
-            if columns is not None and set(columns) <= set(mine.columns):
-                return replace(held, frame=mine.select(columns))
-            part = self._files.part_of(file, columns)
-            return None if part is None else replace(part, frame=among(part.frame))
+            if columns is not None and set(columns) <= set(matching_keys.columns):
+                return replace(keys, frame=matching_keys.select(columns))
+            part = folder.read_part(listed, columns)
+            return None if part is None else replace(part, frame=only_wanted(part.frame))
 
-        found = self._files.looked(look)
-        if not found:  # then no rows, but the columns that any part has
-            some = self._files.looked(lambda file: self._files.part_of(file, columns), most=1)
-            found = [replace(part, frame=part.frame.clear()) for part in some]
-        if not found:
+        parts = folder.collect_once(read_wanted)
+        if not parts:  # no rows, but any one part gives the columns
+            first_part = folder.collect_once(lambda listed: folder.read_part(listed, columns), limit=1)
+            parts = [replace(part, frame=part.frame.clear()) for part in first_part]
+        if not parts:
             return None
-        frames = self._numbered(part.frame for part in found)
-        return self._ascending(pl.concat(frames), keys), [(part.path, part.layout) for part in found if part.layout]
+        rows = pl.concat(self._with_part_numbers(part.frame for part in parts))
+        rows = sort_and_deduplicate(rows, self.keys, self.retry_column, wanted_keys)
+        return rows, [(part.path, part.layout) for part in parts if part.layout]
 
-    def _with_vectors(
+    def _read_with_vectors(
         self, columns: Sequence[str] | None, wanted: pl.DataFrame
     ) -> tuple[pl.DataFrame, np.ndarray] | None:
-        """As `_rows`, with the vectors. A row found altered may stand in another part: look again."""
+        """As `_read_rows`, with the vectors of the rows; None without parts."""
+
+        def attempt() -> tuple[pl.DataFrame, np.ndarray | None] | None:
+            result = self._read_rows(columns, wanted)
+            return None if result is None else (result[0], self._read_vectors(*result))
+
         while True:
-
-            def work() -> tuple[pl.DataFrame, np.ndarray | None] | None:
-                found = self._rows(columns, wanted)
-                if found is None:
-                    return None
-                return found[0], self._values(*found)
-
-            found = self._files.again(work)
-            if found is None:
+            result = self._store_folder.retry_while_files_vanish(attempt)
+            if result is None:
                 return None
-            held, values = found
+            rows, values = result
             if values is not None:
-                return held, values
+                return rows, values
+            # Altered rows are marked by now; another part may hold them too.
 
-    def _values(self, rows: pl.DataFrame, sources: list[tuple[UPath, vectors.Layout]]) -> np.ndarray | None:
-        """The vectors of rows of these parts; None when some are not what was written: then they are noted."""
-        layout = self._shape(sources)
+    def _read_vectors(self, rows: pl.DataFrame, arrays: PartArrays) -> np.ndarray | None:
+        """The vectors [n, width] of rows of these parts; None when some were found altered, which it marks."""
+        layout = self._common_layout(arrays)
         dtype = np.dtype(layout.dtype)
         values = np.empty((rows.height, layout.width), dtype)
-        has = rows[ROW].is_not_null().to_numpy()
-        values[~has] = np.nan if dtype.kind == "f" else 0
-        row, check, source = rows[ROW].fill_null(0).to_numpy(), rows[CHECK].to_numpy(), rows[_SOURCE].to_numpy()
-        sound = True
-        for number, (path, of_part) in enumerate(sources):
-            mine = np.flatnonzero(has & (source == number))
-            if not len(mine):
+        has_vector = rows[ROW].is_not_null().to_numpy()
+        values[~has_vector] = np.nan if dtype.kind == "f" else 0
+        array_rows, checks = rows[ROW].fill_null(0).to_numpy(), rows[CHECK].to_numpy()
+        part_numbers = rows[_PART_NUMBER].to_numpy()
+        any_altered = False
+        for number, (part_path, part_layout) in enumerate(arrays):
+            at = np.flatnonzero(has_vector & (part_numbers == number))
+            if not len(at):
                 continue
-            wrong = vectors.fill(beside(path, "npy"), of_part, row[mine], check[mine], values, mine)
-            if len(wrong):
-                self._files.note_altered(path, of_part, wrong)
-                sound = False
-        return values if sound else None
+            array = array_path(part_path)
+            altered = vector_file.read_vectors_into(values, at, array, part_layout, array_rows[at], checks[at])
+            if len(altered):
+                self._store_folder.mark_altered(part_path, part_layout, altered)
+                any_altered = True
+        return None if any_altered else values
 
-    def _shape(self, sources: list[tuple[UPath, vectors.Layout]]) -> vectors.Layout:
-        shapes = {(layout.dtype, layout.width) for _, layout in sources}
+    def _common_layout(self, arrays: PartArrays) -> ArrayLayout:
+        shapes = {(layout.dtype, layout.width) for _, layout in arrays}
         if len(shapes) > 1:
             raise DselectError(f"{self.folder}: vectors of several shapes under one provenance: {sorted(shapes)}")
-        return sources[0][1]
+        return arrays[0][1]
 
-    def _ascending(self, rows: pl.DataFrame, wanted: pl.DataFrame | None = None) -> pl.DataFrame:
-        """One row a key, ascending by key. wanted: keys, all that the rows have; in order they save the sorting."""
-        if wanted is not None and len(self.keys) == 1 and wanted.to_series().is_sorted():
-            on = list(self.keys)
-            ordered = wanted.unique(maintain_order=True) if self._repeats(wanted) else wanted
-            ordered = ordered.join(rows, on=on, how="inner", nulls_equal=True, maintain_order="left")
-            ordered = ordered.select(rows.columns)
-        else:
-            ordered = rows.sort(self.keys)
-        return self._best(rows).sort(self.keys) if self._repeats(ordered) else ordered
 
-    def _repeats(self, ordered: pl.DataFrame) -> bool:
-        """Whether a key stands twice; like keys are neighbours."""
-        same = pl.all_horizontal(pl.col(key).eq_missing(pl.col(key).shift()) for key in self.keys)
-        return bool(ordered.select(same.slice(1).any()).item())
-
-    def _best(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """One row a key: of those with a value the oldest, which others may have read; else the latest attempt."""
-        rows = rows.sort(WRITTEN, maintain_order=True)
-        if self.retry:
-            tried = pl.col(self.retry).is_null()
-            rows = pl.concat([rows.filter(~tried), rows.filter(tried).reverse()])
-        return rows.unique(self.keys, keep="first", maintain_order=True)
+def _array_rows(column: str) -> pl.Expr:
+    """The row numbers in the array file: 0, 1, … over the rows that are not null in the column, null elsewhere."""
+    has_vector = pl.col(column).is_not_null()
+    return pl.when(has_vector).then(has_vector.cum_sum() - 1).cast(pl.Int64).alias(column)
 
 
 def _groups(parts: list[Part]) -> list[list[Part]]:
-    """Parts to be put together, at least two each, so that each sum is no more than three times LARGE."""
+    """Groups of at least two parts to be joined; none is larger than three times LARGE_PART_BYTES."""
     groups: list[list[Part]] = [[]]
     for part in parts:
-        if sum(other.size for other in groups[-1]) >= 2 * LARGE:
+        if sum(other.size for other in groups[-1]) >= 2 * LARGE_PART_BYTES:
             groups.append([])
         groups[-1].append(part)
     return [group for group in groups if len(group) > 1]

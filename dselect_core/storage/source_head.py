@@ -1,6 +1,6 @@
-"""The head of a source: the few bytes that say which scores of the store are the source's now.
+"""The head of a source: the few bytes that say which scores of a store are the source's now.
 
-The rows lie in the store, shared by all sources; a source has one head for each kind of score.
+The scores lie in the store, which all sources share. A source has one head for each kind of score.
 """
 
 import json
@@ -13,7 +13,11 @@ from dselect_core.storage.files import write_text
 
 @dataclass(frozen=True)
 class Head:
-    """fingerprint: of the provenance; version: of the rows; samples: version of the samples that they cover."""
+    """What of one store a source stands for now.
+
+    fingerprint: of the provenance, which names the store; version: hash of the source's scores; samples: version of
+    the source's samples that the scores cover; rows: number of scores; nulls: how many of them are null.
+    """
 
     fingerprint: str
     version: str
@@ -23,12 +27,12 @@ class Head:
 
 
 def write_head(head: Head, path: UPath) -> None:
-    """Write the head; replaces the one before."""
+    """Write the head as JSON. Makes the folder, replaces the file."""
     write_text(json.dumps(asdict(head)), path)
 
 
 def read_head(path: UPath) -> Head | None:
-    """None where nothing was made yet."""
+    """The head; None where the source has no scores of this kind yet."""
     try:
         return Head(**json.loads(path.read_text("utf-8")))
     except FileNotFoundError:

@@ -1,5 +1,6 @@
-"""The store, on a disk and on S3 (moto over HTTP): looked up, damaged, compacted, and used by many at once."""
+"""The store, on a disk and on S3 (moto over HTTP): lookups, damaged files, compaction, many processes at once."""
 
+import json
 import logging
 import multiprocessing
 import os
@@ -22,15 +23,14 @@ from polars.exceptions import ColumnNotFoundError
 from upath import UPath
 
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.storage import score_store as store_module
-from dselect_core.storage import store_folder as parts_module
+from dselect_core.storage import score_store, store_folder
 from dselect_core.storage.appender import Appender
 from dselect_core.storage.files import parquet_bytes, write_bytes
 from dselect_core.storage.score_store import Store
-from dselect_core.storage.store_folder import WRITTEN, Folder, Part
+from dselect_core.storage.store_folder import WRITTEN_AT, Part, StoreFolder
 
-RECIPE = {"kind": "grades", "rubric": "ü", "revision": 1}
-MADE_BY = fingerprint(RECIPE)
+PROVENANCE = {"kind": "grades", "rubric": "ü", "revision": 1}
+FINGERPRINT = fingerprint(PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +47,27 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> UPath:
 
 @pytest.fixture
 def store(root: UPath) -> Store:
-    return Store(root / "scores" / MADE_BY)
+    return Store(root / "scores" / FINGERPRINT)
 
 
 @pytest.fixture
 def retried(root: UPath) -> Store:
-    return Store(root / "scores" / MADE_BY, retry="grade")
+    return Store(root / "scores" / FINGERPRINT, retry_column="grade")
 
 
 @pytest.fixture
 def pairs(root: UPath) -> Store:
-    return Store(root / "scores" / MADE_BY, keys=("sample_id", "shot_id"))
+    return Store(root / "scores" / FINGERPRINT, keys=("sample_id", "shot_id"))
 
 
 def elsewhere(path: UPath) -> UPath:
-    """The same place as another process has it: no listing is shared."""
+    """The same path as another process has it: no listing is shared."""
     return UPath(str(path), **path.storage_options, use_listings_cache=False) if path.protocol else path
 
 
-def again(store: Store) -> Store:
+def reopen(store: Store) -> Store:
     """The same store as another process opens it."""
-    return Store(elsewhere(store.folder), store.keys, store.retry)
+    return Store(elsewhere(store.folder), store.keys, store.retry_column)
 
 
 def files(store: Store) -> dict[str, bytes]:
@@ -76,8 +76,8 @@ def files(store: Store) -> dict[str, bytes]:
     return {path.rsplit("/", 1)[-1]: folder.fs.cat_file(path) for path in found}
 
 
-def put(store: Store, name: str, data: bytes) -> str:
-    """Write a file into the store's folder from elsewhere, later; returns how the store names it."""
+def write_file(store: Store, name: str, data: bytes) -> str:
+    """Write a file into the store's folder as another process would, later; returns its path as the store names it."""
     path = elsewhere(store.folder / name)
     write_bytes(data, path)
     if not path.protocol:  # the clock of a disk may tick too slowly to tell
@@ -89,26 +89,26 @@ def at(second: int) -> datetime:
     return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
 
 
-def written(frame: pl.DataFrame, second: int) -> pl.DataFrame:
-    return frame.with_columns(pl.lit(at(second), pl.Datetime("us", "UTC")).alias(WRITTEN))
+def with_time(frame: pl.DataFrame, second: int) -> pl.DataFrame:
+    return frame.with_columns(pl.lit(at(second), pl.Datetime("us", "UTC")).alias(WRITTEN_AT))
 
 
 def grades(values: dict[str, float | None], second: int | None = None) -> pl.DataFrame:
     columns = {"sample_id": list(values), "grade": list(values.values())}
     frame = pl.DataFrame(columns, schema={"sample_id": pl.String, "grade": pl.Float64})
-    return frame if second is None else written(frame, second)
+    return frame if second is None else with_time(frame, second)
 
 
 def ids(names: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame({"sample_id": list(names)}, schema={"sample_id": pl.String})
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def log_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the store wrote to the log."""
-    return [record.getMessage() for record in caplog.records if record.name == parts_module.__name__]
+    return [record.getMessage() for record in caplog.records if record.name == store_folder.__name__]
 
 
-def held(store: Store, names: Sequence[str] = "abcdefghij") -> dict[str, float | None]:
+def stored_grades(store: Store, names: Sequence[str] = "abcdefghij") -> dict[str, float | None]:
     return dict(store.read(ids(names)).iter_rows())
 
 
@@ -116,7 +116,7 @@ def missing(store: Store, names: Sequence[str] = "abc") -> str:
     return "".join(store.missing(ids(names))["sample_id"])
 
 
-# Asked, appended, read
+# Append, look up, read
 
 
 def test_an_empty_store_holds_nothing_and_misses_every_row(store: Store) -> None:
@@ -146,9 +146,9 @@ def test_what_is_appended_is_read_back_as_it_was(store: Store) -> None:
     before = datetime.now(UTC)
     path = store.append(frame)
     assert path is not None and path.name in files(store)
-    everything = again(store).read(frame)
+    everything = reopen(store).read(frame)
     assert everything.equals(frame.sort("sample_id")) and everything.schema == frame.schema
-    times = store.read(frame, [WRITTEN])[WRITTEN]
+    times = store.read(frame, [WRITTEN_AT])[WRITTEN_AT]
     assert times.dtype == pl.Datetime("us", "UTC") and times.n_unique() == 1
     assert before <= times[0] <= datetime.now(UTC)
 
@@ -196,13 +196,13 @@ def test_a_null_is_a_key_like_any_other(pairs: Store) -> None:
 
 def test_a_null_to_retry_is_kept_and_still_missing(retried: Store) -> None:
     retried.append(grades({"a": None, "b": 0.5, "c": None}))
-    assert missing(retried, "cba") == "ca" and held(retried) == {"a": None, "b": 0.5, "c": None}
-    assert retried.missing(ids("dcba"), tried=False)["sample_id"].to_list() == ["d"]
+    assert missing(retried, "cba") == "ca" and stored_grades(retried) == {"a": None, "b": 0.5, "c": None}
+    assert retried.missing(ids("dcba"), include_failed=False)["sample_id"].to_list() == ["d"]
     assert missing(Store(retried.folder)) == ""  # who does not retry takes it for an answer
     retried.append(grades({"c": 0.25, "a": None}))
-    assert missing(retried) == "a" and held(retried) == {"a": None, "b": 0.5, "c": 0.25}
+    assert missing(retried) == "a" and stored_grades(retried) == {"a": None, "b": 0.5, "c": 0.25}
     assert retried.compact() == 2
-    assert missing(retried) == "a" and held(retried) == {"a": None, "b": 0.5, "c": 0.25}
+    assert missing(retried) == "a" and stored_grades(retried) == {"a": None, "b": 0.5, "c": 0.25}
 
 
 def test_of_attempts_in_vain_the_latest_is_read(retried: Store) -> None:
@@ -210,7 +210,7 @@ def test_of_attempts_in_vain_the_latest_is_read(retried: Store) -> None:
         retried.append(grades({"a": None}, second).with_columns(why=pl.lit(f"attempt {second}")))
     assert retried.read(ids("a"), ["why"])["why"].to_list() == ["attempt 3"]
     retried.compact()
-    assert retried.read(ids("a"), ["why", WRITTEN]).row(0) == ("a", "attempt 3", at(3))
+    assert retried.read(ids("a"), ["why", WRITTEN_AT]).row(0) == ("a", "attempt 3", at(3))
 
 
 @pytest.mark.parametrize("seconds", [(1, 2, 3, 4), (4, 3, 2, 1), (2, 4, 1, 3)])
@@ -221,15 +221,15 @@ def test_a_value_wins_over_attempts_and_the_oldest_value_over_others(
     values = dict(zip((1, 2, 3, 4), (None, 0.5, 0.75, None), strict=True))
     for second in seconds:
         retried.append(grades({"a": values[second], "b": 1.0}, second))
-    assert held(retried) == {"a": 0.5, "b": 1.0} and missing(retried, "ab") == ""
+    assert stored_grades(retried) == {"a": 0.5, "b": 1.0} and missing(retried, "ab") == ""
     retried.compact()
-    assert retried.read(ids("ab"), ["grade", WRITTEN]).rows() == [("a", 0.5, at(2)), ("b", 1.0, at(1))]
+    assert retried.read(ids("ab"), ["grade", WRITTEN_AT]).rows() == [("a", 0.5, at(2)), ("b", 1.0, at(1))]
 
 
 def test_without_retry_a_null_is_an_answer_and_the_oldest_stands(store: Store) -> None:
     store.append(grades({"a": None, "b": 1.0}, 1))
     store.append(grades({"a": 0.5, "b": None}, 2))
-    assert missing(store) == "c" and held(store) == {"a": None, "b": 1.0}
+    assert missing(store) == "c" and stored_grades(store) == {"a": None, "b": 1.0}
 
 
 def test_duplicates_are_harmless(store: Store) -> None:
@@ -239,22 +239,22 @@ def test_duplicates_are_harmless(store: Store) -> None:
         store.append(grades({"b": 7.0, "c": 3.0}, second))
     store.append(grades({"a": 9.0}))
     assert len(store.parts()) == 4
-    assert held(store) == {"a": 1.0, "b": 2.0, "c": 3.0} and missing(store, "dcba") == "d"
+    assert stored_grades(store) == {"a": 1.0, "b": 2.0, "c": 3.0} and missing(store, "dcba") == "d"
 
 
 def test_columns_are_those_asked_beside_the_keys(store: Store) -> None:
     frame = pl.DataFrame({"sample_id": ["b", "a"], "loss": [1.0, 2.0], "upd": [3.0, 4.0], "cut": [True, False]})
-    store.append(written(frame, 1))
-    store.append(written(frame.with_columns(loss=9.0, upd=9.0), 2))
+    store.append(with_time(frame, 1))
+    store.append(with_time(frame.with_columns(loss=9.0, upd=9.0), 2))
     assert store.read(frame, ["upd", "loss", "upd"]).columns == ["sample_id", "upd", "loss"]
     assert store.read(frame, ["upd"]).rows() == [("a", 4.0), ("b", 3.0)]
     assert store.read(frame, []).rows() == [("a",), ("b",)]
     assert store.read(frame, ["sample_id"]).rows() == [("a",), ("b",)]
-    assert store.read(frame, [WRITTEN, "cut"]).rows() == [("a", at(1), False), ("b", at(1), True)]
+    assert store.read(frame, [WRITTEN_AT, "cut"]).rows() == [("a", at(1), False), ("b", at(1), True)]
     assert store.read(frame).columns == ["sample_id", "loss", "upd", "cut"]
     assert {tuple(part.frame.columns) for part in store.parts(["cut"])} == {("cut",)}
     # Who decides between duplicates need not be asked for.
-    retried = Store(store.folder, retry="loss")
+    retried = Store(store.folder, retry_column="loss")
     assert retried.read(frame, ["upd"]).rows() == [("a", 4.0), ("b", 3.0)]
     assert retried.read(frame, ["upd", "loss"]).columns == ["sample_id", "upd", "loss"]
 
@@ -263,33 +263,46 @@ def test_a_column_that_no_part_has_is_not_the_fault_of_the_parts(store: Store) -
     store.append(grades({"a": 1.0}))
     with pytest.raises(ColumnNotFoundError, match="grad"):
         store.read(ids("a"), ["grad"])
-    assert store.skipped == {} and held(store) == {"a": 1.0} and missing(store, "ab") == "b"
+    assert store.skipped == {} and stored_grades(store) == {"a": 1.0} and missing(store, "ab") == "b"
 
 
 def test_the_provenance_lies_beside_its_parts_and_is_written_once(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         _ = store.provenance
     with pytest.raises(ValueError, match="its name is not the fingerprint of"):
-        store.write_provenance({**RECIPE, "revision": 2})
+        store.write_provenance({**PROVENANCE, "revision": 2})
     assert not elsewhere(store.folder).exists()
-    store.write_provenance(RECIPE)
-    assert again(store).provenance == RECIPE and store.fingerprint == MADE_BY
-    put(store, "provenance.json", b'{"written": "once"}')
-    store.write_provenance(RECIPE)
-    assert again(store).provenance == {"written": "once"}
+    store.write_provenance(PROVENANCE)
+    assert reopen(store).provenance == PROVENANCE and store.fingerprint == FINGERPRINT
+    write_file(store, "provenance.json", b'{"written": "once"}')
+    store.write_provenance(PROVENANCE)
+    assert reopen(store).provenance == {"written": "once"}
     store.append(grades({"a": 1.0}))
-    assert held(store) == {"a": 1.0} and store.skipped == {}  # it is no part, and no stranger
+    assert stored_grades(store) == {"a": 1.0} and store.skipped == {}  # it is no part, and no foreign file
+
+
+def test_a_provenance_of_version_0_1_is_read_and_written_under_its_new_name(store: Store) -> None:
+    old = write_file(store, "recipe.json", json.dumps(PROVENANCE).encode())
+    assert reopen(store).provenance == PROVENANCE
+    store.append(grades({"a": 1.0}))
+    assert stored_grades(store) == {"a": 1.0} and store.skipped == {}  # nor is it taken for a foreign file
+    store.write_provenance(PROVENANCE)
+    elsewhere(store.folder / old.rsplit("/", 1)[-1]).unlink()
+    assert reopen(store).provenance == PROVENANCE and "provenance.json" in files(store)
 
 
 def test_what_another_process_does_is_seen_at_once(store: Store) -> None:
-    other = again(store)
+    other = reopen(store)
     store.append(grades({"a": 1.0}))
     for looked in (store, other):
         assert missing(looked) == "bc"
     other.append(grades({"b": 2.0}))
-    assert missing(store) == "c" and held(store) == {"a": 1.0, "b": 2.0}
+    assert missing(store) == "c" and stored_grades(store) == {"a": 1.0, "b": 2.0}
     assert other.compact() == 2
-    assert [part.path.name for part in store.parts()] == list(files(store)) and held(store) == {"a": 1.0, "b": 2.0}
+    assert [part.path.name for part in store.parts()] == list(files(store)) and stored_grades(store) == {
+        "a": 1.0,
+        "b": 2.0,
+    }
     store.append(grades({"c": 3.0}))
     assert missing(other) == "" and other.gc(ids("c")) == 2
     assert missing(store) == "ab"
@@ -298,13 +311,13 @@ def test_what_another_process_does_is_seen_at_once(store: Store) -> None:
 def part_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read as parts from here on."""
     seen: list[str] = []
-    read = Folder._part
+    read = StoreFolder._load_part
 
-    def listen(self: Folder, path: UPath, columns: Sequence[str] | None) -> Part | None:
+    def listen(self: StoreFolder, path: UPath, columns: Sequence[str] | None) -> Part | None:
         seen.append(path.name)
         return read(self, path, columns)
 
-    monkeypatch.setattr(Folder, "_part", listen)
+    monkeypatch.setattr(StoreFolder, "_load_part", listen)
     return seen
 
 
@@ -315,18 +328,18 @@ def test_a_lookup_reads_a_part_once_and_rows_only_where_some_are_held(
     seen = part_reads(monkeypatch)
     assert missing(store, "abcx") == "x" and len(seen) == 3 and set(seen) == names
     seen.clear()
-    assert missing(store, "abcx") == "x" and missing(again(store), "dy") == "y" and seen == []
+    assert missing(store, "abcx") == "x" and missing(reopen(store), "dy") == "y" and seen == []
     (last,) = {path.name for path in [store.append(grades({"e": 5.0}))] if path}
     assert missing(store, "dex") == "x" and seen == [last]
     seen.clear()
-    assert held(store, "ex") == {"e": 5.0} and seen == [last]
+    assert stored_grades(store, "ex") == {"e": 5.0} and seen == [last]
     seen.clear()
-    assert held(store, "xyz") == {} and len(seen) <= 1
+    assert stored_grades(store, "xyz") == {} and len(seen) <= 1
     # However few are remembered, the answers are the same.
-    monkeypatch.setattr(parts_module, "_KNOWN_AT_MOST", 2)
-    monkeypatch.setattr(parts_module, "_known", {})
+    monkeypatch.setattr(store_folder, "_VERIFIED_KEYS_LIMIT", 2)
+    monkeypatch.setattr(store_folder, "_verified_keys", {})
     for _ in range(3):
-        assert missing(store, "abcdefg") == "fg" and set(held(store, "aeg")) == {"a", "e"}
+        assert missing(store, "abcdefg") == "fg" and set(stored_grades(store, "aeg")) == {"a", "e"}
 
 
 # Files that cannot be trusted
@@ -358,31 +371,31 @@ def test_a_torn_or_altered_part_is_named_and_its_rows_are_missing(
     path = store.append(grades({"c": 3.0, "d": 4.0}))
     assert path is not None and (not known or missing(store, "dcba") == "")
     bad = damage(path.read_bytes())
-    put(store, path.name, bad)
+    write_file(store, path.name, bad)
     with caplog.at_level(logging.WARNING):
         assert missing(store, "dcba") == "dc"
-        assert held(store) == {"a": 1.0, "b": 2.0} and len(store.parts()) == 1
-    assert store.skipped == {str(path): "torn or altered: its content is not what its name says"}
-    # Told once, however often the store is looked at.
-    assert told(caplog) == [
-        f"{path}: skipped, torn or altered: its content is not what its name says; "
-        "its rows count as not there. Remove the file."
+        assert stored_grades(store) == {"a": 1.0, "b": 2.0} and len(store.parts()) == 1
+    assert store.skipped == {str(path): "torn or altered: its content does not match its name"}
+    # Logged once, however often the store is read.
+    assert log_messages(caplog) == [
+        f"{path}: skipped, torn or altered: its content does not match its name; "
+        "its rows count as missing. Remove the file."
     ]
     store.append(grades({"c": 3.0, "d": 5.0}))
-    assert held(store) == {"a": 1.0, "b": 2.0, "c": 3.0, "d": 5.0}
+    assert stored_grades(store) == {"a": 1.0, "b": 2.0, "c": 3.0, "d": 5.0}
     assert store.compact() == 2 and store.gc(ids("abc")) == 1
-    assert held(again(store)) == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert stored_grades(reopen(store)) == {"a": 1.0, "b": 2.0, "c": 3.0}
     assert files(store)[path.name] == bad and len(files(store)) == 2  # it is the user's to remove
 
 
 def test_rows_of_a_part_that_rots_unseen_are_missing_once_it_is_read(tmp_path: Path) -> None:
-    store = Store(UPath(tmp_path) / MADE_BY)
+    store = Store(UPath(tmp_path) / FINGERPRINT)
     path = store.append(grades({"a": 1.0}))
     assert path is not None and missing(store, "a") == ""
     stat = path.stat()
     path.write_bytes(flipped(path.read_bytes(), 300))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # neither its size nor its time tells
-    assert held(store) == {} and list(store.skipped) == [str(path)]
+    assert stored_grades(store) == {} and list(store.skipped) == [str(path)]
     assert missing(store, "a") == "a"
 
 
@@ -390,10 +403,10 @@ def test_a_part_that_is_mended_is_taken_by_who_comes_next(store: Store) -> None:
     path = store.append(grades({"a": 1.0}))
     assert path is not None
     whole = path.read_bytes()
-    put(store, path.name, whole[:-9])
+    write_file(store, path.name, whole[:-9])
     assert missing(store, "a") == "a"
-    put(store, path.name, whole)
-    assert missing(again(store), "a") == ""
+    write_file(store, path.name, whole)
+    assert missing(reopen(store), "a") == ""
 
 
 def test_files_that_are_not_parts_of_this_store_are_named_and_never_read(
@@ -403,36 +416,36 @@ def test_files_that_are_not_parts_of_this_store_are_named_and_never_read(
     other = Store(store.folder.parent / fingerprint({"kind": "another"}))
     theirs = other.append(grades({"a": 0.0, "b": 0.0}, 1))
     assert missing(other) == "c"  # known, as theirs
-    mine = parquet_bytes(grades({"c": 9.0}, 1), {"fingerprint": MADE_BY})
+    mine = parquet_bytes(grades({"c": 9.0}, 1), {"fingerprint": FINGERPRINT})
     anybodys = parquet_bytes(grades({"d": 9.0}, 1))
     made_by_others = parquet_bytes(grades({"e": 9.0}, 1), {"fingerprint": "0" * 32})
     assert theirs is not None
-    strange, renamed = "not a part of this store", "torn or altered: its content is not what its name says"
+    strange, renamed = "not a part of this store", "torn or altered: its content does not match its name"
     expected = {
-        put(store, "notes.txt", b"hello"): strange,
-        put(store, "copy.parquet", mine): strange,
-        put(store, f"{digest([mine])}.parquet.bak", mine): strange,
-        put(store, f"{digest([mine]).upper()}.PARQUET", mine): strange,
-        put(store, "old/part.parquet", mine).removesuffix("/part.parquet"): strange,
-        put(store, theirs.name, theirs.read_bytes()): "of another provenance",
-        put(store, f"{digest([anybodys])}.parquet", anybodys): "of another provenance",
-        put(store, f"{digest([made_by_others])}.parquet", made_by_others): "of another provenance",
-        put(store, f"{'f' * 32}.parquet", mine): renamed,
-        put(store, f"{'0' * 32}.parquet", made_by_others): renamed,
-        put(store, f"{digest([b'no Parquet'])}.parquet", b"no Parquet"): "not readable as a part (",
-        put(store, f"{digest([b''])}.parquet", b""): "not readable as a part (",
+        write_file(store, "notes.txt", b"hello"): strange,
+        write_file(store, "copy.parquet", mine): strange,
+        write_file(store, f"{digest([mine])}.parquet.bak", mine): strange,
+        write_file(store, f"{digest([mine]).upper()}.PARQUET", mine): strange,
+        write_file(store, "old/part.parquet", mine).removesuffix("/part.parquet"): strange,
+        write_file(store, theirs.name, theirs.read_bytes()): "of another provenance",
+        write_file(store, f"{digest([anybodys])}.parquet", anybodys): "of another provenance",
+        write_file(store, f"{digest([made_by_others])}.parquet", made_by_others): "of another provenance",
+        write_file(store, f"{'f' * 32}.parquet", mine): renamed,
+        write_file(store, f"{'0' * 32}.parquet", made_by_others): renamed,
+        write_file(store, f"{digest([b'no Parquet'])}.parquet", b"no Parquet"): "not readable as a part (",
+        write_file(store, f"{digest([b''])}.parquet", b""): "not readable as a part (",
     }
     there = files(store)
     with caplog.at_level(logging.WARNING):
-        assert missing(store, "abcde") == "bcde" and held(store) == {"a": 1.0}
+        assert missing(store, "abcde") == "bcde" and stored_grades(store) == {"a": 1.0}
     assert store.skipped.keys() == expected.keys()
     for file, why in expected.items():
         assert store.skipped[file].startswith(why) and any(
-            line.startswith(f"{file}: skipped, {why}") for line in told(caplog)
+            line.startswith(f"{file}: skipped, {why}") for line in log_messages(caplog)
         )
-    assert len(told(caplog)) == len(expected)
+    assert len(log_messages(caplog)) == len(expected)
     store.append(grades({"b": 2.0}))
-    assert store.compact() == 2 and store.gc(ids("b")) == 1 and held(store) == {"b": 2.0}
+    assert store.compact() == 2 and store.gc(ids("b")) == 1 and stored_grades(store) == {"b": 2.0}
     # They are the user's to remove.
     strangers = {name: data for name, data in there.items() if str(store.folder / name) in expected}
     assert len(strangers) == 11 and strangers.items() <= files(store).items()
@@ -440,12 +453,12 @@ def test_files_that_are_not_parts_of_this_store_are_named_and_never_read(
 
 def test_what_a_killed_writer_left_is_ignored(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     store.append(grades({"a": 1.0}))
-    data = parquet_bytes(grades({"b": 2.0}, 1), {"fingerprint": MADE_BY})
+    data = parquet_bytes(grades({"b": 2.0}, 1), {"fingerprint": FINGERPRINT})
     for cut in (len(data), len(data) // 2, 0):
-        put(store, f".{digest([data])}.parquet.{uuid.uuid4().hex}.tmp", data[:cut])
+        write_file(store, f".{digest([data])}.parquet.{uuid.uuid4().hex}.tmp", data[:cut])
     with caplog.at_level(logging.WARNING):
-        assert missing(store) == "bc" and held(store) == {"a": 1.0} and len(store.parts()) == 1
-    assert store.skipped == {} and told(caplog) == []
+        assert missing(store) == "bc" and stored_grades(store) == {"a": 1.0} and len(store.parts()) == 1
+    assert store.skipped == {} and log_messages(caplog) == []
 
 
 # Compaction and clearing out
@@ -454,11 +467,11 @@ def test_what_a_killed_writer_left_is_ignored(store: Store, caplog: pytest.LogCa
 def test_compaction_leaves_the_rows_and_when_they_were_written(retried: Store) -> None:
     for second, values in ((5, {"a": 1.0, "b": None}), (1, {"c": 3.0}), (3, {"b": 2.0, "c": 9.0}), (4, {"d": None})):
         retried.append(grades(values, second))
-    before = retried.read(ids("abcd"), ["grade", WRITTEN])
+    before = retried.read(ids("abcd"), ["grade", WRITTEN_AT])
     assert before.rows() == [("a", 1.0, at(5)), ("b", 2.0, at(3)), ("c", 3.0, at(1)), ("d", None, at(4))]
     assert retried.compact() == 4
-    for looked in (retried, again(retried)):
-        assert looked.read(ids("abcd"), ["grade", WRITTEN]).equals(before)
+    for looked in (retried, reopen(retried)):
+        assert looked.read(ids("abcd"), ["grade", WRITTEN_AT]).equals(before)
         assert missing(looked, "abcd") == "d"
     (part,) = retried.parts()
     assert part.frame.select(before.columns).equals(before)  # one row a key, ascending
@@ -466,7 +479,7 @@ def test_compaction_leaves_the_rows_and_when_they_were_written(retried: Store) -
     assert retried.compact() == 0 and retried.compact(1) == 0  # one part is as few as there can be
     # What was written first stands, also when it was compacted after the other was written.
     retried.append(grades({"a": 7.0}, 6))
-    assert retried.compact() == 2 and held(retried)["a"] == 1.0
+    assert retried.compact() == 2 and stored_grades(retried)["a"] == 1.0
 
 
 def test_fewer_parts_than_at_least_are_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,7 +488,7 @@ def test_fewer_parts_than_at_least_are_left_alone(store: Store, monkeypatch: pyt
     there, seen = files(store), part_reads(monkeypatch)
     assert store.compact(4) == 0 and files(store) == there and seen == []
     assert store.compact(3) == 3 and len(files(store)) == 1
-    assert held(store) == {"a": 0.0, "b": 1.0, "c": 2.0}
+    assert stored_grades(store) == {"a": 0.0, "b": 1.0, "c": 2.0}
 
 
 def test_large_parts_are_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,13 +499,13 @@ def test_large_parts_are_left_alone(store: Store, monkeypatch: pytest.MonkeyPatc
     assert large is not None and sizes[-1] > 4 * sizes[-2]
     data, seen = large.read_bytes(), part_reads(monkeypatch)
     for limit, replaced in ((0, 0), (sizes[-2] + 1, 3), (sizes[-2] + 1, 0), (sizes[-1], 0), (sizes[-1] + 1, 2)):
-        monkeypatch.setattr(store_module, "LARGE", limit)
+        monkeypatch.setattr(score_store, "LARGE_PART_BYTES", limit)
         seen.clear()
         assert store.compact() == replaced
         assert (large.name in seen) == (limit > sizes[-1])  # nor is it read
         assert (large.name in files(store)) == (limit <= sizes[-1])
         assert len(files(store)) == {0: 4, sizes[-1] + 1: 1}.get(limit, 2)
-        assert held(store, ["00000", "04999", "a", "b", "c"]) == {
+        assert stored_grades(store, ["00000", "04999", "a", "b", "c"]) == {
             "00000": 0.0, "04999": 4999 / 7, "a": 1.0, "b": 1.0, "c": 1.0
         }  # fmt: skip
         assert files(store).get(large.name, data) == data
@@ -502,7 +515,7 @@ def test_compacting_into_a_part_that_is_already_there_does_not_remove_it(store: 
     whole = store.append(grades({"a": 1.0, "b": 2.0}, 1))
     store.append(grades({"b": 2.0}, 1))
     assert store.compact() == 2
-    assert [part.path for part in store.parts()] == [whole] and held(store) == {"a": 1.0, "b": 2.0}
+    assert [part.path for part in store.parts()] == [whole] and stored_grades(store) == {"a": 1.0, "b": 2.0}
 
 
 def test_gc_drops_what_nothing_points_at(store: Store) -> None:
@@ -511,9 +524,9 @@ def test_gc_drops_what_nothing_points_at(store: Store) -> None:
     store.append(grades({"e": 5.0}, 3))
     keep = pl.DataFrame({"text": ["x", "y", "z"], "sample_id": ["a", "b", "never held"]})
     assert store.gc(keep) == 3
-    assert held(store) == {"a": 1.0, "b": 2.0} and missing(store, "abcde") == "cde"
+    assert stored_grades(store) == {"a": 1.0, "b": 2.0} and missing(store, "abcde") == "cde"
     assert kept is not None and kept.name in files(store) and len(files(store)) == 2
-    assert store.read(ids("ab"), [WRITTEN])[WRITTEN].to_list() == [at(1), at(1)]
+    assert store.read(ids("ab"), [WRITTEN_AT])[WRITTEN_AT].to_list() == [at(1), at(1)]
     there = files(store)
     assert store.gc(keep) == 0 and files(store) == there
     assert store.gc(ids("")) == 3 and files(store) == {}
@@ -537,7 +550,7 @@ def test_after_any_steps_the_store_holds_what_a_list_would(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, int]], retry: bool
 ) -> None:
     store = Store(
-        UPath(tmp_path_factory.mktemp("store")) / MADE_BY, ("sample_id", "shot_id"), "value" if retry else None
+        UPath(tmp_path_factory.mktemp("store")) / FINGERPRINT, ("sample_id", "shot_id"), "value" if retry else None
     )
     rows: list[tuple[Any, int | None, int]] = []  # key, value, when
     keys = pl.DataFrame(PAIRS, schema={"sample_id": pl.String, "shot_id": pl.String}, orient="row")
@@ -547,12 +560,12 @@ def test_after_any_steps_the_store_holds_what_a_list_would(
             rows += [(key, value, when) for key, value in what.items()]
             schema = {"sample_id": pl.String, "shot_id": pl.String, "value": pl.Int64}
             frame = pl.DataFrame([(*key, value) for key, value in what.items()], schema=schema, orient="row")
-            store.append(written(frame, when))
+            store.append(with_time(frame, when))
         elif step == "compact":
             sizes = sorted(part.size for part in store.parts())
             with pytest.MonkeyPatch.context() as patch:
                 if len(sizes) > chosen:
-                    patch.setattr(store_module, "LARGE", sizes[chosen])
+                    patch.setattr(score_store, "LARGE_PART_BYTES", sizes[chosen])
                 store.compact(what)
         else:
             store.gc(pl.DataFrame(list(what), schema=keys.schema, orient="row"))
@@ -563,7 +576,7 @@ def test_after_any_steps_the_store_holds_what_a_list_would(
             answers = [(value, when) for value, when in found if value is not None or not retry]
             if found:
                 stands[key] = min(answers, key=lambda row: row[1]) if answers else max(found, key=lambda row: row[1])
-        read = store.read(keys, ["value", WRITTEN])
+        read = store.read(keys, ["value", WRITTEN_AT])
         assert read.select(store.keys).equals(keys.filter([key in stands for key in PAIRS]).sort(store.keys))
         if stands:
             got = {(sample, shot): (value, when) for sample, shot, value, when in read.iter_rows()}
@@ -574,20 +587,20 @@ def test_after_any_steps_the_store_holds_what_a_list_would(
 
 
 def test_many_may_write_the_same_part_at_once(tmp_path: Path) -> None:
-    store = Store(UPath(tmp_path) / MADE_BY)
+    store = Store(UPath(tmp_path) / FINGERPRINT)
     frame = grades({f"{row}": row / 7 for row in range(2000)}, 1)
     with ThreadPoolExecutor(4) as threads:
         paths = set(threads.map(lambda _: store.append(frame), range(200)))
     (part,) = store.parts()
     assert paths == {part.path} and part.frame.equals(frame)
-    assert list((tmp_path / MADE_BY).iterdir()) == [Path(part.path)]
+    assert list((tmp_path / FINGERPRINT).iterdir()) == [Path(part.path)]
 
 
 # The appender
 
 
 def heights(store: Store) -> list[int]:
-    return sorted(part.frame.height for part in again(store).parts())
+    return sorted(part.frame.height for part in reopen(store).parts())
 
 
 def test_an_appender_writes_a_part_when_it_has_the_rows_and_the_rest_at_exit(store: Store) -> None:
@@ -620,7 +633,7 @@ def test_an_appender_writes_a_part_when_its_seconds_are_over(store: Store) -> No
 
 
 def test_the_seconds_count_from_the_last_part(tmp_path: Path) -> None:
-    store = Store(UPath(tmp_path) / MADE_BY)
+    store = Store(UPath(tmp_path) / FINGERPRINT)
     with Appender(store, rows=2, seconds=0.6) as appender:
         time.sleep(0.4)
         before = time.monotonic()
@@ -637,7 +650,7 @@ def test_an_appender_writes_what_it_holds_when_the_work_fails(store: Store, erro
         appender.add(grades({"a": 1.0}))
         appender.add(grades({"b": None}))
         raise error("no more")
-    assert held(again(store)) == {"a": 1.0, "b": None} and heights(store) == [2]
+    assert stored_grades(reopen(store)) == {"a": 1.0, "b": None} and heights(store) == [2]
 
 
 def test_an_appender_of_nothing_writes_nothing(store: Store) -> None:
@@ -664,8 +677,8 @@ def interrupt(patch: pytest.MonkeyPatch, where: type, method: str, work: Callabl
 
 LOOKS: dict[str, Callable[[Store], bool]] = {
     "missing": lambda store: missing(store, "abcz") == "z",
-    "read": lambda store: held(store, "abcz") == {"a": 1.0, "b": 1.0, "c": 1.0},
-    "read of others": lambda store: held(store, "z") == {},
+    "read": lambda store: stored_grades(store, "abcz") == {"a": 1.0, "b": 1.0, "c": 1.0},
+    "read of others": lambda store: stored_grades(store, "z") == {},
     "parts": lambda store: [part.frame["sample_id"].to_list() for part in store.parts()] == [["a", "b", "c"]],
 }
 
@@ -676,34 +689,34 @@ def test_a_compaction_in_the_middle_of_a_look_hides_no_row(
     root: UPath, look: Callable[[Store], bool], known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Between a part's listing and its reading; on a disk also between its name and its size.
-    for where, method in [(Folder, "_part"), *([] if root.protocol else [(type(Path()), "stat")])]:
-        store = Store(root / method / MADE_BY)
+    for where, method in [(StoreFolder, "_load_part"), *([] if root.protocol else [(type(Path()), "stat")])]:
+        store = Store(root / method / FINGERPRINT)
         for name in "abc":
             store.append(grades({name: 1.0}))
         assert not known or missing(store) == ""
         with monkeypatch.context() as patch:
-            interrupt(patch, where, method, again(store).compact)
+            interrupt(patch, where, method, reopen(store).compact)
             assert look(store)
-        assert held(again(store)) == {"a": 1.0, "b": 1.0, "c": 1.0}
+        assert stored_grades(reopen(store)) == {"a": 1.0, "b": 1.0, "c": 1.0}
 
 
 def test_a_compaction_in_the_middle_of_another_loses_no_row(root: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     # When the parts are about to be read, then only one is left; and when they are about to be removed.
-    for where, method, replaced in ((Folder, "_part", 0), (type(root), "unlink", 3)):
-        store = Store(root / method / MADE_BY)
+    for where, method, replaced in ((StoreFolder, "_load_part", 0), (type(root), "unlink", 3)):
+        store = Store(root / method / FINGERPRINT)
         for name in "abc":
             store.append(grades({name: 1.0}))
         with monkeypatch.context() as patch:
-            interrupt(patch, where, method, again(store).compact)
+            interrupt(patch, where, method, reopen(store).compact)
             assert store.compact() == replaced
-        assert len(files(store)) == 1 and held(store) == {"a": 1.0, "b": 1.0, "c": 1.0}
+        assert len(files(store)) == 1 and stored_grades(store) == {"a": 1.0, "b": 1.0, "c": 1.0}
 
 
 def test_a_listing_that_another_thread_got_late_is_not_believed(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     # s3fs has one cache of listings for all threads: one asked before a write may be answered after it.
     import s3fs
 
-    store = Store(bucket / "late" / MADE_BY)
+    store = Store(bucket / "late" / FINGERPRINT)
     store.append(grades({"a": 1.0}))
     late = store.folder.fs.ls(store.folder.path, detail=True)
     store.append(grades({"b": 2.0}))
@@ -714,10 +727,10 @@ def test_a_listing_that_another_thread_got_late_is_not_believed(bucket: UPath, m
         self.dircache[store.folder.path] = late
 
     monkeypatch.setattr(s3fs.S3FileSystem, "invalidate_cache", overtaken)
-    assert missing(store) == "c" and held(store) == {"a": 1.0, "b": 2.0}
+    assert missing(store) == "c" and stored_grades(store) == {"a": 1.0, "b": 2.0}
     store.append(grades({"c": 3.0}))
-    assert missing(store) == "" and held(store) == {"a": 1.0, "b": 2.0, "c": 3.0}
-    assert store.compact() == 3 and held(store) == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert missing(store) == "" and stored_grades(store) == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert store.compact() == 3 and stored_grades(store) == {"a": 1.0, "b": 2.0, "c": 3.0}
 
 
 # Many at once
@@ -834,12 +847,12 @@ def all_at_once(
 def test_many_processes_append_compact_and_read_at_once(tmp_path: Path) -> None:
     (tmp_path / "flags").mkdir()
     spawned = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn"))
-    all_at_once(spawned, str(tmp_path / MADE_BY), {}, tmp_path / "flags", tidiers=1, parts=40, pause=0.05)
-    assert [path.suffix for path in (tmp_path / MADE_BY).iterdir()] == [".parquet"]  # no temporary file is left
+    all_at_once(spawned, str(tmp_path / FINGERPRINT), {}, tmp_path / "flags", tidiers=1, parts=40, pause=0.05)
+    assert [path.suffix for path in (tmp_path / FINGERPRINT).iterdir()] == [".parquet"]  # no temporary file is left
 
 
 def test_many_threads_append_compact_and_read_at_once_on_s3(s3: dict[str, Any], bucket: UPath, tmp_path: Path) -> None:
-    all_at_once(ThreadPoolExecutor, str(bucket / "many" / MADE_BY), s3, tmp_path, tidiers=2, parts=6, pause=0.1)
+    all_at_once(ThreadPoolExecutor, str(bucket / "many" / FINGERPRINT), s3, tmp_path, tidiers=2, parts=6, pause=0.1)
 
 
 ROWS = 1000
@@ -859,7 +872,7 @@ def write_until_killed(folder: str, said: str, writer: int) -> None:
 
 def test_a_process_that_is_killed_leaves_whole_parts_only(tmp_path: Path) -> None:
     spawn, chance = multiprocessing.get_context("spawn"), random.Random()
-    folder = tmp_path / MADE_BY
+    folder = tmp_path / FINGERPRINT
     store = Store(UPath(folder))
     running = {}
     for writer in range(4):

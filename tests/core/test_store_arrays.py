@@ -1,4 +1,4 @@
-"""The store's vectors, on a disk and on S3: found by row, verified row by row, damaged, compacted, written by many."""
+"""The store's vectors, on a disk and on S3: read by row, verified row by row, damaged, compacted, many writers."""
 
 import logging
 import multiprocessing
@@ -18,12 +18,21 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from dselect_core.errors import DselectError
-from dselect_core.storage import score_store as store_module
-from dselect_core.storage import store_folder as parts_module
-from dselect_core.storage import vector_file as vectors
+from dselect_core.storage import score_store, store_folder, vector_file
 from dselect_core.storage.score_store import Store
-from dselect_core.storage.store_folder import ORPHAN_SECONDS, WRITTEN, Folder
-from tests.core.test_store import MADE_BY, at, elsewhere, files, flipped, ids, missing, put, told, written
+from dselect_core.storage.store_folder import ORPHAN_SECONDS, WRITTEN_AT, StoreFolder
+from tests.core.test_store import (
+    FINGERPRINT,
+    at,
+    elsewhere,
+    files,
+    flipped,
+    ids,
+    log_messages,
+    missing,
+    with_time,
+    write_file,
+)
 
 WIDTH = 6
 
@@ -38,33 +47,33 @@ def bucket(s3: dict[str, Any]) -> UPath:
 @pytest.fixture(params=["disk", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     root = UPath(tmp_path) if request.param == "disk" else request.getfixturevalue("bucket") / f"{uuid.uuid4()}"
-    return Store(root / MADE_BY, array="vector")
+    return Store(root / FINGERPRINT, array_column="vector")
 
 
 @pytest.fixture
 def local(tmp_path: Path) -> Store:
-    return Store(UPath(tmp_path) / MADE_BY, array="vector")
+    return Store(UPath(tmp_path) / FINGERPRINT, array_column="vector")
 
 
-def again(store: Store) -> Store:
+def reopen(store: Store) -> Store:
     """The same store as another process opens it."""
-    return Store(elsewhere(store.folder), store.keys, store.retry, store.array)
+    return Store(elsewhere(store.folder), store.keys, store.retry_column, store.array_column)
 
 
 @pytest.fixture
-def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Forget all that this process knows of parts, as if it had just started."""
+def forget_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Clear what this process remembers of parts, as if it had just started."""
 
     def start() -> None:
-        monkeypatch.setattr(parts_module, "_known", {})
-        monkeypatch.setattr(parts_module, "_altered", {})
+        monkeypatch.setattr(store_folder, "_verified_keys", {})
+        monkeypatch.setattr(store_folder, "_altered_rows", {})
 
     start()
     return start
 
 
 def vector(name: str, dtype: type = np.float32, width: int = WIDTH) -> np.ndarray:
-    """What stands for a name, whoever writes it."""
+    """The vector of a name, the same from every writer."""
     seed = np.random.default_rng(list(name.encode()))
     return (seed.standard_normal(width) * 100).astype(dtype)
 
@@ -76,11 +85,11 @@ def frame(names: str | list[str], second: int | None = None, nulls: str = "") ->
     )
     has = ~pl.col("sample_id").is_in(list(nulls))
     made = made.with_columns(pl.when(has).then(pl.col("vector")), reason=pl.when(~has).then(pl.lit("not finite")))
-    return made if second is None else written(made, second)
+    return made if second is None else with_time(made, second)
 
 
 def assert_held(store: Store, names: str | list[str], nulls: str = "", asked: str | list[str] | None = None) -> None:
-    """Of `asked` exactly these rows, bit by bit, both ways of reading."""
+    """The store holds of `asked` exactly these rows, bit by bit, in both ways of reading."""
     expected = frame(sorted(names), nulls=nulls) if names else None
     rows = ids(list(asked if asked is not None else names))
     got, (keys, values, present) = store.read(rows), store.read_array(rows)
@@ -101,7 +110,7 @@ def array_of(path: UPath | None) -> UPath:
 
 
 def age(store: Store, name: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let so much time pass for a file."""
+    """Make a file look so many seconds old."""
     if store.folder.protocol:
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() + seconds)
@@ -109,14 +118,14 @@ def age(store: Store, name: str, seconds: float, monkeypatch: pytest.MonkeyPatch
         os.utime(store.folder / name, (time.time() - seconds,) * 2)
 
 
-# Written and read
+# Append and read
 
 
 def test_vectors_are_read_back_as_they_were(store: Store) -> None:
     store.append(frame("dbxa", nulls="x"))
     store.append(frame("ec"))
     store.append(frame("yz", nulls="yz"))
-    assert_held(again(store), "abcdexyz", nulls="xyz")
+    assert_held(reopen(store), "abcdexyz", nulls="xyz")
     assert_held(store, "bx", nulls="x", asked="xqb")
     assert_held(store, "", asked="q")
     assert missing(store, "zqabx") == "q"
@@ -128,7 +137,7 @@ def test_vectors_are_read_back_as_they_were(store: Store) -> None:
 def test_an_empty_store_of_vectors(store: Store) -> None:
     keys, values, present = store.read_array(ids("a"))
     assert keys.is_empty() and values.shape == (0, 0) and len(present) == 0
-    assert store.read(ids("a")).columns == ["sample_id"] and store.outline(ids("a"))[0].is_empty()
+    assert store.read(ids("a")).columns == ["sample_id"] and store.read_without_vectors(ids("a"))[0].is_empty()
     assert store.append(frame("a").clear()) is None and store.compact() == store.gc(ids("a")) == 0
 
 
@@ -180,10 +189,10 @@ def test_vectors_of_two_shapes_are_not_put_together(local: Store) -> None:
 def test_columns_are_those_asked(store: Store) -> None:
     store.append(frame("ba", 1))
     assert store.read(ids("ab"), ["reason", "vector"]).columns == ["sample_id", "reason", "vector"]
-    assert store.read(ids("ab"), [WRITTEN]).rows() == [("a", at(1)), ("b", at(1))]
-    assert store.read(ids("ab"), ["vector", WRITTEN]).columns == ["sample_id", "vector", WRITTEN]
+    assert store.read(ids("ab"), [WRITTEN_AT]).rows() == [("a", at(1)), ("b", at(1))]
+    assert store.read(ids("ab"), ["vector", WRITTEN_AT]).columns == ["sample_id", "vector", WRITTEN_AT]
     (part,) = store.parts()
-    assert part.frame.columns == ["sample_id", "reason", WRITTEN]
+    assert part.frame.columns == ["sample_id", "reason", WRITTEN_AT]
     assert part.size == sum(len(data) for data in files(store).values())
     assert store.parts(["sample_id"])[0].frame.columns == ["sample_id"]
 
@@ -201,7 +210,7 @@ def test_of_two_vectors_of_a_row_the_first_written_stands(store: Store) -> None:
 def test_random_rows_are_the_rows_of_the_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     # Blocks and requests of a few rows, so that rows lie on both sides of every limit.
     for limit in ("_BLOCK_BYTES", "_GAP_BYTES", "_RANGE_BYTES", "_AT_ONCE_BYTES"):
-        monkeypatch.setattr(vectors, limit, {"_GAP_BYTES": 50, "_AT_ONCE_BYTES": 400}.get(limit, 100))
+        monkeypatch.setattr(vector_file, limit, {"_GAP_BYTES": 50, "_AT_ONCE_BYTES": 400}.get(limit, 100))
     chance = np.random.default_rng()
     values = chance.standard_normal((200, WIDTH)).astype(np.float32)
     names = [f"{row:03}" for row in range(200)]
@@ -215,7 +224,7 @@ def test_random_rows_are_the_rows_of_the_whole(store: Store, monkeypatch: pytest
         assert np.array_equal(found, values[sorted(chosen)])
 
 
-def test_a_lookup_and_an_outline_open_no_array(local: Store) -> None:
+def test_a_lookup_and_a_read_without_vectors_open_no_array(local: Store) -> None:
     path = local.append(frame("abx", nulls="x"))
     array = Path(array_of(path).path)
     size = array.stat().st_size
@@ -223,17 +232,17 @@ def test_a_lookup_and_an_outline_open_no_array(local: Store) -> None:
     array.mkdir()  # whatever opens it fails
     with array.with_name("large").open("wb") as file:
         file.truncate(size)
-    listed = parts_module.listing(local.folder, parts_module._OURS)
+    listed = store_folder.list_folder(local.folder, store_folder._STORE_FILE)
     assert any(entry.name == array.name for entry in listed)
     with pytest.raises(IsADirectoryError), array.open("rb"):
         pass
     array.rmdir()
     array.with_name("large").rename(array)  # as large as it was, but nothing in it is right
-    assert missing(again(local), "abxq") == "q"
-    outline, types = again(local).outline(ids("abxq"))
-    assert outline.rows() == [("a", True, None), ("b", True, None), ("x", None, "not finite")]
+    assert missing(reopen(local), "abxq") == "q"
+    stored, types = reopen(local).read_without_vectors(ids("abxq"))
+    assert stored.rows() == [("a", True, None), ("b", True, None), ("x", None, "not finite")]
     assert types == {"vector": f"Array(float32, {WIDTH})"}
-    assert again(local).read(ids("abx"), ["reason"])["reason"].to_list() == [None, None, "not finite"]
+    assert reopen(local).read(ids("abx"), ["reason"])["reason"].to_list() == [None, None, "not finite"]
     assert_held(local, "x", nulls="x", asked="abx")
 
 
@@ -244,7 +253,7 @@ def test_a_lookup_and_an_outline_open_no_array(local: Store) -> None:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (None, "not there"),
+        (None, "missing"),
         (lambda data: b"", "torn"),
         (lambda data: data[:-1], "torn"),
         (lambda data: data + b"\0", "torn"),
@@ -262,42 +271,42 @@ def test_without_its_whole_array_a_part_counts_as_not_there(
     if damage is None:
         elsewhere(array).unlink()
     else:
-        put(store, array.name, damage(data))
+        write_file(store, array.name, damage(data))
     with caplog.at_level(logging.WARNING):
         assert missing(store, "abcdx") == "cdx"
         assert_held(store, "ab", asked="abcdx")
     assert store.skipped == {str(path): f"its array {array.name} is {why}"}
-    assert len(told(caplog)) == 1
+    assert len(log_messages(caplog)) == 1
     store.append(frame("cdx", nulls="x"))
     assert store.compact() == 2 and path.name in files(store)
-    assert_held(again(store), "abcdx", nulls="x")
-    put(store, array.name, data)  # mended: taken by who comes next
-    assert again(store).parts()[-1].frame.height >= 3 and again(store).skipped == {}
+    assert_held(reopen(store), "abcdx", nulls="x")
+    write_file(store, array.name, data)  # mended: taken by who comes next
+    assert reopen(store).parts()[-1].frame.height >= 3 and reopen(store).skipped == {}
 
 
 def test_an_altered_row_is_made_again_and_no_other(
-    store: Store, forget: Callable[[], None], caplog: pytest.LogCaptureFixture
+    store: Store, forget_parts: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = store.append(frame("abcd"))
     store.append(frame("e"))
     array = array_of(path)
     data = array.read_bytes()
-    put(store, array.name, flipped(data, len(data) - 2 * WIDTH * 4 + 3))  # a byte of c
+    write_file(store, array.name, flipped(data, len(data) - 2 * WIDTH * 4 + 3))  # a byte of c
     assert missing(store, "abcde") == ""  # a lookup cannot know
     assert_held(store, "ab", asked="ab")  # nor need who does not read it
     with caplog.at_level(logging.WARNING):
         assert_held(store, "abde", asked="abcde")
     why = "altered: 1 of its 4 rows are not what was written, and are made again"
-    assert store.skipped == {str(array): why} and told(caplog) == [f"{array}: {why}"]
+    assert store.skipped == {str(array): why} and log_messages(caplog) == [f"{array}: {why}"]
     assert missing(store, "abcde") == "c"
-    forget()  # the next process knows too
-    assert missing(again(store), "abcde") == "c"
-    assert_held(again(store), "abde", asked="abcde")
+    forget_parts()  # the next process knows too
+    assert missing(reopen(store), "abcde") == "c"
+    assert_held(reopen(store), "abde", asked="abcde")
     store.append(frame("c"))
     assert missing(store, "abcde") == ""
     assert_held(store, "abcde")
     assert store.compact() == 3 and len(files(store)) == 2
-    assert_held(again(store), "abcde")
+    assert_held(reopen(store), "abcde")
 
 
 def test_every_kind_of_altered_row_shows() -> None:
@@ -314,16 +323,16 @@ def test_every_kind_of_altered_row_shows() -> None:
         signs[(np.dtype(dtype).itemsize - 1) * 8 :: np.dtype(dtype).itemsize * 8] ^= 1
         packed = np.packbits(np.vstack([bits, altered, signs, np.zeros_like(bits)]), axis=1)
         rows = np.vstack([packed.view(dtype), row[::-1]])
-        found = vectors.checks(rows).tolist()
+        found = vector_file.compute_checks(rows).tolist()
         assert len(set(found)) == len(rows) == len(flips) + 4
 
 
 def test_the_check_is_part_of_the_format() -> None:
-    assert vectors.checks(np.arange(12, dtype=np.float32).reshape(2, 6)).tolist() == [
+    assert vector_file.compute_checks(np.arange(12, dtype=np.float32).reshape(2, 6)).tolist() == [
         12126763312035659776,
         9195941012640366592,
     ]
-    assert vectors.checks(np.arange(6, dtype=np.uint8).reshape(2, 3)).tolist() == [
+    assert vector_file.compute_checks(np.arange(6, dtype=np.uint8).reshape(2, 3)).tolist() == [
         8150160412494245632,
         8224213032595301645,
     ]
@@ -332,7 +341,7 @@ def test_the_check_is_part_of_the_format() -> None:
 def test_an_altered_row_that_another_part_has_too_is_read_from_there(store: Store) -> None:
     path = store.append(frame("ab", 1))
     store.append(frame("bc", 2))
-    put(store, array_of(path).name, flipped(array_of(path).read_bytes(), -1))
+    write_file(store, array_of(path).name, flipped(array_of(path).read_bytes(), -1))
     assert_held(store, "abc")
     assert missing(store, "abc") == ""
     assert array_of(path).with_suffix(".bad").name in files(store)
@@ -344,39 +353,39 @@ def test_rows_that_changed_places_and_zeros_of_a_lost_write_show(local: Store) -
         array = Path(array_of(path).path)
         values = np.load(array)
         np.save(array, damage(values))
-    left = again(local).read_array(ids([f"{place}{name}" for place in (0, 1) for name in "abc"]))
+    left = reopen(local).read_array(ids([f"{place}{name}" for place in (0, 1) for name in "abc"]))
     assert left.keys["sample_id"].to_list() == ["0b"]
 
 
 def test_an_altered_row_found_by_a_compaction_is_left_out_by_the_next(store: Store) -> None:
     path = store.append(frame("abc"))
     store.append(frame("d"))
-    put(store, array_of(path).name, flipped(array_of(path).read_bytes(), -1))
+    write_file(store, array_of(path).name, flipped(array_of(path).read_bytes(), -1))
     assert store.compact() == 0 and missing(store, "abcd") == "c"
     assert store.compact() == 2 and missing(store, "abcd") == "c"
-    assert_held(again(store), "abd", asked="abcd")
+    assert_held(reopen(store), "abd", asked="abcd")
 
 
 def test_where_it_cannot_be_noted_this_process_knows(
     local: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = local.append(frame("ab"))
-    put(local, array_of(path).name, flipped(array_of(path).read_bytes(), -1))
+    write_file(local, array_of(path).name, flipped(array_of(path).read_bytes(), -1))
 
     def refused(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(parts_module, "write_text", refused)
+    monkeypatch.setattr(store_folder, "write_text", refused)
     with caplog.at_level(logging.WARNING):
         assert_held(local, "a", asked="ab")
-    assert missing(again(local), "ab") == "b"
-    assert any("cannot be written (read-only)" in line for line in told(caplog))
+    assert missing(reopen(local), "ab") == "b"
+    assert any("cannot be written (read-only)" in line for line in log_messages(caplog))
 
 
 def test_a_note_that_is_no_note_is_named_and_ignored(store: Store) -> None:
     path = store.append(frame("ab"))
-    note = put(store, array_of(path).with_suffix(".bad").name, b'{"rows": "all"}')
-    assert missing(store, "ab") == "" and store.skipped == {note: "not a list of rows"}
+    note = write_file(store, array_of(path).with_suffix(".bad").name, b'{"rows": "all"}')
+    assert missing(store, "ab") == "" and store.skipped == {note: "not a list of row numbers"}
     assert_held(store, "ab")
 
 
@@ -384,10 +393,10 @@ def test_parts_of_another_layout_are_named_and_made_again(store: Store) -> None:
     inside = Store(store.folder)
     old = inside.append(frame("ab"))
     assert missing(store, "ab") == "ab"
-    assert store.skipped == {str(old): "of another layout: its vectors are not where they are kept now"}
+    assert store.skipped == {str(old): "of another layout: its vectors are not stored as this store expects"}
     new = store.append(frame("ab"))
     assert_held(store, "ab")
-    looked = again(inside)
+    looked = reopen(inside)
     assert looked.missing(ids("ab")).is_empty() and str(new) in looked.skipped
 
 
@@ -403,7 +412,7 @@ def test_an_array_whose_part_was_never_written_is_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_bytes", killed)
+        patch.setattr(score_store, "write_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
             store.append(frame("b", 1))
     (orphan,) = {name for name in files(store) if name.endswith(".npy")} - {array_of(store.parts()[0].path).name}
@@ -411,11 +420,11 @@ def test_an_array_whose_part_was_never_written_is_nothing(
         assert missing(store, "ab") == "b"
         assert_held(store, "a", asked="ab")
         assert store.compact() == 0 and store.gc(ids("a")) == 0
-    assert orphan in files(store) and told(caplog) == [] and store.skipped == {}
+    assert orphan in files(store) and log_messages(caplog) == [] and store.skipped == {}
     age(store, orphan, ORPHAN_SECONDS + 60, monkeypatch)
     store.compact()
     assert orphan not in files(store) and len(files(store)) == 2
-    assert_held(again(store), "a")
+    assert_held(reopen(store), "a")
     store.append(frame("b", 1))  # the writer that comes next writes the same
     assert orphan in files(store)
     assert_held(store, "ab")
@@ -425,7 +434,7 @@ def test_old_temporary_files_go_and_new_ones_and_strangers_stay(local: Store) ->
     path = local.append(frame("a"))
     old, new = (f".{path.stem}.npy.{uuid.uuid4().hex}.tmp" for _ in range(2)) if path else ("", "")
     for name in (old, new, ".notes"):
-        put(local, name, b"half")
+        write_file(local, name, b"half")
     for name in (old, ".notes"):
         os.utime(local.folder / name, (0, 0))
     local.compact()
@@ -435,9 +444,9 @@ def test_old_temporary_files_go_and_new_ones_and_strangers_stay(local: Store) ->
 def test_compaction_puts_arrays_together(store: Store) -> None:
     for second, names in enumerate(("db", "xa", "bc", "y")):
         store.append(frame(names, second, nulls="xy"))
-    before = store.read(ids("abcdxy"), ["vector", "reason", WRITTEN])
+    before = store.read(ids("abcdxy"), ["vector", "reason", WRITTEN_AT])
     assert store.compact() == 4
-    assert before.equals(again(store).read(ids("abcdxy"), ["vector", "reason", WRITTEN]))
+    assert before.equals(reopen(store).read(ids("abcdxy"), ["vector", "reason", WRITTEN_AT]))
     (part,) = store.parts()
     assert files(store).keys() == {part.path.name, array_of(part.path).name}
     data = files(store)[array_of(part.path).name]
@@ -455,13 +464,13 @@ def test_what_is_large_counts_the_array_and_memory_is_bounded(local: Store, monk
     for start in range(0, 900, 100):
         local.append(frame(names[start : start + 100]))
     (size,) = {part.size // 1000 for part in local.parts()}
-    monkeypatch.setattr(store_module, "LARGE", size * 500)  # less than a part: with its array each is large
+    monkeypatch.setattr(score_store, "LARGE_PART_BYTES", size * 500)  # less than a part: with its array each is large
     assert local.compact() == 0
-    monkeypatch.setattr(store_module, "LARGE", (size + 1) * 1000)
+    monkeypatch.setattr(score_store, "LARGE_PART_BYTES", (size + 1) * 1000)
     assert local.compact() == 9
     heights = sorted(part.frame.height for part in local.parts())
     assert sum(heights) == 900 and max(heights) <= 300
-    assert_held(again(local), names)
+    assert_held(reopen(local), names)
 
 
 NAMES = "abcdef"
@@ -478,7 +487,7 @@ STEPS = st.one_of(
 def test_after_any_steps_the_store_holds_what_a_list_would(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, set[str], set[str]]]
 ) -> None:
-    store = Store(UPath(tmp_path_factory.mktemp("store")) / MADE_BY, array="vector")
+    store = Store(UPath(tmp_path_factory.mktemp("store")) / FINGERPRINT, array_column="vector")
     rows: dict[str, bool] = {}  # name → whether it has a vector
     for second, (step, names, nulls) in enumerate(steps):
         if step == "append":
@@ -522,7 +531,11 @@ def in_the_middle(patch: pytest.MonkeyPatch, where: Any, name: str, work: Callab
     patch.setattr(where, name, first)
 
 
-@pytest.mark.parametrize("moment", [(vectors, "fill"), (Folder, "_part"), (Folder, "_sound")], ids=lambda at: at[1])
+@pytest.mark.parametrize(
+    "moment",
+    [(vector_file, "read_vectors_into"), (StoreFolder, "_load_part"), (StoreFolder, "_with_trusted_rows")],
+    ids=lambda at: at[1],
+)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
 def test_a_compaction_in_the_middle_of_a_read_hides_no_row(
     store: Store, moment: tuple[Any, str], known: bool, monkeypatch: pytest.MonkeyPatch
@@ -531,9 +544,9 @@ def test_a_compaction_in_the_middle_of_a_read_hides_no_row(
         store.append(frame(name))
     assert not known or missing(store, "abc") == ""
     with monkeypatch.context() as patch:
-        in_the_middle(patch, *moment, again(store).compact)
-        if known and moment[1] == "_part":
-            again(store).compact()
+        in_the_middle(patch, *moment, reopen(store).compact)
+        if known and moment[1] == "_load_part":
+            reopen(store).compact()
         assert_held(store, "abc")
     assert len(files(store)) == 2 and store.skipped == {}
 
@@ -542,22 +555,22 @@ def test_a_compaction_in_the_middle_of_another_loses_no_row(store: Store, monkey
     for name in "abc":
         store.append(frame(name))
     with monkeypatch.context() as patch:
-        in_the_middle(patch, vectors, "fill", again(store).compact)
+        in_the_middle(patch, vector_file, "read_vectors_into", reopen(store).compact)
         assert store.compact() == 0  # the other has done it
-    assert_held(again(store), "abc")
+    assert_held(reopen(store), "abc")
     assert len(files(store)) == 2 and store.skipped == {}
 
 
 def test_a_part_listed_before_its_array_is_looked_at_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing of several pages on S3 may show the part, which is written last, and not the array before it."""
     path = store.append(frame("ab"))
-    listing, late = parts_module.listing, [array_of(path).name]
+    list_folder, late = store_folder.list_folder, [array_of(path).name]
 
     def first(folder: UPath, known: Any) -> list[Any]:
         hidden = late.pop() if late else None
-        return [entry for entry in listing(folder, known) if entry.name != hidden]
+        return [entry for entry in list_folder(folder, known) if entry.name != hidden]
 
-    monkeypatch.setattr(parts_module, "listing", first)
+    monkeypatch.setattr(store_folder, "list_folder", first)
     assert_held(store, "ab")
     assert late == [] and store.skipped == {}
 
@@ -566,7 +579,7 @@ WRITERS, PARTS = 3, 15
 
 
 def write(url: str, options: dict[str, Any], writer: int) -> None:
-    store = Store(UPath(url, **options), array="vector")
+    store = Store(UPath(url, **options), array_column="vector")
     for number in range(PARTS):
         names = [f"{writer}-{number}-{row}" for row in range(8)]
         store.append(frame(names))
@@ -587,7 +600,7 @@ def test_many_threads_append_compact_and_read_at_once_on_s3(
     s3: dict[str, Any], bucket: UPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "PARTS", 6)
-    store = Store(bucket / "many" / MADE_BY, array="vector")
+    store = Store(bucket / "many" / FINGERPRINT, array_column="vector")
     with ThreadPoolExecutor(WRITERS) as people:
         for done in [people.submit(write, str(store.folder), s3, writer) for writer in range(WRITERS)]:
             done.result()
@@ -596,8 +609,8 @@ def test_many_threads_append_compact_and_read_at_once_on_s3(
 
 def check_all(store: Store) -> None:
     names = [f"{writer}-{number}-{row}" for writer in range(WRITERS) for number in range(PARTS) for row in range(8)]
-    assert_held(again(store), names)
+    assert_held(reopen(store), names)
     store.compact()
-    assert_held(again(store), names)
+    assert_held(reopen(store), names)
     # Nothing is left over: a part, and its array.
     assert sorted(name.rsplit(".", 1)[1] for name in files(store)) == ["npy", "parquet"]

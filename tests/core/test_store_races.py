@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from dselect_core.storage import store_folder as parts_module
+from dselect_core.storage import store_folder
 from dselect_core.storage.score_store import Store
-from dselect_core.storage.store_folder import Folder
-from tests.core.test_store import MADE_BY, again, elsewhere, grades, held, ids, missing
+from dselect_core.storage.store_folder import StoreFolder
+from tests.core.test_store import FINGERPRINT, elsewhere, grades, ids, missing, reopen, stored_grades
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def bucket(s3: dict[str, Any]) -> UPath:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(UPath(tmp_path) / MADE_BY)
+    return Store(UPath(tmp_path) / FINGERPRINT)
 
 
 def test_a_compaction_while_the_folder_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One listing may miss both what came and what went; it is made until two are alike."""
     for name in "abc":
         store.append(grades({name: 1.0}))
-    listed, other = Path.iterdir, again(store)
+    listed, other = Path.iterdir, reopen(store)
     todo = [other.compact]
 
     def meanwhile(self: Path) -> Iterator[Path]:
@@ -47,24 +47,24 @@ def test_a_compaction_while_the_folder_is_read(store: Store, monkeypatch: pytest
 def test_a_reader_beside_one_compaction_of_many_parts_on_s3(bucket: UPath) -> None:
     """On S3 the replaced parts go one by one, and slowly."""
     count = 40
-    store = Store(bucket / MADE_BY)
+    store = Store(bucket / FINGERPRINT)
     names = [f"{number:03}" for number in range(count)]
     for name in names:
         store.append(grades({name: 1.0}))
     with ThreadPoolExecutor(1) as threads:
-        compacted = threads.submit(again(store).compact)
+        compacted = threads.submit(reopen(store).compact)
         while not compacted.done():
-            assert len(held(store, names)) == count
+            assert len(stored_grades(store, names)) == count
     assert compacted.result() == count
 
 
 def test_files_that_keep_vanishing_are_an_error_in_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.append(grades({"a": 1.0}))
-    monkeypatch.setattr(parts_module, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(store_folder, "_PATIENCE_SECONDS", 0.1)
 
     def gone(*_: object) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr(Folder, "_part", gone)
+    monkeypatch.setattr(StoreFolder, "_load_part", gone)
     with pytest.raises(FileNotFoundError, match="its files keep vanishing"):
         store.missing(ids("a"))
