@@ -8,6 +8,7 @@ A plan only reads.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +80,20 @@ class _Planner:
     model: dict[str, Any] | None  # provenance of the target model there will be; None: known once it was opened
     stale: Reasons
     lost: list[tuple[str, str]] = field(default_factory=list)
+    score_todos: dict[str, dict[str, ScoreTodo]] = field(default_factory=dict)  # by kind and source
     replaced_kinds: set[str] = field(default_factory=set)
     index_moves: bool = False
+    pairs: pl.DataFrame | None = None  # samples with the shots they will have; None: not known before the run
     pairs_move: bool = False
     _lengths: pl.DataFrame | None = None
 
-    def __post_init__(self) -> None:
-        self.needed = needed_kinds(self.workspace.settings)
-        self.pairs: pl.DataFrame | None = None  # samples with the shots they will have; None: not known yet
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        return needed_kinds(self.workspace.settings)
 
     def scores(self) -> list[Step]:
         """Steps of the scores that are made source by source."""
-        todos: dict[str, dict[str, ScoreTodo]] = {}
+        todos = self.score_todos
         for kind in all_kinds().values():
             if not kind.by_source or kind.name not in self.needed:
                 continue
@@ -101,7 +104,6 @@ class _Planner:
                     self.replaced_kinds.add(kind.name)
                 if todo.lost:
                     self.lost.append((kind.asset, todo.source))
-        self.score_todos = todos
         steps = []
         for asset, kinds in kinds_by_asset(by_source=True).items():
             for source in self.pool.sources:
@@ -146,16 +148,14 @@ class _Planner:
         searched = self.index_moves or stale is not None
         pool_rows, prompts = self.pool.ids.height, self._store(kind_of("prompts"))
         todo = neighbors_todo(self.workspace, self.pool.ids, None if prompts is None else [prompts.fingerprint])
-        pairs, steps = todo.previous, []
-        changed_rows = 0
-        if searched:
-            if todo.stands:
-                changed_rows = 0
-            elif prompts is not None and pool_rows and prompts.missing(self.pool.ids).is_empty():
+        pairs, changed_rows, steps = todo.previous, 0, []
+        if searched and not todo.stands:
+            if prompts is not None and pool_rows and prompts.missing(self.pool.ids).is_empty():
                 pairs = todo.search(prompts.read_array(self.pool.ids).values)
                 changed_rows = todo.changed_rows(pairs)
             else:
                 pairs, changed_rows = None, min(pool_rows, todo.estimated_changed_rows())
+        if searched:
             because = stale or ("the pool changed" if self.pool.rows_moved else "upstream changed")
             exact = pairs is not None
             steps.append(Step("neighbors", None, because, changed_rows, pool_rows - changed_rows, exact))
@@ -206,7 +206,7 @@ class _Planner:
                 steps.append(Step("coreset", todo.recipe, todo.why, computed, reused, todo.exact))
         return steps
 
-    @property
+    @cached_property
     def _new_ids(self) -> pl.DataFrame | None:
         indexed = self.pool.indexed_ids
         return None if indexed is None else self.pool.ids.join(indexed, on="sample_id", how="anti")

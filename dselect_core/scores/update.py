@@ -61,6 +61,8 @@ def score_todos(
     {source: why it runs although its own state gives no reason}. A sample that several of the sources hold is missing
     in the first that runs: the others will find it in the store.
     """
+    if not sources:
+        return {}
     ids = pl.concat([rows.samples.select("sample_id") for rows in sources.values()]).unique(maintain_order=True)
     missing_ids = ids if store is None else store.missing(ids)
     # A row that was tried in vain is missing, but not lost.

@@ -90,6 +90,17 @@ def test_the_plan_names_what_the_refresh_then_makes(graph: Graph, change: str, t
     assert_as_planned(planned, graph.refresh())
 
 
+def test_a_plan_of_nothing_but_an_unreadable_source_names_it(tmp_path: Path) -> None:
+    graph = Graph(tmp_path)
+    graph.sources("a")
+    graph.settings(coresets=RECIPES)
+    planned = graph.plan()
+    assert [(step.asset, step.why) for step in planned.steps if step.partition == "a"] == [
+        ("raw_dataset", "cannot be read")
+    ]
+    assert "a.json" in planned.problems["a"]
+
+
 def test_another_option_of_a_strategy_is_planned_as_another_order(graph: Graph) -> None:
     def recipe(**given: object) -> None:
         graph.settings(coresets={"r": given})
@@ -204,7 +215,7 @@ def test_why_names_what_is_out_of_force_and_what_kept_a_row_out(graph: Graph, sa
     assert not graph.refresh().failed
     told = dselect(graph.folder, "why", sample)
     assert told.count("difficulty, written") == 2
-    assert "(of an earlier recipe or shot; not used now)" in told
+    assert "(of an earlier provenance or shot; not used now)" in told
     out = (set(graph.pool()["sample_id"]) - set(graph.order("weak")["sample_id"])).pop()
     assert "would gain" in dselect(graph.folder, "why", out)
 
