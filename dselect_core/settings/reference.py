@@ -21,7 +21,7 @@ def reference() -> str:
     """The page as markdown: the top level, then a section for each object in the order it is met."""
     schema = json_schema()
     definitions: dict[str, Any] = schema["$defs"]
-    sections = [_HEAD, "## Top level\n", _table(schema)]
+    sections = [_HEAD, "## Top level\n", _table(schema, schema)]
     waiting, written = _references(schema), set[str]()
     while waiting:
         name = waiting.pop(0)
@@ -29,7 +29,7 @@ def reference() -> str:
             continue
         written.add(name)
         sections += [f"## {_title(name, schema)}\n", f"{definitions[name].get('description', '')}\n"]
-        sections.append(_table(definitions[name]))
+        sections.append(_table(definitions[name], schema))
         waiting += _references(definitions[name])
     return "\n".join(section.rstrip("\n") + "\n" for section in sections)
 
@@ -52,13 +52,14 @@ def _names(value: Any) -> list[str]:
     return [name for inner in value for name in _names(inner)] if isinstance(value, list) else []
 
 
-def _table(schema: dict[str, Any]) -> str:
-    required = set(schema.get("required", ()))
+def _table(definition: dict[str, Any], schema: dict[str, Any]) -> str:
+    """The keys of one definition of a schema; a type that has a section of its own is a link to it."""
+    required = set(definition.get("required", ()))
     rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for key, value in schema["properties"].items():
+    for key, value in definition["properties"].items():
         default = "required" if key in required else _default(value)
         meaning = str(value.get("description", "")).replace("|", "\\|").replace("\n", " ")
-        rows.append(f"| `{key}` | {_type(value)} | {default} | {meaning} |")
+        rows.append(f"| `{key}` | {_type(value, schema)} | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
@@ -68,19 +69,20 @@ def _default(value: dict[str, Any]) -> str:
     return "" if value.get("default") is None else f"`{value['default']}`"
 
 
-def _type(value: dict[str, Any]) -> str:
+def _type(value: dict[str, Any], schema: dict[str, Any]) -> str:
     if "$ref" in value:
-        return str(value["$ref"]).rsplit("/", 1)[-1].removesuffix("Spec")
+        name = str(value["$ref"]).rsplit("/", 1)[-1]
+        return f"[{name.removesuffix('Spec')}](#{_title(name, schema).strip('`').lower()})"
     if "enum" in value:
         return ", ".join(f"`{each}`" for each in value["enum"])
     if "const" in value:
         return f"`{value['const']}`"
     if "anyOf" in value:
-        return " or ".join(dict.fromkeys(_type(each) for each in value["anyOf"] if each.get("type") != "null"))
+        return " or ".join(dict.fromkeys(_type(each, schema) for each in value["anyOf"] if each.get("type") != "null"))
     if value.get("type") == "array":
-        return f"list of {_type(value['items'])}"
+        return f"list of {_type(value['items'], schema)}"
     if value.get("type") == "object" and isinstance(value.get("additionalProperties"), dict):
-        return f"name → {_type(value['additionalProperties'])}"
+        return f"name → {_type(value['additionalProperties'], schema)}"
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {value[bound]:g}" for bound, sign in bounds.items() if bound in value]
     return " ".join([str(value.get("type", "any")), ", ".join(limits)]).strip()
