@@ -1,6 +1,6 @@
-"""The builtin grader on hand-made right and wrong answers to the same request.
+"""The builtin grader on hand-made right and damaged answers to the same request.
 
-Every check is asked both ways: the wrong answer must lose grade, the right one must keep all of it.
+Every check is tested both ways: the damaged answer must lose grade, the right one must keep all of it.
 """
 
 import time
@@ -13,9 +13,8 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dselect_core.graders.heuristic_grader import FLOOR, NOTHING_FOUND, grade_messages
+from dselect_core.graders.heuristic_grader import FLOOR, NAME, NOTHING_FOUND, grade_messages
 from dselect_core.graders.heuristics.expression import ExpressionError, evaluate, normalise
-from dselect_core.scores.heuristics.computed import asked_value
 
 
 def grade(prompt: str, response: str) -> float:
@@ -48,7 +47,7 @@ def test_unusual_but_right_answers_are_left_alone(prompt, response):
 
 def test_a_conversation_is_as_good_as_its_weakest_answer():
     good = [{"role": "user", "content": "What is 6 + 7?"}, {"role": "assistant", "content": "13"}]
-    bad = [{"role": "user", "content": "And what is 6 * 7?"}, {"role": "assistant", "content": "44"}]
+    bad = [{"role": "user", "content": "And what is 6 * 7?"}, {"role": "assistant", "content": "6 * 7 = 44"}]
     assert grade_messages(good)[0] == 1.0
     assert grade_messages(good + bad)[0] == grade_messages(bad)[0] < 0.2
 
@@ -56,10 +55,10 @@ def test_a_conversation_is_as_good_as_its_weakest_answer():
 def test_factors_multiply_and_stop_at_the_floor():
     value, line = grade_messages([
         {"role": "user", "content": "What is 5 * 5?"},
-        {"role": "assistant", "content": "5 * 5 = 24, 1 km = 10 m, and that is why the"},
+        {"role": "assistant", "content": "5 * 5 = 24, and that is why the"},
     ])  # fmt: skip
     assert value == FLOOR
-    assert line.count(";") >= 2
+    assert line.count(";") == 1
 
 
 _number = st.integers(0, 5000)
@@ -104,9 +103,19 @@ def test_no_text_is_slow_or_breaks_a_check(text):
     assert time.perf_counter() - started < 5
 
 
-def test_marks_of_a_tokenizer_are_not_part_of_an_answer():
-    assert grade("Which city hosts the Louvre?", "<s> Paris </s><|endoftext|>\n") == 1.0
-    assert grade("Which city hosts the Louvre?", "<|endoftext|>") == FLOOR
+SPECIAL_TOKENS = [
+    "<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<eos>", "<pad>", "[EOS]", "<end_of_turn>", "<|END_OF_TURN|>",
+    "<｜end▁of▁sentence｜>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+def test_special_tokens_are_no_part_of_an_answer(token):
+    prompt = "Which city hosts the Louvre?"
+    assert grade(prompt, token) == grade(prompt, f" {token}\n{token}{token}") == FLOOR
+    assert grade(prompt, f"<s> Paris {token}{token}\n") == 1.0
+    cut = "The Louvre is in Paris. It was a palace. It is now a museum that shows the"
+    assert grade(prompt, f"{cut}{token}") == grade(prompt, cut) < 0.5
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -123,15 +132,6 @@ def test_expressions_with_no_or_several_readings_are_refused(text):
         evaluate(normalise(text))
 
 
-@pytest.mark.parametrize("text", [
-    "What is 17 * 23, rounded to the nearest ten?", "Write a function to compute 3 + 4", "What is 5?",
-    "I have 3 apples. What is 3 + 4?", "What is 3 + 4 in binary?", "What is the difference between 4G and 5G?",
-    "Compare 3 and 4.",
-])  # fmt: skip
-def test_requests_without_one_plain_value_have_none(text):
-    assert asked_value(text) is None
-
-
 def test_grade_frame():
     from dselect_core.graders.grades import GRADES, grade, recipe
     from dselect_core.settings.settings import GraderSpec
@@ -141,20 +141,20 @@ def test_grade_frame():
         {
             "sample_id": ["a" * 32, "b" * 32],
             "messages": [
-                [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}],
-                [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "5"}],
+                [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 4"}],
+                [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 5"}],
             ],
         },
         schema={"sample_id": pl.String, "messages": pl.List(message)},
     )
-    seen: list[tuple[int, int]] = []
-    frame = grade(samples, GraderSpec(), lambda done, total, reused=0: seen.append((done, total)))
+    reports: list[tuple[int, int]] = []
+    frame = grade(samples, GraderSpec(), lambda done, total, reused=0: reports.append((done, total)))
     assert frame.schema == GRADES
     assert frame["sample_id"].to_list() == samples["sample_id"].to_list()
-    assert frame["grade"].to_list() == [1.0, 0.1]
+    assert frame["grade"].to_list() == [1.0, 0.15]
     assert frame["scale"].unique().to_list() == ["heuristic"]
-    assert frame["grader"].unique().to_list() == ["builtin-heuristic/1"]
+    assert frame["grader"].unique().to_list() == [NAME] == ["builtin-heuristic/2"]
     assert frame["error"].null_count() == frame["rating"].null_count() == 2
-    assert seen[-1] == (2, 2)
+    assert reports[-1] == (2, 2)
     assert recipe(GraderSpec()) == recipe(GraderSpec(concurrency=99, timeout_seconds=1))
     assert grade(samples.clear(), GraderSpec()).schema == GRADES
