@@ -3,9 +3,9 @@
     python -m benchmarks.heuristic_grader alpaca.json lima.jsonl t0/ --half second
     python -m benchmarks.heuristic_grader --demo
 
-Each path is one source in any format that dselect reads. Four damages are tried on a seeded sample of its rows, always
-on the last answer: the answer of another row of the same source, a cut at 30% to 90% of the characters, one number
-changed, and one number of an equation changed. `--demo` measures the faults planted in the demo corpus instead.
+Each path is one source in any format that dselect reads. Five damages are tried on a seeded sample of its rows,
+always on the last answer: the answer of another row of the same source, a cut at 30% to 90% of the characters, one
+number changed, the result of a sum changed, and a loop. `--demo` measures the faults planted in the demo corpus.
 
 It trades realism for ground truth. Undamaged rows count as faultless, although some are not, so a true finding in
 them is counted as a false alarm. A damaged row counts as faulty, although another row's answer may happen to fit.
@@ -18,21 +18,17 @@ from collections import Counter
 from collections.abc import Iterable
 from random import Random
 
-from rich.console import Console
-from rich.table import Table
-
 from demo.corpus import generate
 from dselect_core.corpus.formats import choose, read
 from dselect_core.corpus.ingest import ingest
 from dselect_core.corpus.sample import BadRow, Message
+from dselect_core.graders.heuristic_grader import find_faults
 from dselect_core.graders.heuristics import CHECKS
 from dselect_core.graders.heuristics.turn import turns, without_special_tokens
 from dselect_core.settings.settings import SourceSpec
 
 Messages = list[Message]
 ANY = "any check"
-NAMES = [check.__name__ for check in CHECKS]
-_EQUATION = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?: ?[-+*/×÷] ?\d+(?:\.\d+)?)+ ?= ?\d+(?:\.\d+)?")
 SHORTEST_CUT = 40
 """Characters of the shortest answer that is cut: a shorter one is often whole at any length."""
 
@@ -81,15 +77,23 @@ def change_number(rng: Random, answer: str) -> str | None:
     return answer[: number.start()] + changed + answer[number.end() :]
 
 
-def change_equation(rng: Random, answer: str) -> str | None:
-    """One number of an equation like `12 + 7 = 19` replaced; None for an answer without one."""
-    equations = list(_EQUATION.finditer(answer))
-    if not equations:
+_SUM = re.compile(r"\d[ ]?[-+*/×÷x][ ]?\$?\d[\d.,]*[ ]?=[ ]?\$?(\d+)")
+
+
+def change_result(rng: Random, answer: str) -> str | None:
+    """The digits after the equals sign of one `a + b = c` replaced by others; None for an answer without a sum."""
+    sums = list(_SUM.finditer(answer))
+    if not sums:
         return None
-    equation = rng.choice(equations)
-    changed = change_number(rng, equation[0])
-    assert changed is not None
-    return answer[: equation.start()] + changed + answer[equation.end() :]
+    chosen = rng.choice(sums)
+    return answer[: chosen.start(1)] + (change_number(rng, chosen[1]) or "") + answer[chosen.end(1) :]
+
+
+def loop(rng: Random, answer: str) -> str | None:
+    """The first half, and its last eight words four times more; None for an answer of less than 32 words."""
+    words = answer.split()
+    half = words[: len(words) // 2]
+    return " ".join(half + 4 * half[-8:]) if len(half) >= 16 else None
 
 
 def damage(rows: list[Messages], limit: int, seed: int) -> dict[str, tuple[list[Messages], list[Messages]]]:
@@ -106,7 +110,8 @@ def damage(rows: list[Messages], limit: int, seed: int) -> dict[str, tuple[list[
         "another row's answer": other_answer,
         "cut": cut,
         "number changed": change_number,
-        "number of an equation changed": change_equation,
+        "sum changed": change_result,
+        "loop": loop,
     }
     pairs: dict[str, tuple[list[Messages], list[Messages]]] = {}
     for name, spoil in damages.items():
@@ -124,44 +129,49 @@ def count_findings(rows: Iterable[Messages]) -> Counter[str]:
     """How many conversations each check flags in at least one answer, and how many ANY check flags."""
     counts: Counter[str] = Counter()
     for messages in rows:
-        flags = {check.__name__ for turn in turns(messages) for check in CHECKS if check(turn) is not None}
+        flags = {name for turn in turns(messages) for name in find_faults(turn)}
         counts.update(flags)
         counts[ANY] += bool(flags)
     return counts
 
 
-def table_of(title: str, groups: dict[str, tuple[list[Messages], list[Messages]]]) -> Table:
-    """Per check and group: false alarms among the undamaged rows, precision and recall on the damaged ones."""
-    table = Table("check", title=title)
-    columns: list[list[str]] = []
-    for name, (whole, spoilt) in groups.items():
-        alarms, caught = count_findings(whole), count_findings(spoilt)
-        table.add_column(f"{name}\n{len(whole):,} whole\nfalse alarms", justify="right")
-        table.add_column(f"\n{len(spoilt):,} spoilt\nprecision", justify="right")
-        table.add_column("\n\nrecall", justify="right")
-        cells = [_cells(alarms[check], len(whole), caught[check], len(spoilt)) for check in [*NAMES, ANY]]
-        columns += [list(column) for column in zip(*cells, strict=True)]
-    for at, check in enumerate([*NAMES, ANY]):
-        table.add_row(check, *(column[at] for column in columns))
-    return table
+def print_table(header: list[str], rows: Iterable[list[str]]) -> None:
+    """A Markdown table on standard output, numbers to the right."""
+    print("| " + " | ".join(header) + " |")
+    print("| --- |" + " ---: |" * (len(header) - 1))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
 
 
-def _cells(alarms: int, whole: int, caught: int, spoilt: int) -> tuple[str, str, str]:
-    precision = f"{caught / (caught + alarms):.0%}" if caught + alarms else "–"
-    return f"{alarms / whole:.2%}" if whole else "–", precision, f"{caught / spoilt:.1%}" if spoilt else "–"
-
-
-def undamaged_table(sources: dict[str, list[Messages]]) -> Table:
+def print_undamaged(sources: dict[str, list[Messages]]) -> None:
     """How many rows of each source a check flags as they are."""
-    table = Table("check", title="rows as they are")
     counts = {name: count_findings(rows) for name, rows in sources.items()}
-    for name, rows in sources.items():
-        table.add_column(f"{name}\n{len(rows):,} rows", justify="right")
-    for check in [*NAMES, ANY]:
-        table.add_row(
-            check, *(f"{found[check]} ({found[check] / len(sources[name]):.2%})" for name, found in counts.items())
-        )
-    return table
+    header = ["check", *(f"{name} ({len(rows):,} rows)" for name, rows in sources.items())]
+    cells = {
+        check: [f"{counts[name][check]} ({counts[name][check] / len(rows):.2%})" for name, rows in sources.items()]
+        for check in [*CHECKS, ANY]
+    }
+    print_table(header, ([check, *row] for check, row in cells.items()))
+
+
+def print_damaged(groups: dict[str, tuple[list[Messages], list[Messages]]]) -> None:
+    """Per damage and check: false alarms among the undamaged rows, precision and recall.
+
+    A check that flags neither is left out.
+    """
+    lines: list[list[str]] = []
+    for name, (whole, damaged) in groups.items():
+        alarms, caught = count_findings(whole), count_findings(damaged)
+        for check in [*CHECKS, ANY]:
+            if not damaged or (check != ANY and not alarms[check] and not caught[check]):
+                continue
+            precision = (
+                f"{caught[check] / (caught[check] + alarms[check]):.0%}" if caught[check] + alarms[check] else "–"
+            )
+            recall = f"{caught[check]} of {len(damaged):,} ({caught[check] / len(damaged):.1%})"
+            lines.append([f"{name}: {check}", f"{alarms[check]} of {len(whole):,}", precision, recall])
+    print_table(["damage: check", "false alarms", "precision", "recall"], lines)
 
 
 def demo_groups() -> dict[str, tuple[list[Messages], list[Messages]]]:
@@ -184,18 +194,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.heuristic_grader", description=__doc__.split("\n")[0])
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--half", choices=["all", "first", "second"], default="all")
-    parser.add_argument("--rows", type=int, default=3000, help="rows damaged per source and damage, at most")
+    parser.add_argument("--rows", type=int, default=20000, help="rows damaged per source and damage, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--demo", action="store_true", help="measure the faults planted in the demo corpus")
     arguments = parser.parse_args()
-    console = Console(width=200)
     sources = {path.rstrip("/").rpartition("/")[2]: read_rows(path, arguments.half) for path in arguments.paths}
     if sources:
-        console.print(undamaged_table(sources))
+        print("Rows as they are\n")
+        print_undamaged(sources)
     for name, rows in sources.items():
-        console.print(table_of(f"{name}, damaged", damage(rows, arguments.rows, arguments.seed)))
+        print(f"{name}, damaged\n")
+        print_damaged(damage(rows, arguments.rows, arguments.seed))
     if arguments.demo:
-        console.print(table_of("demo corpus, planted faults", demo_groups()))
+        print("Demo corpus, planted faults\n")
+        print_damaged(demo_groups())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The corpus put together: tasks drawn per source, defects planted, copies made, rows shuffled and labelled."""
+"""Assembles the corpus: draws tasks per source, plants defects, copies rows, shuffles and labels them.
+
+One seeded generator makes all choices in one order, so any change to that order changes the corpus of every seed.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +63,7 @@ _SYSTEMS = {
 
 @dataclass(frozen=True)
 class Label:
-    """The truth about one row: keyed by (source, 1-based row) and kept apart from the rows.
+    """The truth about one row: keyed by (source, 1-based row) kept apart from the rows.
 
     copy_of_source, copy_of_row: the row a duplicate copies, else None; clean_response: the right and whole
     last answer of a row whose own was spoilt, else None; category: `family/kind`; template: the wording drawn.
@@ -96,8 +99,8 @@ class _Item:
     def spoil(self, label: LabelName, answer: str) -> None:
         self.clean_response = self.task.answer
         self.label = label
-        *before, (prompt, _) = self.task.turns
-        self.task = replace(self.task, turns=(*before, (prompt, answer)))
+        *earlier_turns, (prompt, _) = self.task.turns
+        self.task = replace(self.task, turns=(*earlier_turns, (prompt, answer)))
 
     @property
     def portable(self) -> bool:
@@ -124,7 +127,7 @@ class _Drawer:
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        self._seen: set[str] = set()
+        self._used_keys: set[str] = set()
 
     def __call__(self, makers: Sequence[Maker], n: int) -> list[Task]:
         tasks: list[Task] = []
@@ -135,8 +138,8 @@ class _Drawer:
             if turn > 100 * n:
                 raise RuntimeError(f"{task.category} and its neighbours have fewer than {n} different problems")
             keys = {task.problem, "".join(c for c in prompt_text(task).lower() if c.isalnum() or c in "+-×*÷/^.")}
-            if keys.isdisjoint(self._seen):
-                self._seen |= keys
+            if keys.isdisjoint(self._used_keys):
+                self._used_keys |= keys
                 tasks.append(task)
         return tasks
 
@@ -196,17 +199,17 @@ def _copies(rng: Random, items: list[_Item]) -> list[_Item]:
 
     def originals(n: int, n_across: int) -> list[tuple[_Item, bool]]:
         portable = [item for item in clean if item.portable][:n_across]
-        rest = [item for item in clean if item not in portable][: n - n_across]
-        for item in portable + rest:
+        others = [item for item in clean if item not in portable][: n - n_across]
+        for item in portable + others:
             clean.remove(item)
-        return [*((item, True) for item in portable), *((item, False) for item in rest)]
+        return [*((item, True) for item in portable), *((item, False) for item in others)]
 
     for original, across in originals(EXACT, EXACT_ACROSS_SOURCES):
         copies.append(_Item(target(original, across), original.task, "exact_duplicate", original))
     for original, across in originals(NEAR, NEAR_ACROSS_SOURCES):
-        (prompt, answer), *after = original.task.turns
+        (prompt, answer), *later_turns = original.task.turns
         while True:
-            task = replace(original.task, turns=((plant.reword(rng, prompt), answer), *after))
+            task = replace(original.task, turns=((plant.reword(rng, prompt), answer), *later_turns))
             if prompt_text(task) not in prompts:
                 break
         prompts.add(prompt_text(task))

@@ -1,6 +1,6 @@
-"""What is planted: light rewording of a prompt, cut answers, empty answers.
+"""Planted defects: a reworded prompt, a cut answer, an empty answer.
 
-Each edit is what real instruction data shows. A rewording keeps the task and its data (text in quotes
+Each edit imitates what real instruction data shows. A rewording keeps the task and its data (text in quotes
 and after a colon is left alone), so the old answer stays right.
 """
 

@@ -1,4 +1,4 @@
-"""A builder of multi-turn tasks: each turn is worded on its own, the last one may have a wrong answer."""
+"""A builder of multi-turn tasks. Each turn is worded on its own, and the last one may have a wrong answer."""
 
 from collections.abc import Sequence
 from random import Random

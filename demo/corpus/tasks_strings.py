@@ -1,4 +1,4 @@
-"""String manipulation on words and short phrases; answers are what Python's own string methods say."""
+"""String manipulation on words and short phrases; answers come from Python's own string methods."""
 
 from random import Random
 

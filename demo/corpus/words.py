@@ -1,4 +1,4 @@
-"""Word lists the text tasks draw from."""
+"""Word lists for the text tasks."""
 
 WORDS = [
     "anchor", "apple", "arrow", "autumn", "balance", "banana", "basket", "beacon", "bottle", "branch", "bridge",

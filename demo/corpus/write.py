@@ -24,8 +24,8 @@ LABELS = "labels/labels.csv"
 def write_corpus(folder: Path, seed: int = 0) -> dict[str, Path]:
     """Write the corpus of a seed into `folder`; returns the path of each source, and of `labels`.
 
-    Same seed, same bytes (on one version of Python and zlib; the rows are the same on all). A file already
-    there is replaced. Raises DselectError where the folder cannot be written.
+    Same seed, same bytes (on one version of Python and zlib; the rows are the same on all). An existing
+    file is replaced. Raises DselectError where the folder cannot be written.
     """
     corpus = generate(seed)
     paths = {source: folder / name for source, name in SOURCES.items()} | {"labels": folder / LABELS}

@@ -1,11 +1,11 @@
-"""The builtin grader: cheap, deterministic checks of an answer, no model and no network. [ours]
+"""The builtin grader: cheap, deterministic checks of an answer. It needs no model and no network. [ours]
 
-It stands in for D3's external LLM where none is configured, and every record names it, because it is much less: it
-finds answers that are empty, broken off, looping, off the request, or that state a false equation (checks listed in
-heuristics/__init__.py, measured in docs/heuristic-grader.md), and says nothing about the rest. A sample without a
-finding has grade 1; factors of several findings multiply; a conversation is as good as its weakest answer.
+It stands in for the external LLM of D3 where no endpoint is configured. It is much less than an LLM: it finds answers
+that are empty, refused, cut, looping, without the code that was asked, off topic or wrong in an equation, and it
+says nothing about all others (docs/heuristic-grader.md has precision and recall). Every record names it.
 
-Any change to a check that can change a grade raises VERSION.
+A sample without a finding has grade 1. The factors of several findings multiply. A conversation is as good as its
+weakest answer. Raise VERSION with any change that can change a grade: grades of two versions are never mixed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,25 +20,25 @@ NOTHING_FOUND = "no fault found by the checks"
 
 
 def grade_messages(messages: Sequence[Mapping[str, str]]) -> tuple[float, str]:
-    """Grade in [0.05, 1] of one conversation (`role`, `content` mappings), and one line on what was found."""
-    worst, line = 1.0, NOTHING_FOUND
+    """Grade in [0.05, 1] of one conversation (`role`, `content` mappings), and one line with the reasons. [ours]"""
+    worst, rationale = 1.0, NOTHING_FOUND
     for turn in turns(messages):
-        found = findings(turn)
+        turn_findings = find_faults(turn)
         value = 1.0
-        for finding in found:
+        for finding in turn_findings.values():
             value *= finding.factor
         if value < worst:
-            worst, line = value, "; ".join(finding.reason for finding in found)
-    return max(FLOOR, round(worst, 6)), line
+            worst, rationale = value, "; ".join(finding.reason for finding in turn_findings.values())
+    return max(FLOOR, round(worst, 6)), rationale
 
 
-def findings(turn: Turn) -> list[Finding]:
-    """What the checks say of one answer. An empty answer is only that."""
-    found: list[Finding] = []
-    for check in CHECKS:
+def find_faults(turn: Turn) -> dict[str, Finding]:
+    """The findings of one answer by the name of their check. An empty answer has no other fault."""
+    findings: dict[str, Finding] = {}
+    for name, check in CHECKS.items():
         finding = check(turn)
         if finding is not None:
-            found.append(finding)
+            findings[name] = finding
             if not turn.response:
                 break
-    return found
+    return findings

@@ -1,6 +1,6 @@
-"""The builtin grader on hand-made right and wrong answers to the same request.
+"""The builtin grader on hand-made right and damaged answers to the same request.
 
-Every check is asked both ways: the wrong answer must lose grade, the right one must keep all of it.
+Every check is tested both ways: the damaged answer must lose grade, the right one must keep all of it.
 """
 
 import time
@@ -13,7 +13,7 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dselect_core.graders.heuristic_grader import FLOOR, NOTHING_FOUND, grade_messages
+from dselect_core.graders.heuristic_grader import FLOOR, NAME, NOTHING_FOUND, grade_messages
 from dselect_core.graders.heuristics.expression import ExpressionError, evaluate, normalise
 
 
@@ -104,18 +104,18 @@ def test_no_text_is_slow_or_breaks_a_check(text):
 
 
 SPECIAL_TOKENS = [
-    "<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<eos>", "<pad>", "[EOS]", "[PAD]", "<end_of_turn>",
-    "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "[/INST]", "<unk>",
+    "<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<eos>", "<pad>", "[EOS]", "<end_of_turn>", "<|END_OF_TURN|>",
+    "<｜end▁of▁sentence｜>",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("token", SPECIAL_TOKENS)
-def test_special_tokens_are_not_part_of_an_answer(token):
-    question = "Which city hosts the Louvre, and since when has it been a museum?"
-    assert grade(question, token) == grade(question, f" {token}\n{token} ") == FLOOR
-    assert grade(question, f"Paris, since 1793.{token}") == grade(question, f"{token} Paris, since 1793.") == 1.0
-    # A token at the end does not hide that the answer is cut off.
-    assert grade(question, f"It is in Paris, and it has been a museum since the{token}") < 1.0
+def test_special_tokens_are_no_part_of_an_answer(token):
+    prompt = "Which city hosts the Louvre?"
+    assert grade(prompt, token) == grade(prompt, f" {token}\n{token}{token}") == FLOOR
+    assert grade(prompt, f"<s> Paris {token}{token}\n") == 1.0
+    cut = "The Louvre is in Paris. It was a palace. It is now a museum that shows the"
+    assert grade(prompt, f"{cut}{token}") == grade(prompt, cut) < 0.5
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -141,20 +141,20 @@ def test_grade_frame():
         {
             "sample_id": ["a" * 32, "b" * 32],
             "messages": [
-                [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}],
+                [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 4"}],
                 [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 5"}],
             ],
         },
         schema={"sample_id": pl.String, "messages": pl.List(message)},
     )
-    seen: list[tuple[int, int]] = []
-    frame = grade(samples, GraderSpec(), lambda done, total, reused=0: seen.append((done, total)))
-    assert frame.schema == GRADES.schema()
+    reports: list[tuple[int, int]] = []
+    frame = grade(samples, GraderSpec(), lambda done, total, reused=0: reports.append((done, total)))
+    assert frame.schema == GRADES
     assert frame["sample_id"].to_list() == samples["sample_id"].to_list()
     assert frame["grade"].to_list() == [1.0, 0.15]
     assert frame["scale"].unique().to_list() == ["heuristic"]
-    assert frame["grader"].unique().to_list() == ["builtin-heuristic/2"]
+    assert frame["grader"].unique().to_list() == [NAME] == ["builtin-heuristic/2"]
     assert frame["error"].null_count() == frame["rating"].null_count() == 2
-    assert seen[-1] == (2, 2)
-    assert grader_provenance(GraderSpec()) == grader_provenance(GraderSpec(concurrency=99, timeout_seconds=1))
-    assert grade(samples.clear(), GraderSpec()).schema == GRADES.schema()
+    assert reports[-1] == (2, 2)
+    assert recipe(GraderSpec()) == recipe(GraderSpec(concurrency=99, timeout_seconds=1))
+    assert grade(samples.clear(), GraderSpec()).schema == GRADES

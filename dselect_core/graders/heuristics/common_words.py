@@ -1,6 +1,7 @@
-"""The most frequent English words: sharing one says nothing about a subject, and stopping inside one is a cut.
+"""The most frequent English words.
 
-common_words.txt was written for this by hand; it is data for two checks, not a lexicon.
+To share one says nothing about a subject (off_topic.py), and to stop inside one is a cut (cut_off.py). The list in
+common_words.txt was written by hand for these two checks. It is no lexicon, and it is English only.
 """
 
 from functools import lru_cache
@@ -9,7 +10,7 @@ from importlib import resources
 
 @lru_cache(maxsize=1)
 def common_words() -> frozenset[str]:
-    """Lower case, singular where they are nouns."""
+    """The list, in lower case and without plural s."""
     text = resources.files("dselect_core.graders.heuristics").joinpath("common_words.txt").read_text("utf-8")
     return frozenset(singular(word) for line in text.splitlines() if not line.startswith("#") for word in line.split())
 

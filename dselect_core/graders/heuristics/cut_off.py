@@ -1,7 +1,8 @@
 """Check for answers that break off. [ours]
 
-Ending without a full stop is a sign of a cut only where the rest of the answer is punctuated prose, or where the
-last word cannot end anything: terse answers, lists, verse, tables and signatures end without one.
+It reads signs of a cut at the very end, and misses a cut between two sentences. A missing full stop is such a sign
+only where the rest of the answer is punctuated prose, or where the last word cannot end anything: terse answers,
+lists, verse, tables and signatures end without one.
 """
 
 import re
@@ -30,8 +31,8 @@ _DANGLING = re.compile(r"(?:[\w)]\s*,|\s[-–—(\[{]|\w[(\[{]|[\w)]\s+[+*=×÷]
 _EMOTICON = re.compile(r"[:;=8][-'’]?[(\[{|/\\]$")
 
 
-def cut_off(turn: Turn) -> Finding | None:
-    """Breaks off: after a comma or an open bracket, within a word, after a word that cannot end, or mid-sentence."""
+def find_cut(turn: Turn) -> Finding | None:
+    """The answer stops after a comma, an open bracket or a word that cannot end, within a word, or mid-sentence."""
     text = turn.response
     if text.count("```") % 2 and not re.search(r"[.!?:]\s*$", text[text.rindex("```") :]):
         return Finding(0.2, "code fence left open")
@@ -63,14 +64,14 @@ _INFLECTION = re.compile(
 
 
 def _inflects(word: str, longer: str) -> bool:
-    """`win` and `wins`, `winner`: the shorter one is whole."""
-    rest = longer[len(word) :]
-    doubled = rest[:1] == word[-1] and _INFLECTION.fullmatch(rest[1:])
-    return bool(doubled or _INFLECTION.fullmatch(rest))
+    """Whether `longer` is a form of `word`, as `wins` and `winner` are of `win`: then `word` is whole."""
+    suffix = longer[len(word) :]
+    is_doubled = suffix[:1] == word[-1] and _INFLECTION.fullmatch(suffix[1:])
+    return bool(is_doubled or _INFLECTION.fullmatch(suffix))
 
 
 def _mid_word(turn: Turn, last: str) -> Finding | None:
-    """The last word of a sentence is a lone letter, or the beginning of a common word or of another word said."""
+    """The last word of a sentence is a lone letter, or the beginning of a common word or of an earlier word."""
     words = last.split()
     end = words[-1].strip("\"'“‘(*")
     if (
@@ -81,16 +82,16 @@ def _mid_word(turn: Turn, last: str) -> Finding | None:
         or end in _COMPLETE
     ):
         return None
-    before = set(re.findall(r"[a-z]+", (turn.context[-4000:] + " " + turn.response[-2000 : -len(end)]).lower()))
-    if end in before:
+    earlier_words = set(re.findall(r"[a-z]+", (turn.context[-4000:] + " " + turn.response[-2000 : -len(end)]).lower()))
+    if end in earlier_words:
         return None
-    longer = [w for w in before if w.startswith(end) and not _inflects(end, w)]
+    longer = [w for w in earlier_words if w.startswith(end) and not _inflects(end, w)]
     if (len(end) == 1 and words[-2].isalpha()) or longer or (len(end) >= 2 and begins_common_word(end)):
         return Finding(0.2, f"breaks off within a word: …{last[-40:]}")
     return None
 
 
-# Whole words that begin common ones and are none themselves; letters that name things.
+# Whole words that begin common ones but are not in the list, and letters that name things.
 _COMPLETE = {
     "a", "i", "o", "u", "x", "y", "z", "n", "k", "m", "ad", "ah", "am", "an", "as", "at", "be", "by", "do", "ex",
     "go", "ha", "he", "hi", "id", "if", "in", "is", "it", "la", "ma", "me", "my", "no", "of", "oh", "ok", "on",
@@ -121,15 +122,15 @@ def _mid_sentence(turn: Turn, lines: list[str], last: str) -> Finding | None:
 
 
 def _unpunctuated_end(turn: Turn, lines: list[str], last: str, words: list[str]) -> Finding | None:
-    """Prose that ends its sentences, except the last; or one sentence without its end, for a request that has one."""
+    """Prose that ends all sentences but the last, or a lone sentence without its end where the request has one."""
     if _lone_sentence_without_end(turn, lines):
         return Finding(0.5, f"a sentence without its end: …{last[-40:]}")
     if len(turn.words) < 15 or _LIST_OR_TABLE.match(last) or "```" in turn.response or _verse(lines):
         return None
     ended = len(_SENTENCE_END.findall(turn.response))
-    inside = _SENTENCE_END.search(last) is not None  # a finished sentence before the loose end, in the same line
+    follows_sentence = _SENTENCE_END.search(last) is not None  # in the same line
     loose = _SENTENCE_END.split(last)[-1].split()
-    if not inside or ended < 2 or len(loose) < 2 or _SIGN_OFF.search(last):
+    if not follows_sentence or ended < 2 or len(loose) < 2 or _SIGN_OFF.search(last):
         return None
     if re.search(r"https?://\S*$|@\w+$|#\w+$|\b\w+\.\w{2,4}$", last) or all(w[:1].isupper() for w in loose):
         return None  # links, tags, names under a text

@@ -1,6 +1,8 @@
 """Checks for answers that say nothing: empty, a placeholder, an announcement, a refusal. [ours]
 
-A terse answer is a good answer here: `Yes`, `Paris` and `?` for the question after a sign all pass.
+A terse answer is a good answer: `Yes`, `Paris`, and `?` where a sign is asked all pass. Special tokens are no words,
+so an answer of `<|endoftext|>` alone is empty. A refusal is judged by its words only: a right one (no access to live
+data) is flagged too, and costs half the grade and not all of it.
 """
 
 import re
@@ -27,17 +29,17 @@ _LEAD_IN_ONLY = re.compile(
 _WORD_CHARS = re.compile(r"[^\w/ ]+")
 
 
-def vacuous(turn: Turn) -> Finding | None:
-    """No words at all, a placeholder, or an announcement of an answer without the answer."""
+def find_empty(turn: Turn) -> Finding | None:
+    """No words at all, a placeholder, or an announcement of an answer without one."""
     text = turn.response
     if len(text) > 120:
         return None
     if not text:
         return Finding(0.05, "empty answer")
     if _FILLER_ONLY.fullmatch(text):
-        named = any(f"{quote}{text}{quote}" in turn.prompt for quote in "'\"`")
-        answers = len(text) <= 2 and (named or _SIGN_ASKED.search(turn.prompt))
-        return None if answers else Finding(0.05, "no words in the answer")
+        is_quoted = any(f"{quote}{text}{quote}" in turn.prompt for quote in "'\"`")
+        is_sign = len(text) <= 2 and (is_quoted or _SIGN_ASKED.search(turn.prompt))
+        return None if is_sign else Finding(0.05, "no words in the answer")
     plain = " ".join(_WORD_CHARS.sub(" ", text.lower()).split())
     if plain in _PLACEHOLDERS and not re.search(rf"\b{re.escape(plain)}\b", turn.context, re.IGNORECASE):
         return Finding(0.05, f"a placeholder, not an answer: {clip(text)}")
@@ -64,6 +66,8 @@ _WITH_GOOD_REASON = re.compile(
     r"offensive)\b",
     re.IGNORECASE,
 )
+# `I cannot taste it myself, but I can summarise the reviews` goes on to help.
+_HELPS = re.compile(r"\bbut (?:i|we) (?:can|could)\b(?!(?:'|’)t|not)", re.IGNORECASE)
 _STORY = re.compile(
     r"\b(?:poem|story|song|lyrics|dialogue|letter|email|act as|pretend|role|write|sentence|translate|rewrite|"
     r"complete)\b",
@@ -71,13 +75,13 @@ _STORY = re.compile(
 )
 
 
-def refusal(turn: Turn) -> Finding | None:
+def find_refusal(turn: Turn) -> Finding | None:
     """A short answer that opens by declining (`I'm sorry, but I cannot …`, `I don't know`)."""
     head = turn.response[:200].lstrip("\"'* ")
     if head[:1] not in tuple("iIsSuUaAbBwW") or len(turn.words) > 60 or _STORY.search(turn.prompt[:300]):
         return None
     if _NO_IDEA.fullmatch(turn.response):
         return Finding(0.3, "says only that it does not know")
-    if not _REFUSAL.match(head) or _WITH_GOOD_REASON.search(turn.response):
+    if not _REFUSAL.match(head) or _WITH_GOOD_REASON.search(turn.response) or _HELPS.search(turn.response):
         return None
     return Finding(0.5, f"declines to answer: {clip(turn.response)}")

@@ -1,7 +1,7 @@
-"""Check of the equations an answer states: `12 + 7 = 20` is false.
+"""Check of the equations that an answer states: `12 + 7 = 20` is false. [ours]
 
-An equation is judged only where both of its sides can be read in one way and nothing around it says that
-it is modular, binary, a puzzle or quoted as wrong. Rounding as people do it is accepted. [ours]
+An equation is judged only where each side has one reading and nothing around it says that it is modular, binary, a
+puzzle or quoted as wrong. Usual rounding is accepted. A wrong number outside a stated equation is never seen.
 """
 
 import re
@@ -19,7 +19,7 @@ _CHAIN = re.compile(
     r"(?![\w:^*/!(\[\\]|[.,]\d)"
 )
 _SPLIT = re.compile(r"=|equals|is equal to|is|makes")
-# What stands before an expression and makes it only the tail of a longer one, or a label.
+# Text before an expression that makes it the tail of a longer one, or a label.
 _CONTINUES = re.compile(
     r"(?:[-+*/^%√∛!&|~<>≈≡±∑∏∫]|\b(?:mod|log|ln|sqrt|root|of|by|minus|plus|times|over|step|example|problem|question|"
     r"equation|exercise|part|case|no|number|figure|table|chapter|line|day|item))\s*$",
@@ -43,8 +43,8 @@ _NOT_CLAIMED = re.compile(
 _UNIT_RATIOS = {Fraction(r) for r in (7, 10, 12, 16, 24, 36, 52, 60, 100, 365, 1000, 3600, 10**6, 10**9)}
 
 
-def false_equation(turn: Turn) -> Finding | None:
-    """`12 + 7 = 20`, `17 times 23 is 401`, `(3 + 4) / 2 = 4.5` in the answer, outside code."""
+def find_false_equation(turn: Turn) -> Finding | None:
+    """A false equation outside code: `12 + 7 = 20`, `17 times 23 is 401`, `(3 + 4) / 2 = 4.5`."""
     text = turn.prose
     if not _may_hold_equation(text):
         return None

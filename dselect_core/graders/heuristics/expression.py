@@ -1,7 +1,7 @@
 """Arithmetic expressions as people write them: `17 × 23`, `(3 + 4)*2`, `12 plus 7`, `\\$1,200 / 4`, `15%`.
 
-Only what can be read in one way is read: anything with a letter, a function, implicit multiplication or
-a mixed number is refused (ExpressionError), because a wrong reading would accuse a right answer.
+Only text with one reading is accepted. A letter, a function, implicit multiplication or a mixed number raises
+ExpressionError, because a wrong reading would accuse a right answer.
 """
 
 import re
@@ -45,10 +45,10 @@ def evaluate(text: str, percent: bool = True) -> Fraction:
     Raises ExpressionError where the text has no value or more than one reading.
     """
     tokens: list[str | Fraction] = []
-    rest = re.sub(r"[$€£]", "", text).strip()
+    plain = re.sub(r"[$€£]", "", text).strip()
     at = 0
-    while at < len(rest):
-        match = _TOKEN.match(rest, at)
+    while at < len(plain):
+        match = _TOKEN.match(plain, at)
         if match is None:
             raise ExpressionError(text)
         at = match.end()

@@ -1,7 +1,7 @@
-"""What every check looks at (one answer and what it answers) and what it may find.
+"""What every check reads (one answer and what it answers) and what it may find.
 
-Text is normalised once here and cached per turn, because all checks read it and most of them look
-at nothing but its first or last characters.
+Text is normalised once here and cached per turn, because most checks look only at its first or last characters.
+Special tokens in the text are removed by their spelling, not by a tokenizer: the corpus does not name its own.
 """
 
 import re
@@ -10,21 +10,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-# Corpora often carry a tokenizer's special tokens as literal text; they say nothing about the answer.
-_MARK = (
-    r"(?:<[|｜][a-z_▁0-9]{1,40}[|｜]>|</?s>|<(?:pad|eos|bos|unk|sep|cls|mask|end_of_turn|start_of_turn|end_of_text)>|"
-    r"\[/?(?:EOS|BOS|PAD|SEP|CLS|UNK|INST)\])"
+# Corpora often carry the special tokens of their tokenizer in the text. They say nothing about the answer.
+_SPECIAL_TOKEN = (
+    r"(?:<\|[a-z_0-9]{1,30}\|>|<｜[^｜<>\s]{1,30}｜>|</?s>|<(?:pad|eos|bos|unk|start_of_turn|end_of_turn)>|"
+    r"\[(?:EOS|BOS|PAD|SEP|CLS|/?INST)\])"
 )
-_MARKS_FIRST = re.compile(rf"(?:{_MARK}\s*+)++", re.IGNORECASE)
-_MARK_LAST = re.compile(rf"{_MARK}$", re.IGNORECASE)
+_LEADING_TOKENS = re.compile(rf"(?:{_SPECIAL_TOKEN}\s*+)++", re.IGNORECASE)
+_TRAILING_TOKEN = re.compile(rf"{_SPECIAL_TOKEN}$", re.IGNORECASE)
+_LONGEST_TOKEN = 40
 _FENCED = re.compile(r"```.*?(?:```|$)", re.DOTALL)
-
-
 _READ = 20_000
 
 
 class Finding(NamedTuple):
-    """`factor` in (0, 1) multiplies the grade; `reason` is one line for the reader of the record."""
+    """`factor` in (0, 1) multiplies the grade. `reason` is one line for the reader of the record."""
 
     factor: float
     reason: str
@@ -32,23 +31,22 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Turn:
-    """One assistant message (`response`), the user message it answers (`prompt`), all text before it (`context`), and
-    how many answers came before (`number`)."""
+    """One assistant message.
+
+    prompt: the user message that it answers; response: its text without special tokens around it; context: all text
+    before it; answers_before: how many assistant messages come before it.
+    """
 
     prompt: str
     response: str
     context: str
-    number: int = 0
-
-    @property
-    def body(self) -> str:
-        """As much of the response as checks read that look all through it."""
-        return self.response[:_READ]
+    answers_before: int = 0
 
     @cached_property
     def prose(self) -> str:
-        """The body without its fenced code."""
-        return _FENCED.sub("\n", self.body) if "```" in self.response else self.body
+        """The first 20,000 characters of the response without fenced code."""
+        body = self.response[:_READ]
+        return _FENCED.sub("\n", body) if "```" in self.response else body
 
     @cached_property
     def words(self) -> list[str]:
@@ -57,39 +55,39 @@ class Turn:
 
     @cached_property
     def question(self) -> str:
-        """The prompt when it is one short request; empty when it carries a passage, examples or options.
+        """The prompt when it is one short request; empty when it may carry a passage, examples or options.
 
-        Mechanical checks read operands from here: in a long prompt they could come from the passage.
+        A check reads what is asked from here: in a long prompt the words could come from the passage.
         """
         return self.prompt if len(self.prompt) <= 400 else ""
 
 
 def turns(messages: Sequence[Mapping[str, str]]) -> Iterator[Turn]:
     """The assistant messages of a sample, each with what it answers."""
-    before: list[str] = []
+    earlier_texts: list[str] = []
     prompt = ""
-    number = 0
+    answers = 0
     for message in messages:
         text = message["content"]
         if message["role"] == "assistant":
-            yield Turn(prompt.strip(), without_special_tokens(text), "\n".join(before), number)
-            number += 1
+            yield Turn(prompt.strip(), without_special_tokens(text), "\n".join(earlier_texts), answers)
+            answers += 1
         elif message["role"] == "user":
             prompt = text
-        before.append(text)
+        earlier_texts.append(text)
 
 
 def without_special_tokens(text: str) -> str:
-    """`text` without white space and a tokenizer's special tokens around it."""
+    """`text` without white space and special tokens around it: `<s> Paris<|endoftext|>` is `Paris`."""
     text = text.strip()
-    if (first := _MARKS_FIRST.match(text)) is not None:
-        text = text[first.end() :].strip()
-    while (last := _MARK_LAST.search(text[-40:])) is not None:
-        text = text[: last.start() - len(text[-40:])].rstrip()
+    if (leading := _LEADING_TOKENS.match(text)) is not None:
+        text = text[leading.end() :].strip()
+    while (trailing := _TRAILING_TOKEN.search(text[-_LONGEST_TOKEN:])) is not None:
+        text = text[: len(text) - len(trailing[0])].rstrip()
     return text
 
 
 def clip(text: str, width: int = 60) -> str:
-    """`text` on one line, shortened in the middle of nothing: for reasons in a record."""
+    """`text` on one line and at most `width` characters long, for the reason of a finding."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
