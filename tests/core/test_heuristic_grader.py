@@ -149,12 +149,12 @@ def test_grade_frame():
     )
     reports: list[tuple[int, int]] = []
     frame = grade(samples, GraderSpec(), lambda done, total, reused=0: reports.append((done, total)))
-    assert frame.schema == GRADES
+    assert frame.schema == GRADES.schema()
     assert frame["sample_id"].to_list() == samples["sample_id"].to_list()
     assert frame["grade"].to_list() == [1.0, 0.15]
     assert frame["scale"].unique().to_list() == ["heuristic"]
     assert frame["grader"].unique().to_list() == [NAME] == ["builtin-heuristic/2"]
     assert frame["error"].null_count() == frame["rating"].null_count() == 2
     assert reports[-1] == (2, 2)
-    assert recipe(GraderSpec()) == recipe(GraderSpec(concurrency=99, timeout_seconds=1))
-    assert grade(samples.clear(), GraderSpec()).schema == GRADES
+    assert grader_provenance(GraderSpec()) == grader_provenance(GraderSpec(concurrency=99, timeout_seconds=1))
+    assert grade(samples.clear(), GraderSpec()).schema == GRADES.schema()

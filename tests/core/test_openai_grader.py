@@ -330,7 +330,7 @@ def test_the_provenance_holds_what_changes_a_grade_and_nothing_else():
         )
     )
     assert len({made(), made(model="n"), made(temperature=1.0), made(max_tokens=99)}) == 4
-    assert recipe(GraderSpec())["grader"] == "builtin-heuristic/2"
+    assert grader_provenance(GraderSpec())["grader"] == "builtin-heuristic/2"
 
 
 def test_grading_from_inside_a_running_event_loop():
