@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from upath import UPath
 
 from dselect_core.coreset.export import write_coreset
-from dselect_core.corpus.ingest import Ingested, ingest
+from dselect_core.corpus.ingest import IngestedSource, ingest
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Column, FromForwardPass, FromPairs, FromSamples, Kind, kind_of, register, with_needs
 from dselect_core.lm.load import IDENTITIES, LanguageModel, identity, load
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-def read_rows(path: str | Path | SourceSpec, name: str = "rows") -> Ingested:
+def read_rows(path: str | Path | SourceSpec, name: str = "rows") -> IngestedSource:
     """Read a file, folder, glob, `s3://` or `hf://` path, or any source that dselect.yaml could name.
 
     Returns `.samples` (sample_id, messages, n_rows, origins; one row per distinct sample, ascending by id),

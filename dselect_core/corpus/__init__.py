@@ -1,1 +1,1 @@
-"""Sources to samples: formats, readers, quarantine; and the built-in demo corpus."""
+"""From files to samples: formats, readers, quarantine, and the landing of a source."""

@@ -1,10 +1,11 @@
-"""The front door: a source's spec to its distinct samples, its quarantine, and an account of every row.
+"""Read a whole source: from its settings to its distinct samples, its quarantine and counts of all rows.
 
-Always rows = samples + duplicates + quarantined, where a duplicate is a valid row whose sample an earlier row of
-the same source already held. `rows` is counted where rows are read and the rest where they end up, so the sum is a
-check and not a definition. A whole file that says it has no rows (`[]`, a table or a compressed stream of nothing)
-is an empty shard and no error, unless the source has nothing else; a file of no bytes is one. Samples are held in
-memory, files are not (a JSON array is, while it is read).
+Always rows = samples + duplicates + quarantined. A duplicate is a valid row whose sample an earlier row of the source
+already has. `rows` is counted where rows are read and the others where rows end up, so the sum is a real check. A file
+that is valid and has no rows (`[]`, a table or a compressed stream of nothing) is an empty shard; it is an error only
+when the source has no other rows. A file of no bytes is always an error.
+
+Trade-off: the samples are held in memory; files are not, but for a JSON array while it is read.
 """
 
 import json
@@ -16,25 +17,23 @@ from itertools import islice
 import polars as pl
 import pyarrow as pa
 
-from dselect_core.corpus.formats import KEYS, KNOWN, Layout, choose, read
-from dselect_core.corpus.readers import READABLE, RawRow
+from dselect_core.corpus.formats import ALL_KEYS, KNOWN_FORMATS, Layout, choose_layout, read_messages
+from dselect_core.corpus.readers import READABLE_FORMATS, RawRow
 from dselect_core.corpus.sample import QUARANTINE, SAMPLES, BadRow, Message, sample_id
-from dselect_core.corpus.source_files import Part, find, signature, signature_of
+from dselect_core.corpus.source_files import SourceFile, list_source_files
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
 
-__all__ = ["FileCount", "Ingested", "ingest", "signature"]
+VOTING_ROWS = 1000
+"""How many rows vote on the layout of a file; if none of them has the shape of any, the next as many vote."""
 
-WINDOW = 1000
-"""Rows that vote on a file's layout; if none of them fits any, the next as many."""
-CHUNK = 20_000
-EXCERPT = 200
+_CHUNK_SAMPLES = 20_000
+_EXCERPT_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
 class FileCount:
-    """One file's rows, how many went to quarantine, and what its rows were read as: the format, and with its keys
-    the layout; both null for an empty shard."""
+    """Counts of one file. format, layout: what its rows were read as; both None for an empty shard."""
 
     file: str
     format: str | None
@@ -44,8 +43,13 @@ class FileCount:
 
 
 @dataclass(frozen=True)
-class Ingested:
-    """A source as tables (schemas SAMPLES and QUARANTINE) and counts. `skipped` are files in its folders not read."""
+class IngestedSource:
+    """A source as tables and counts.
+
+    samples, quarantine: tables of the schemas SAMPLES and QUARANTINE; rows: all that were read; duplicates: valid rows
+    whose sample an earlier row has; skipped: names of files in its folders that are no data files; signature: of its
+    files as they were listed before they were read.
+    """
 
     source: str
     samples: pl.DataFrame
@@ -58,6 +62,7 @@ class Ingested:
 
     @property
     def quarantined(self) -> int:
+        """Number of rows in quarantine."""
         return self.quarantine.height
 
     @property
@@ -67,12 +72,14 @@ class Ingested:
 
     @property
     def balances(self) -> bool:
-        """Whether rows in = samples + duplicates + quarantined."""
+        """Whether rows = samples + duplicates + quarantined."""
         return self.rows == self.samples.height + self.duplicates + self.quarantined
 
 
 @dataclass
 class _Tally:
+    """What has been read of a source so far."""
+
     source: str
     rows: int = 0
     duplicates: int = 0
@@ -85,120 +92,123 @@ class _Tally:
             if raw.error is not None:
                 raise BadRow(raw.error)
             if layout is None:
-                raise BadRow(f"no known format; {_keys([raw])}")
-            messages = read(raw.value, layout)
+                raise BadRow(f"no known format; {_list_keys([raw])}")
+            messages = read_messages(raw.value, layout)
         except BadRow as reason:
-            self.quarantine.append((file, raw.number, _tabular(str(reason)), _excerpt(raw)))
+            self.quarantine.append((file, raw.number, _printable(str(reason)), _excerpt(raw)))
             return
-        key = sample_id(messages)
-        if key in self.messages:
+        id = sample_id(messages)
+        if id in self.messages:
             self.duplicates += 1
         else:
-            self.messages[key] = messages
-        self.origins.setdefault(key, []).append((file, raw.number))
+            self.messages[id] = messages
+        self.origins.setdefault(id, []).append((file, raw.number))
 
-    def samples_frame(self) -> pl.DataFrame:
-        """The samples as a table. They leave the tally on the way, so that memory holds few of them twice."""
+    def take_samples(self) -> pl.DataFrame:
+        """The samples as a table. It removes them from the tally, so that memory never holds all of them twice."""
         ids = sorted(self.messages)
-        chunks = [self._take(ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK)]
+        chunks = [self._take_chunk(ids[start : start + _CHUNK_SAMPLES]) for start in range(0, len(ids), _CHUNK_SAMPLES)]
         return pl.concat(chunks) if chunks else SAMPLES.to_frame()
 
-    def _take(self, ids: list[str]) -> pl.DataFrame:
+    def _take_chunk(self, ids: list[str]) -> pl.DataFrame:
         origins = [
-            [{"source": self.source, "file": file, "row": row} for file, row in sorted(self.origins.pop(key))]
-            for key in ids
+            [{"source": self.source, "file": file, "row": row} for file, row in sorted(self.origins.pop(id))]
+            for id in ids
         ]
         columns = {
             "sample_id": ids,
-            "messages": [self.messages.pop(key) for key in ids],
+            "messages": [self.messages.pop(id) for id in ids],
             "n_rows": [len(rows) for rows in origins],
             "origins": origins,
         }
-        # Through Arrow, because polars makes one frame per nested list when it is given Python objects.
+        # Through Arrow, because polars makes one frame per nested list from Python objects.
         schema = SAMPLES.to_frame().to_arrow().schema
         return pl.DataFrame(pa.Table.from_pydict(columns, schema=schema), schema=SAMPLES)
 
-    def quarantine_frame(self) -> pl.DataFrame:
+    def quarantine_table(self) -> pl.DataFrame:
         return pl.DataFrame([(self.source, *row) for row in sorted(self.quarantine)], schema=QUARANTINE, orient="row")
 
 
-def ingest(source: str, spec: SourceSpec) -> Ingested:
-    """Read a whole source. `source` is its name in dselect.yaml and stands in every origin.
+def ingest(source: str, spec: SourceSpec) -> IngestedSource:
+    """Read a whole source. source: its name in dselect.yaml, which every origin shows.
 
-    Raises DselectError, naming the file and the remedy, for a file that is bad as a whole: missing, empty, torn, not
-    of a readable kind, or without a row of a known (or of the named) format. A bad row never raises.
+    Raises DselectError, naming the file and the remedy, for a file that is bad as a whole: missing, empty, torn, in no
+    readable format, or without a row of a known format (or of the one the spec names). A bad row raises nothing.
     """
-    found = find(spec)
+    listing = list_source_files(spec)
     tally = _Tally(source)
-    files = [_ingest_part(part, spec, tally) for part in found.parts]
+    files = [_ingest_file(file, spec, tally) for file in listing.files]
     if not tally.rows:
         others = f" (and {len(files) - 1} other files)" if files[1:] else ""
         raise DselectError(f"{files[0].file}{others}: no rows. Remove source {source}, or fill it.")
-    return Ingested(
+    return IngestedSource(
         source=source,
-        samples=tally.samples_frame(),
-        quarantine=tally.quarantine_frame(),
+        samples=tally.take_samples(),
+        quarantine=tally.quarantine_table(),
         rows=tally.rows,
         duplicates=tally.duplicates,
         files=files,
-        skipped=found.skipped,
-        signature=signature_of(spec, found),
+        skipped=listing.skipped,
+        signature=listing.signature(spec),
     )
 
 
-def _ingest_part(part: Part, spec: SourceSpec, tally: _Tally) -> FileCount:
-    rows_before, bad_before = tally.rows, len(tally.quarantine)
+def _ingest_file(file: SourceFile, spec: SourceSpec, tally: _Tally) -> FileCount:
+    rows_of_earlier_files, quarantined_of_earlier_files = tally.rows, len(tally.quarantine)
 
-    def counted() -> Iterator[RawRow]:
-        for raw in part.rows(KEYS):
+    def counted_rows() -> Iterator[RawRow]:
+        for raw in file.rows(ALL_KEYS):
             tally.rows += 1
             yield raw
 
-    rows = counted()
+    rows = counted_rows()
     layout: Layout | None = None
-    first: list[RawRow] = []
-    while layout is None and (window := list(islice(rows, WINDOW))):
-        layout = choose((raw.value for raw in window), spec.format)
-        first = first or window
-        for raw in window:
-            tally.add(part.name, raw, layout)
-    if not first:
-        return FileCount(part.name, None, None, 0, 0)
+    first_voters: list[RawRow] = []
+    while layout is None and (voters := list(islice(rows, VOTING_ROWS))):
+        layout = choose_layout((raw.value for raw in voters), spec.format)
+        first_voters = first_voters or voters
+        for raw in voters:
+            tally.add(file.name, raw, layout)
+    if not first_voters:
+        return FileCount(file.name, None, None, 0, 0)
     if layout is None:
-        raise _no_format(part.name, spec, first)
+        raise _no_format_error(file.name, spec, first_voters)
     for raw in rows:
-        tally.add(part.name, raw, layout)
-    bad = len(tally.quarantine) - bad_before
-    return FileCount(part.name, layout.format, str(layout), tally.rows - rows_before, bad)
+        tally.add(file.name, raw, layout)
+    quarantined = len(tally.quarantine) - quarantined_of_earlier_files
+    return FileCount(file.name, layout.format, str(layout), tally.rows - rows_of_earlier_files, quarantined)
 
 
-def _no_format(name: str, spec: SourceSpec, rows: list[RawRow]) -> DselectError:
+def _no_format_error(name: str, spec: SourceSpec, rows: list[RawRow]) -> DselectError:
     broken = [raw for raw in rows if raw.error is not None]
     if len(broken) == len(rows):
         return DselectError(
-            f"{name}: not JSON in any row (row {broken[0].number}: {broken[0].error}). Readable are {READABLE}."
+            f"{name}: not JSON in any row (row {broken[0].number}: {broken[0].error}). Readable are {READABLE_FORMATS}."
         )
-    found = f"{_keys(rows)} (rows looked at: {len(rows)})"
+    keys = f"{_list_keys(rows)} (rows looked at: {len(rows)})"
     if spec.format == "auto":
-        return DselectError(f"{name}: no row has a known format; {found}. Known are {KNOWN}: rename the keys.")
-    seen = choose(raw.value for raw in rows)
-    remedy = f"They look like {seen}: set `format: {seen.format}`, or remove `format`." if seen else "Rename the keys."
-    return DselectError(f"{name}: no row fits `format: {spec.format}`; {found}. {remedy}")
+        return DselectError(f"{name}: no row has a known format; {keys}. Known are {KNOWN_FORMATS}: rename the keys.")
+    actual = choose_layout(raw.value for raw in rows)
+    remedy = "Rename the keys."
+    if actual:
+        remedy = f"They look like {actual}: set `format: {actual.format}`, or remove `format`."
+    return DselectError(f"{name}: no row fits `format: {spec.format}`; {keys}. {remedy}")
 
 
-def _keys(rows: list[RawRow]) -> str:
+def _list_keys(rows: list[RawRow]) -> str:
     keys = Counter(str(key) for raw in rows if isinstance(raw.value, dict) for key in raw.value)
-    shown = [_tabular(key)[:40] for key, _ in keys.most_common(12)]
-    return f"keys found: {', '.join(shown)}" if shown else "no JSON objects found"
+    most_common = [_printable(key)[:40] for key, _ in keys.most_common(12)]
+    return f"keys found: {', '.join(most_common)}" if most_common else "no JSON objects found"
 
 
 def _excerpt(raw: RawRow) -> str:
     if raw.text is not None:
-        # Four bytes make at most one character, so this much holds the excerpt of a line of any length.
-        return _tabular(raw.text[: 4 * EXCERPT].decode("utf-8", "replace").strip()[:EXCERPT])
-    return _tabular(json.dumps(raw.value, ensure_ascii=False, default=repr)[:EXCERPT])
+        # A character has at most four bytes, so this slice holds the whole excerpt of a line of any length.
+        text = raw.text[: 4 * _EXCERPT_CHARACTERS].decode("utf-8", "replace")
+        return _printable(text.strip()[:_EXCERPT_CHARACTERS])
+    return _printable(json.dumps(raw.value, ensure_ascii=False, default=repr)[:_EXCERPT_CHARACTERS])
 
 
-def _tabular(text: str) -> str:
-    """Text that any table and terminal can hold."""
+def _printable(text: str) -> str:
+    """The text without what a table or a terminal cannot hold."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,8 +1,8 @@
-"""Land a source: its samples and quarantine as tables in the storage, under a version that is their content.
+"""Land a source: write its samples and its quarantine as tables in the storage, with a version.
 
-The version hashes the sample ids only: re-landing the same rows in another order, or split over other
-files, moves nothing downstream. A source that is gone from the settings is landed with zero rows (a
-tombstone), because taking its partition away would tell nobody.
+The version is the hash of the sample ids. So the same rows in another order, or split over other files, change nothing
+downstream. A source that was removed from the settings lands with zero rows (a tombstone), because a partition that
+disappears would trigger nothing downstream.
 """
 
 import json
@@ -11,9 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.corpus.ingest import Ingested, ingest
+from dselect_core.corpus.ingest import IngestedSource, ingest
 from dselect_core.corpus.sample import QUARANTINE, SAMPLES
-from dselect_core.corpus.source_files import signature
+from dselect_core.corpus.source_files import files_signature
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.settings.settings import SourceSpec
@@ -21,79 +21,91 @@ from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, write_parquet
 
 TOMBSTONE = "gone"
+"""The signature of a source that is not in the settings."""
+
+_ROW_COUNTS = "account"  # metadata key, as version 0.1 named it
 
 
 @dataclass(frozen=True)
-class Landed:
-    """version: hash of the ids; signature: what was seen of the files before reading; account: counts of rows."""
+class LandedSource:
+    """A source as `land_source` wrote it.
+
+    version: hash of the sample ids; signature: of spec and files, as listed before they were read; row_counts: rows,
+    samples, duplicates, quarantined, files; samples, quarantine: tables of the schemas SAMPLES and QUARANTINE;
+    ingested: what was read, None for a source that is not in the settings.
+    """
 
     version: str
     signature: str
-    account: dict[str, int]
+    row_counts: dict[str, int]
     samples: pl.DataFrame
     quarantine: pl.DataFrame
-    ingested: Ingested | None
+    ingested: IngestedSource | None
 
 
 def source_signature(workspace: Workspace, source: str) -> str:
-    """A cheap hash of a source's spec and files (size, etag or time); `gone` when the settings have it no more."""
+    """Hash of a source's spec and files (size, etag or time), without reading them; TOMBSTONE when it has no spec.
+
+    Raises DselectError when a file cannot be listed.
+    """
     spec = workspace.settings.sources.get(source)
     if spec is None:
         return TOMBSTONE
-    return _signature(spec, signature(spec))
+    return _signature(spec, files_signature(spec))
 
 
 def _signature(spec: SourceSpec, of_files: str) -> str:
     return fingerprint([spec.model_dump(exclude={"storage_options"}), of_files])
 
 
-_seen: dict[tuple[str, str], Ingested] = {}
+# {(source, signature): what `preview_samples` read}
+_previews: dict[tuple[str, str], IngestedSource] = {}
 
 
-def look(workspace: Workspace, source: str) -> pl.DataFrame:
-    """The samples `land` would write, written nowhere; `land` in the same process does not read the files again.
+def preview_samples(workspace: Workspace, source: str) -> pl.DataFrame:
+    """The samples that `land_source` would write, as a SAMPLES table; nothing is written.
 
-    Raises as `land`.
+    `land_source` in the same process does not read the files again. Raises like `land_source`.
     """
     spec = workspace.settings.sources.get(source)
     if spec is None:
         return pl.DataFrame(schema=SAMPLES)
     ingested = ingest(source, spec)
-    _seen[source, _signature(spec, ingested.signature)] = ingested
+    _previews[source, _signature(spec, ingested.signature)] = ingested
     return ingested.samples
 
 
-def land(workspace: Workspace, source: str) -> Landed:
-    """Ingest one source and write its tables. Raises DselectError naming the file that is bad as a whole."""
+def land_source(workspace: Workspace, source: str) -> LandedSource:
+    """Read one source and write its tables. Raises DselectError naming a file that is bad as a whole."""
     spec = workspace.settings.sources.get(source)
     if spec is None:
         ingested = None
         samples, quarantine = pl.DataFrame(schema=SAMPLES), pl.DataFrame(schema=QUARANTINE)
-        account = {"rows": 0, "samples": 0, "duplicates": 0, "quarantined": 0, "files": 0}
-        seen = TOMBSTONE
+        row_counts = {"rows": 0, "samples": 0, "duplicates": 0, "quarantined": 0, "files": 0}
+        signature = TOMBSTONE
     else:
-        ingested = _seen.pop((source, source_signature(workspace, source)), None) or ingest(source, spec)
+        ingested = _previews.pop((source, source_signature(workspace, source)), None) or ingest(source, spec)
         samples, quarantine = ingested.samples, ingested.quarantine
-        account = {
+        row_counts = {
             "rows": ingested.rows,
             "samples": samples.height,
             "duplicates": ingested.duplicates,
             "quarantined": ingested.quarantined,
             "files": len(ingested.files),
         }
-        # Of the listing that was read, so that a change while reading is seen next time.
-        seen = _signature(spec, ingested.signature)
+        # Of the listing from before the reading, so that a change during the reading shows next time.
+        signature = _signature(spec, ingested.signature)
     version = digest(samples["sample_id"])
     write_parquet(quarantine, workspace.quarantine(source))
-    write_parquet(samples, workspace.samples(source), {"version": version, "account": json.dumps(account)})
-    return Landed(version, seen, account, samples, quarantine, ingested)
+    write_parquet(samples, workspace.samples(source), {"version": version, _ROW_COUNTS: json.dumps(row_counts)})
+    return LandedSource(version, signature, row_counts, samples, quarantine, ingested)
 
 
-def account_of(workspace: Workspace, source: str) -> dict[str, Any]:
-    """The account of rows that was written with a source's samples."""
+def read_row_counts(workspace: Workspace, source: str) -> dict[str, Any]:
+    """The `row_counts` that `land_source` wrote. Raises DselectError when the source has not landed."""
     path = workspace.samples(source)
     try:
-        account: dict[str, Any] = json.loads(read_metadata(path)["account"])
+        row_counts: dict[str, Any] = json.loads(read_metadata(path)[_ROW_COUNTS])
     except (FileNotFoundError, KeyError):
         raise DselectError(f"{path}: source {source} has not landed; materialise raw_dataset[{source}]") from None
-    return account
+    return row_counts

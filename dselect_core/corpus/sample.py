@@ -1,11 +1,10 @@
-"""What a sample is: canonical messages, the checks they pass, their id, and the two table schemas.
+"""What a sample is: canonical messages, the checks they pass, their id, and the schemas of the two tables.
 
-Canonical form [ours]: roles are system, user, assistant; an optional system prompt first, then user and
-assistant in turn, from a user to an assistant; no blank turn (a blank system prompt is no system prompt).
-Of each text, leading blank lines and all trailing whitespace are dropped. Nothing else is changed: the
-indentation of the first line stays (it is content in code, at the price that " Paris" and "Paris" are two
-samples), Unicode is not normalised, and line ends are kept. Text that a UTF-8 table cannot hold (a lone
-surrogate) or that no clean source holds (NUL) makes a bad row.
+Canonical form [ours]: the roles are system, user and assistant. An optional system prompt comes first; then user and
+assistant alternate, from a user to an assistant. No turn is blank; a blank system prompt counts as none. Leading blank
+lines and all trailing whitespace of a text are dropped. Nothing else is changed: the indentation of the first line
+stays, because it is content in code (so " Paris" and "Paris" are two samples); Unicode is not normalised; line ends
+stay. A text that a UTF-8 table cannot hold (a lone surrogate), or that no clean source has (NUL), makes a bad row.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,45 +20,46 @@ MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 ORIGINS = pl.List(pl.Struct({"source": pl.String, "file": pl.String, "row": pl.Int64}))
 
 SAMPLES = pl.Schema({"sample_id": pl.String(), "messages": MESSAGES, "n_rows": pl.UInt32(), "origins": ORIGINS})
-"""One row per distinct sample, sorted by `sample_id`; `n_rows` counts the rows that held it; origins are sorted
-and their `row` is 1-based: the line of a JSONL file, the element of a JSON array, the row of a table."""
+"""One row per distinct sample, ascending by `sample_id`. `n_rows` counts the rows with this content. `origins` are
+sorted; their `row` counts from 1: the line of a JSONL file, the element of a JSON array, the row of a table."""
 
 QUARANTINE = pl.Schema(
     {"source": pl.String, "file": pl.String, "row": pl.Int64, "reason": pl.String, "excerpt": pl.String}
 )
-"""One row per bad row, sorted by file and row; `excerpt` is the first 200 characters of it as it was read."""
+"""One row per bad row, sorted by file and row. `excerpt` holds its first 200 characters, as they were read."""
 
 Message = dict[str, str]
 
 
 class BadRow(ValueError):
-    """One row cannot be a sample; the message is the reason that goes to quarantine."""
+    """A row that cannot be a sample. The message is the reason that quarantine shows."""
 
 
 class Turn(NamedTuple):
-    """A turn as read: `content` may be anything yet; `where` names it to the user (a key, or "turn 3")."""
+    """A turn as read, not yet checked: `content` may be any value. `where` names it to the user (a key, "turn 3")."""
 
     role: str
     content: Any
     where: str
 
 
-def canonical(turns: Iterable[Turn]) -> list[Message]:
-    """The canonical messages of a row. Raises BadRow with the first reason why there are none."""
+def canonical_messages(turns: Iterable[Turn]) -> list[Message]:
+    """The canonical messages of a row. Raises BadRow with the first reason why it has none."""
     messages: list[Message] = []
     for turn in turns:
-        content = clean(turn.content, turn.where)
+        content = canonical_text(turn.content, turn.where)
         if turn.role == "system":
             if messages:
                 raise BadRow(f"{turn.where}: a system prompt may only come first, and only once")
             if not content:
                 continue
         else:
-            before = messages[-1]["role"] if messages else "system"
-            expected = "assistant" if before == "user" else "user"
-            if turn.role != expected:
-                found = f"{turn.role} after {before}" if before != "system" else f"starts with {turn.role}"
-                raise BadRow(f"{turn.where}: {found}; user and assistant must alternate, the user first")
+            previous_role = messages[-1]["role"] if messages else "system"
+            expected_role = "assistant" if previous_role == "user" else "user"
+            if turn.role != expected_role:
+                starts = previous_role == "system"
+                what = f"starts with {turn.role}" if starts else f"{turn.role} after {previous_role}"
+                raise BadRow(f"{turn.where}: {what}; user and assistant must alternate, the user first")
             if not content:
                 raise BadRow(f"{turn.where}: the {'response' if turn.role == 'assistant' else 'prompt'} is blank")
         messages.append({"role": turn.role, "content": content})
@@ -68,10 +68,10 @@ def canonical(turns: Iterable[Turn]) -> list[Message]:
     return messages
 
 
-def clean(content: Any, where: str) -> str:
-    """Canonical text of one turn. Raises BadRow for what is not text or cannot be kept as text."""
+def canonical_text(content: Any, where: str) -> str:
+    """The canonical text of one turn; may be empty. Raises BadRow for a value that is not text or cannot be stored."""
     if not isinstance(content, str):
-        raise BadRow(f"{where} is {kind(content)}, not text")
+        raise BadRow(f"{where} is {json_type(content)}, not text")
     blank = len(content) - len(content.lstrip())
     text = content[content.rfind("\n", 0, blank) + 1 :].rstrip()
     if "\0" in text:
@@ -83,8 +83,8 @@ def clean(content: Any, where: str) -> str:
     return text
 
 
-def kind(value: Any) -> str:
-    """A JSON value's type in words, for reasons a user reads."""
+def json_type(value: Any) -> str:
+    """The type of a JSON value in words, for a reason that users read."""
     if value is None:
         return "missing"
     words: dict[type, str] = {bool: "a boolean", str: "text", list: "a list", dict: "an object"}
@@ -93,5 +93,5 @@ def kind(value: Any) -> str:
 
 
 def sample_id(messages: Iterable[Mapping[str, str]]) -> str:
-    """128-bit hex hash of canonical messages: role and content of each, nothing else."""
+    """128-bit hash of canonical messages, as 32 hex digits: role and content of each, nothing else."""
     return digest(field for message in messages for field in (message["role"], message["content"]))

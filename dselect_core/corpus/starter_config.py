@@ -1,4 +1,7 @@
-"""A starting dselect.yaml for a folder of files: one source a file, or a sub-folder of files of one kind."""
+"""A first dselect.yaml for a folder of files: one source for each file and each sub-folder.
+
+It reads every file, so that the text says how many rows each has and how they were understood.
+"""
 
 from pathlib import Path
 
@@ -7,21 +10,21 @@ from dselect_core.errors import DselectError
 from dselect_core.select.strategies import TOP_K, all_strategies
 from dselect_core.settings.settings import SourceSpec
 
-# What a source's files are called; compressed ones end in .gz or .zst on top of it.
+# Names of data files end so; a compressed file has its own ending after it.
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather")
 _COMPRESSED = (".gz", ".zst")
 
 _TEXT = """\
 # dselect: what to choose from, with which model, by which recipes. Paths are relative to this file.
-# All keys and their meaning: docs/configuration.md; an editor can check against dselect.schema.json of the package.
+# All keys and their meaning: docs/configuration.md; JSON schema: dselect_core/settings/dselect.schema.json
 storage: .dselect                  # tables, models and coresets; or s3://bucket/prefix
 
-sources:                           # the format of the rows is detected, and can be named with `format:`
+sources:                           # the format of the rows is detected; `format:` sets it
 {sources}
-# A small Llama tuned on a part of these rows. Replace it by the model you are going to tune:
+# Without this, scores come from a small Llama that is tuned on a part of these rows. Name the model you will tune:
 # model: {{path: Qwen/Qwen2.5-0.5B}}
 
-# D3's dependability. Without this, the builtin heuristic grades (it is no LLM, and says so in every record):
+# Without this, a built-in heuristic grades the responses for D3; it is no LLM, and every record says so:
 # grader: {{base_url: https://api.openai.com/v1, model: gpt-4o-mini, api_key: {{env: OPENAI_API_KEY}}}}
 
 coresets:  # strategy: {strategies}
@@ -33,38 +36,39 @@ coresets:  # strategy: {strategies}
 """
 
 
-def starting_config(folder: Path, relative_to: Path) -> tuple[str, dict[str, str]]:
-    """The YAML text, and for each source what was found. Reads the files, to say what is in them.
+def make_starter_config(folder: Path, relative_to: Path) -> tuple[str, dict[str, str]]:
+    """The text of a dselect.yaml for a folder of data files (or one file), and {source: what was read of it}.
 
-    Raises DselectError when the folder holds no data file that can be read.
+    Paths below `relative_to` (the folder of dselect.yaml) are written relative to it. A source that cannot be read
+    stays in the text, with the reason. Raises DselectError when there is no data file.
     """
-    found = _sources(folder)
-    lines, told = [], {}
-    for name, path in found.items():
-        told[name] = _told(name, path)
-        shown = path.resolve()
-        shown_text = str(shown.relative_to(relative_to)) if shown.is_relative_to(relative_to) else str(shown)
-        lines.append(f"  {name}: {{path: {_quoted(shown_text)}}}".ljust(44) + f"  # {told[name]}\n")
+    sources = _sources(folder)
+    descriptions = {name: _describe(name, path) for name, path in sources.items()}
+    lines = []
+    for name, path in sources.items():
+        absolute = path.resolve()
+        written = absolute.relative_to(relative_to) if absolute.is_relative_to(relative_to) else absolute
+        lines.append(f"  {name}: {{path: {_quoted(str(written))}}}".ljust(44) + f"  # {descriptions[name]}\n")
     strategies = " | ".join([*all_strategies(), f"{TOP_K}<column>"])
-    return _TEXT.format(sources="".join(lines), strategies=strategies), told
+    return _TEXT.format(sources="".join(lines), strategies=strategies), descriptions
 
 
 def _sources(folder: Path) -> dict[str, Path]:
     if not folder.exists():
         raise DselectError(f"{folder}: no such file or folder")
     entries = [folder] if folder.is_file() else sorted(folder.iterdir())
-    found: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
             if any(_is_data(p) for p in entry.rglob("*")):
-                found[_name(entry.name, found)] = entry
+                sources[_source_name(entry.name, sources)] = entry
         elif _is_data(entry):
-            found[_name(_stem(entry), found)] = entry
-    if not found:
+            sources[_source_name(_stem(entry), sources)] = entry
+    if not sources:
         raise DselectError(f"{folder}: no data files. Readable are {', '.join(_SUFFIXES)}, plain, .gz or .zst.")
-    return found
+    return sources
 
 
 def _is_data(path: Path) -> bool:
@@ -79,7 +83,7 @@ def _stem(path: Path) -> str:
     return Path(_uncompressed(path.name)).stem
 
 
-def _name(stem: str, taken: dict[str, Path]) -> str:
+def _source_name(stem: str, taken: dict[str, Path]) -> str:
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).strip(".") or "source"
     return name if name not in taken else next(n for i in range(2, 10**6) if (n := f"{name}-{i}") not in taken)
 
@@ -88,12 +92,13 @@ def _quoted(path: str) -> str:
     return path if all(c.isalnum() or c in "-_./" for c in path) else "'" + path.replace("'", "''") + "'"
 
 
-def _told(name: str, path: Path) -> str:
+def _describe(name: str, path: Path) -> str:
     try:
-        seen = ingest(name, SourceSpec(path=str(path)))
+        ingested = ingest(name, SourceSpec(path=str(path)))
     except DselectError as error:
         return f"cannot be read: {error}".replace("\n", " ")
     return (
-        f"{seen.rows:,} rows in {len(seen.files)} file(s), {', '.join(seen.formats)}: {seen.samples.height:,} samples, "
-        f"{seen.duplicates:,} duplicates, {seen.quarantined:,} quarantined"
+        f"{ingested.rows:,} rows in {len(ingested.files)} file(s), {', '.join(ingested.formats)}: "
+        f"{ingested.samples.height:,} samples, {ingested.duplicates:,} duplicates, "
+        f"{ingested.quarantined:,} quarantined"
     )

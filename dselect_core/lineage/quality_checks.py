@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.corpus.raw_dataset import account_of
+from dselect_core.corpus.raw_dataset import read_row_counts
 from dselect_core.kinds import Column, kind_of
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.pool_tables import pool_scores
@@ -29,7 +29,7 @@ class Verdict:
 
 def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
     """rows in = samples + duplicates + quarantined, the last three counted again from the tables themselves."""
-    account = account_of(workspace, source)
+    account = read_row_counts(workspace, source)
     samples = read_parquet(workspace.samples(source))
     quarantined = read_parquet(workspace.quarantine(source)).height
     sample_rows = int(samples["n_rows"].sum())
@@ -45,7 +45,7 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
 
 def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
     """At most QUARANTINE_SHARE of the rows that were read are in quarantine."""
-    account = account_of(workspace, source)
+    account = read_row_counts(workspace, source)
     share = account["quarantined"] / max(1, account["rows"])
     return Verdict(share <= QUARANTINE_SHARE, f"{share:.1%} of the rows are in quarantine", {"share": share})
 

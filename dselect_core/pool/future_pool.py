@@ -10,7 +10,7 @@ from typing import Literal
 
 import polars as pl
 
-from dselect_core.corpus.raw_dataset import look
+from dselect_core.corpus.raw_dataset import preview_samples
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.pool.corpus_index import read_index
@@ -84,7 +84,7 @@ def future_pool(workspace: Workspace, landing: Mapping[str, Landing], sources: C
         landed = _landed(workspace, name)
         if name in landing:
             try:
-                samples = look(workspace, name).select("sample_id", "messages")
+                samples = preview_samples(workspace, name).select("sample_id", "messages")
             except DselectError as error:
                 pool.problems[name] = str(error)
             else:

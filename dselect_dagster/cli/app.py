@@ -185,11 +185,11 @@ def init(
     config: Annotated[Path, typer.Option("--config", "-c", help="file to write")] = Path("dselect.yaml"),
 ) -> None:
     """Write a commented dselect.yaml for a folder of files: one source a file or sub-folder."""
-    from dselect_core.corpus.starter_config import starting_config
+    from dselect_core.corpus.starter_config import make_starter_config
 
     if config.exists():
         raise DselectError(f"{config} is there already; give another name with --config, or remove it")
-    text, sources = starting_config(folder, config.resolve().parent)
+    text, sources = make_starter_config(folder, config.resolve().parent)
     config.write_text(text, "utf-8")
     for name, contents in sources.items():
         out.print(styled("source ", (name, "bold"), f": {contents}"))

@@ -19,7 +19,7 @@ import pytest
 from demo.corpus import LABELS, SOURCES, BuiltinCorpus, Label, generate, plant, write_corpus
 from demo.corpus.assemble import PLAN
 from demo.corpus.functions import FUNCTIONS
-from dselect_core.corpus.formats import choose, read
+from dselect_core.corpus.formats import choose_layout, read_messages
 from dselect_core.corpus.ingest import ingest
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
@@ -46,9 +46,9 @@ def original_of(corpus: BuiltinCorpus, label: Label) -> dict[str, Any]:
 
 def messages(row: dict[str, Any]) -> list[dict[str, str]]:
     """Canonical messages, as the loader reads the row."""
-    layout = choose([row])
+    layout = choose_layout([row])
     assert layout is not None
-    return read(row, layout)
+    return read_messages(row, layout)
 
 
 def response(row: dict[str, Any]) -> str:

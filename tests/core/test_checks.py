@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from dselect_core.corpus.raw_dataset import land
+from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.fingerprint import fingerprint
 from dselect_core.graders.grades import GRADES
 from dselect_core.kinds import kind_of
@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Workspace:
         "coresets": {"t": {"strategy": "topk:upd", "budget": 3}},
     }
     workspace = Workspace(Settings.model_validate(settings))
-    land(workspace, "a")
+    land_source(workspace, "a")
     return workspace
 
 
@@ -109,7 +109,7 @@ def test_scores_of_two_provenances_are_not_compared(place: Workspace, tmp_path: 
     (tmp_path / "b.json").write_text(json.dumps([{"instruction": "Another", "input": "", "output": "source"}]))
     sources = {name: {"path": str(tmp_path / f"{name}.json")} for name in ("a", "b")}
     both = Workspace(Settings.model_validate(place.settings.model_dump(by_alias=True) | {"sources": sources}))
-    land(both, "b")
+    land_source(both, "b")
     score(place)
     table = pool_scores(place, read_index(place), "difficulty").head(1)
     table = table.with_columns(sample_id=pl.lit(read_parquet(both.samples("b"))["sample_id"].item()))

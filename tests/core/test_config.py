@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from dselect_core.corpus.starter_config import starting_config
+from dselect_core.corpus.starter_config import make_starter_config
 from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.select.budget import Budget
 from dselect_core.settings.settings import SCHEMA_FILE, Settings, json_schema, load_settings
@@ -37,7 +37,7 @@ def test_the_shipped_schema_is_that_of_the_settings_and_takes_the_files_we_ship(
     shipped = json.loads(SCHEMA_FILE.read_text())
     assert shipped == json_schema(), "run `python -m dselect_core.settings.settings` to write it again"
     (tmp_path / "a.json").write_text('[{"instruction": "a", "input": "", "output": "b"}]')
-    for text in ((ROOT / "dselect.yaml").read_text(), starting_config(tmp_path, tmp_path)[0]):
+    for text in ((ROOT / "dselect.yaml").read_text(), make_starter_config(tmp_path, tmp_path)[0]):
         jsonschema.validate(yaml.safe_load(text), shipped)
         Settings.model_validate(yaml.safe_load(text))
     with pytest.raises(jsonschema.ValidationError):
@@ -49,7 +49,7 @@ def test_a_starting_file_keeps_its_comments_apart_from_long_and_odd_paths(tmp_pa
     folder = tmp_path / "a folder: of {odd} names, and a rather long one #1"
     folder.mkdir()
     (folder / "rows.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}')
-    text, told = starting_config(folder, tmp_path)
+    text, told = make_starter_config(folder, tmp_path)
     (line,) = [line for line in text.splitlines() if line.startswith("  rows:")]
     assert line.endswith(f"}}  # {told['rows']}")
     source = Settings.model_validate(yaml.safe_load(text)).sources["rows"]

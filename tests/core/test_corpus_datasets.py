@@ -20,7 +20,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import datasets
 import pytest
 
-from dselect_core.corpus.ingest import ingest, signature
+from dselect_core.corpus.ingest import ingest
+from dselect_core.corpus.source_files import files_signature
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
 
@@ -43,7 +44,7 @@ def test_a_folder_of_save_to_disk(tmp_path: Path, key: str) -> None:
     got = ingest("s", spec)
     assert (got.rows, got.samples.height) == (2, 1) and got.balances
     assert got.quarantine.select("file", "row").rows() == [(str(folder), 2)]
-    assert got.signature == signature(spec)
+    assert got.signature == files_signature(spec)
 
 
 def test_of_saved_splits_the_one_of_the_spec(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_folder_of_data_files_is_loaded_by_datasets(tmp_path: Path) -> None:
     got = ingest("s", spec)
     assert (got.rows, got.files[0].file) == (2, f"{tmp_path / 'data'}:train")
     datasets.Dataset.from_list(ROWS[:1]).to_parquet(tmp_path / "data/train.parquet")
-    assert signature(spec) != got.signature
+    assert files_signature(spec) != got.signature
 
 
 @pytest.mark.parametrize(
@@ -224,11 +225,12 @@ def hub(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
 SCRIPT = """
 import json, sys
 from dselect_core.settings.settings import SourceSpec
-from dselect_core.corpus.ingest import ingest, signature
+from dselect_core.corpus.ingest import ingest
+from dselect_core.corpus.source_files import files_signature
 from dselect_core.errors import DselectError
 for spec in json.loads(sys.argv[1]):
     try:
-        seen = signature(SourceSpec(**spec))
+        seen = files_signature(SourceSpec(**spec))
         got = ingest("s", SourceSpec.model_validate(spec))
         files = [file.file for file in got.files]
         answer = [files, got.rows, got.samples.height, got.balances, got.signature == seen, seen]

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from dselect_core.corpus.formats import Layout, choose, read
-from dselect_core.corpus.sample import BadRow, Turn, canonical, sample_id
+from dselect_core.corpus.formats import Layout, choose_layout, read_messages
+from dselect_core.corpus.sample import BadRow, Turn, canonical_messages, sample_id
 
 
 def parse(row: dict[str, Any], format: str = "auto") -> list[tuple[str, str]]:
-    layout = choose([row], format)
+    layout = choose_layout([row], format)
     assert layout is not None
-    return [(message["role"], message["content"]) for message in read(row, layout)]
+    return [(message["role"], message["content"]) for message in read_messages(row, layout)]
 
 
 QA = [("user", "2+2?"), ("assistant", "4")]
@@ -92,7 +92,7 @@ MESSAGES = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content"
     ],
 )
 def test_a_row_is_recognised_and_read(row: dict[str, Any], format: str, expected: list[tuple[str, str]]) -> None:
-    layout = choose([row])
+    layout = choose_layout([row])
     assert layout is not None and layout.format == format
     assert parse(row) == expected
     assert parse(row, format) == expected
@@ -100,7 +100,7 @@ def test_a_row_is_recognised_and_read(row: dict[str, Any], format: str, expected
 
 @pytest.mark.parametrize("row", [{"text": "2+2=4"}, {"prompt": "2+2?"}, {"output": None, "instruction": "x"}, {}])
 def test_a_row_of_no_known_shape_has_no_layout(row: dict[str, Any]) -> None:
-    assert choose([row]) is None
+    assert choose_layout([row]) is None
 
 
 def chat(*turns: tuple[Any, Any]) -> dict[str, Any]:
@@ -177,28 +177,30 @@ def chat(*turns: tuple[Any, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_bad_row_gives_its_reason(row: dict[str, Any], reason: str) -> None:
-    layout = choose([row])
+    layout = choose_layout([row])
     assert layout is not None
     with pytest.raises(BadRow) as refused:
-        read(row, layout)
+        read_messages(row, layout)
     assert str(refused.value) == reason
 
 
 @pytest.mark.parametrize("role", ["tool", "function", "observation", "critic", ""])
 def test_an_unknown_role_is_refused_and_named(role: str) -> None:
     with pytest.raises(BadRow, match=f"`messages` turn 2: unknown role {role!r}; known: system, developer, user"):
-        read(chat(("user", "q"), (role, "x"), ("assistant", "a")), Layout("messages", ("messages",)))
+        read_messages(chat(("user", "q"), (role, "x"), ("assistant", "a")), Layout("messages", ("messages",)))
 
 
 @pytest.mark.parametrize("value", ["text", 3, None, ["q", "a"]])
 def test_what_is_not_an_object_is_refused(value: Any) -> None:
     with pytest.raises(BadRow, match="not a JSON object but"):
-        read(value, Layout("alpaca", ("instruction", "output")))
+        read_messages(value, Layout("alpaca", ("instruction", "output")))
 
 
 def test_a_row_without_the_keys_of_its_file_is_refused_with_the_keys_it_has() -> None:
     with pytest.raises(BadRow) as refused:
-        read({"prompt": "q", "completion": None, "id": 1}, Layout("prompt_completion", ("prompt", "completion")))
+        read_messages(
+            {"prompt": "q", "completion": None, "id": 1}, Layout("prompt_completion", ("prompt", "completion"))
+        )
     assert str(refused.value) == (
         "no `completion`, which prompt_completion (prompt, completion) needs; keys found: prompt, completion, id"
     )
@@ -206,29 +208,29 @@ def test_a_row_without_the_keys_of_its_file_is_refused_with_the_keys_it_has() ->
 
 def test_the_layout_is_the_one_that_makes_most_rows_valid() -> None:
     both = [{"prompt": "q", "answer": None, "response": "a"}] * 3 + [{"prompt": "q", "answer": "a", "response": " "}]
-    assert choose(both) == Layout("prompt_completion", ("prompt", "response"))
+    assert choose_layout(both) == Layout("prompt_completion", ("prompt", "response"))
     mixed = [{"messages": MESSAGES}, *[{"instruction": "q", "output": "a"}] * 2]
-    assert choose(mixed) == Layout("alpaca", ("instruction", "output"))
-    assert choose(mixed, "messages") == Layout("messages", ("messages",))
+    assert choose_layout(mixed) == Layout("alpaca", ("instruction", "output"))
+    assert choose_layout(mixed, "messages") == Layout("messages", ("messages",))
 
 
 def test_alpaca_rows_that_lost_their_instruction_do_not_turn_input_into_the_prompt() -> None:
     rows = [{"instruction": None, "input": "2, 2", "output": "4"}] * 3 + [
         {"instruction": "Add", "input": "2", "output": "2"}
     ]
-    assert choose(rows) == Layout("alpaca", ("instruction", "output"))
+    assert choose_layout(rows) == Layout("alpaca", ("instruction", "output"))
 
 
 def test_rows_with_keys_but_no_valid_sample_still_name_the_layout() -> None:
-    assert choose([{"instruction": "q", "output": " "}]) == Layout("alpaca", ("instruction", "output"))
+    assert choose_layout([{"instruction": "q", "output": " "}]) == Layout("alpaca", ("instruction", "output"))
 
 
 def test_canonical_text_keeps_indentation_and_drops_blank_edges() -> None:
-    messages = canonical(
+    messages = canonical_messages(
         [Turn("user", "\n \n  def f():\n    return 1\n\n", "u"), Turn("assistant", "\r\nyes \u2003", "a")]
     )
     assert [m["content"] for m in messages] == ["  def f():\n    return 1", "yes"]
-    assert canonical([Turn(m["role"], m["content"], "") for m in messages]) == messages
+    assert canonical_messages([Turn(m["role"], m["content"], "") for m in messages]) == messages
 
 
 def test_the_id_is_of_roles_and_texts_and_their_boundaries() -> None:

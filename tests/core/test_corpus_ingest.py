@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dselect_core.corpus import ingest as ingest_module
-from dselect_core.corpus.ingest import Ingested, ingest, signature
+from dselect_core.corpus.ingest import IngestedSource, ingest
 from dselect_core.corpus.sample import QUARANTINE, SAMPLES, sample_id
+from dselect_core.corpus.source_files import files_signature
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
 
@@ -28,11 +29,11 @@ def qa(prompt: str, completion: Any = "a") -> dict[str, Any]:
     return {"prompt": prompt, "completion": completion}
 
 
-def take(*paths: Path | str, **spec: Any) -> Ingested:
+def take(*paths: Path | str, **spec: Any) -> IngestedSource:
     return ingest("s", SourceSpec(path=[str(path) for path in paths], **spec))
 
 
-def files(got: Ingested, root: Path) -> list[str]:
+def files(got: IngestedSource, root: Path) -> list[str]:
     return [os.path.relpath(file.file, root) for file in got.files]
 
 
@@ -141,7 +142,7 @@ def test_quarantine_is_sorted_and_tells_file_row_reason_and_excerpt(tmp_path: Pa
 def test_rows_before_the_first_that_fits_are_quarantined_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest_module, "WINDOW", 3)
+    monkeypatch.setattr(ingest_module, "VOTING_ROWS", 3)
     got = take(write(tmp_path / "x.jsonl", *[{"note": i} for i in range(7)], qa("1"), {"note": 8}, qa("2")))
     assert (got.rows, got.samples.height, got.quarantined) == (10, 2, 8)
     assert got.quarantine["reason"][0] == "no known format; keys found: note"
@@ -225,7 +226,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
 )
 def test_a_place_without_data_is_an_error_naming_it(tmp_path: Path, path: str, message: str) -> None:
     write(tmp_path / "bare/README.md", "…")
-    for attempt in (take, lambda p: signature(SourceSpec(path=p))):
+    for attempt in (take, lambda p: files_signature(SourceSpec(path=p))):
         with pytest.raises(DselectError) as failed:
             attempt(str(tmp_path / path))
         assert str(failed.value).startswith(f"{tmp_path / path}: {message}")
@@ -249,21 +250,21 @@ def test_an_unknown_protocol() -> None:
 def test_the_signature_notices_a_changed_a_new_and_a_gone_file_and_the_spec(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", qa("1"))
     spec = SourceSpec(path=str(tmp_path))
-    first = signature(spec)
-    assert signature(spec) == first == ingest("s", spec).signature
-    assert signature(SourceSpec(path=str(tmp_path), format="alpaca")) != first
+    first = files_signature(spec)
+    assert files_signature(spec) == first == ingest("s", spec).signature
+    assert files_signature(SourceSpec(path=str(tmp_path), format="alpaca")) != first
 
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000_000))
-    touched = signature(spec)
+    touched = files_signature(spec)
     write(path, qa("1"), qa("2"))
-    grown = signature(spec)
+    grown = files_signature(spec)
     other = write(tmp_path / "b.jsonl", qa("3"))
-    both = signature(spec)
+    both = files_signature(spec)
     assert len({first, touched, grown, both}) == 4
     other.unlink()
-    assert signature(spec) == grown
+    assert files_signature(spec) == grown
 
 
 def test_the_signature_reads_no_data(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\0 no JSON at all")
-    assert len(signature(SourceSpec(path=str(tmp_path)))) == 32
+    assert len(files_signature(SourceSpec(path=str(tmp_path)))) == 32

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from dselect_core.corpus.ingest import Ingested, ingest
+from dselect_core.corpus.ingest import IngestedSource, ingest
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
 
@@ -62,7 +62,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def take(path: Path | str, **spec: Any) -> Ingested:
+def take(path: Path | str, **spec: Any) -> IngestedSource:
     return ingest("s", SourceSpec(path=str(path), **spec))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import s3fs
 
-from dselect_core.corpus.ingest import ingest, signature
+from dselect_core.corpus.ingest import ingest
+from dselect_core.corpus.source_files import files_signature
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
 
@@ -41,11 +42,11 @@ def test_prefixes_and_globs(s3: dict[str, Any], bucket: str, path: str) -> None:
 
 def test_the_signature_sees_what_others_wrote(s3: dict[str, Any], bucket: str) -> None:
     spec = SourceSpec(path=f"s3://{bucket}/t0/*", storage_options=s3)
-    seen = [signature(spec), signature(spec)]
+    seen = [files_signature(spec), files_signature(spec)]
     put(s3, f"{bucket}/t0/a.jsonl.gz", gzip.compress(rows("1", "3")))
-    seen.append(signature(spec))
+    seen.append(files_signature(spec))
     put(s3, f"{bucket}/t0/c.jsonl", rows("4"))
-    seen.append(signature(spec))
+    seen.append(files_signature(spec))
     assert seen[0] == seen[1] and len(set(seen)) == 3
     assert seen[-1] == (got := ingest("s", spec)).signature and got.rows == 4
 
@@ -87,4 +88,4 @@ def test_a_place_that_is_not_there(s3: dict[str, Any], bucket: str, path: str, m
 def test_an_endpoint_that_does_not_answer(s3: dict[str, Any]) -> None:
     closed = {**s3, "endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     with pytest.raises(DselectError, match=r"s3://b/x\.jsonl: cannot be listed \(.*Check the address, the credentials"):
-        signature(SourceSpec(path="s3://b/x.jsonl", storage_options=closed))
+        files_signature(SourceSpec(path="s3://b/x.jsonl", storage_options=closed))

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dselect_core.corpus.raw_dataset import land
+from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.graders.grades import GRADES
 from dselect_core.lineage.explain import story
 from dselect_core.pool.corpus_index import build_index
@@ -31,7 +31,7 @@ def workspace_of(folder: Path, strategy: str) -> Workspace:
         "coresets": {"far": {"strategy": strategy, "budget": 6}},
     }
     workspace = Workspace(Settings.model_validate(settings))
-    land(workspace, "a")
+    land_source(workspace, "a")
     build_index(workspace, ["a"], frozenset())
     return workspace
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from dselect_core.coreset.coreset import make_coreset
 from dselect_core.coreset.spec import write_spec
-from dselect_core.corpus.raw_dataset import land
+from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.kinds import all_kinds
 from dselect_core.lm.target_model import make_target_model
 from dselect_core.neighbors.update_neighbors import update_neighbors
@@ -45,7 +45,7 @@ class FromScratch:
 def make_everything(workspace: Workspace) -> None:
     sources = sorted(workspace.settings.sources)
     for source in sources:
-        land(workspace, source)
+        land_source(workspace, source)
     make_target_model(workspace, pl.DataFrame)
     for source in sources:
         update_scores(workspace, source, frozenset(kind.name for kind in all_kinds().values() if kind.by_source))

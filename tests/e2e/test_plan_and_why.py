@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dselect_core.corpus.raw_dataset import land
+from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.scores.provenance import store_of
 from dselect_dagster.defs.graph import build_definitions
 from dselect_dagster.refresh.instance import open_instance
@@ -232,7 +232,7 @@ def test_landing_after_a_look_takes_the_files_as_they_are_then(graph: Graph) -> 
     graph.source("a", alpaca(WORDS[:10]))
     graph.plan()
     graph.source("a", alpaca(WORDS[:12]))
-    assert land(graph.workspace, "a").samples.height == 12
+    assert land_source(graph.workspace, "a").samples.height == 12
 
 
 def test_what_cannot_be_planned_fails_in_its_run_and_stops_nothing_else(graph: Graph) -> None:

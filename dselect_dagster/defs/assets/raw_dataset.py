@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from dselect_core.corpus.raw_dataset import land
+from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.corpus.sample import SAMPLES
 from dselect_dagster.defs.asset_metadata import column_schema, markdown_table
 from dselect_dagster.defs.partitions import SOURCE
@@ -31,11 +31,11 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
     def raw_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         place = workspace.open()
         progress = RunProgress(context, f"raw_dataset {context.partition_key}")
-        landed = land(place, context.partition_key)
-        progress(landed.account["rows"], landed.account["rows"])
+        landed = land_source(place, context.partition_key)
+        progress(landed.row_counts["rows"], landed.row_counts["rows"])
         metadata: dict[str, Any] = {
-            "dagster/partition_row_count": landed.account["samples"],
-            **landed.account,
+            "dagster/partition_row_count": landed.row_counts["samples"],
+            **landed.row_counts,
             "seconds": round(progress.seconds, 2),
             "signature": landed.signature,
             "path": dg.MetadataValue.path(str(place.samples(context.partition_key))),
