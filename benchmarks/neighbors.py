@@ -2,11 +2,11 @@
 
     python benchmarks/neighbors.py [--rows 52000] [--dimensions 384] [--dense-rows 10000] [--nprobe 32]
 
-Rows are clustered as prompts are: power-law cluster sizes, 64 intrinsic dimensions and noise. Both sides of a row are
-given the same float32 vectors and end with the nearest other row of each, so rounding to the grid, reading the table
-that was there and building the index are in the seconds. The matrix rate is that of NumPy's product at the best of its
-shapes, measured in the same process; the share of it counts one product per pair of rows, of which the exact search
-takes half: it can exceed 1. Needs faiss-cpu (`pip install -e '.[dev]'`).
+Rows are clustered as prompts are: power-law cluster sizes, 64 intrinsic dimensions and noise. Both sides get the same
+float32 vectors and end with the nearest other row of each, so the seconds include rounding to the grid, reading the
+earlier table and building the index. The matrix rate is the best of NumPy's product over a few shapes, measured in the
+same process. The share of it counts one product per pair of rows; the exact search takes half of them, so the share can
+exceed 1. Needs faiss-cpu (`pip install -e '.[dev]'`).
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from measure import Side, interleaved, ratio, table
 
-from dselect_core.neighbors.nearest import nearest, recall, update
+from dselect_core.neighbors.nearest import nearest, recall, update_nearest
 
 
 def clustered(rows: int, dimensions: int) -> np.ndarray:
@@ -29,10 +29,10 @@ def clustered(rows: int, dimensions: int) -> np.ndarray:
     centers = random.normal(size=(len(size), 64)).astype(np.float32)
     inner = centers[random.choice(len(size), rows, p=size / size.sum())]
     inner += 0.5 * random.normal(size=(rows, 64)).astype(np.float32)
-    found = inner @ basis
-    for part in np.array_split(found, max(1, rows // 10_000)):
-        part += 2 * random.normal(size=part.shape).astype(np.float32)
-    return found
+    vectors = inner @ basis
+    for block in np.array_split(vectors, max(1, rows // 10_000)):
+        block += 2 * random.normal(size=block.shape).astype(np.float32)
+    return vectors
 
 
 def matrix_rate(dimensions: int) -> float:
@@ -69,8 +69,8 @@ def _search(index: faiss.Index, vectors: np.ndarray) -> np.ndarray:
     if not index.is_trained:
         index.train(unit)
     index.add(unit)
-    found = index.search(unit, 2)[1]
-    return np.where(found[:, 0] == np.arange(len(unit)), found[:, 1], found[:, 0])
+    nearest_two = index.search(unit, 2)[1]
+    return np.where(nearest_two[:, 0] == np.arange(len(unit)), nearest_two[:, 1], nearest_two[:, 0])
 
 
 def dense(vectors: np.ndarray) -> np.ndarray:
@@ -123,8 +123,8 @@ def main() -> None:
         lines.append(row("exact", n, ours, f"{ratio(full['faiss'], ours):.1f}x"))
         old = np.random.default_rng(1).permutation(n)[n // 100 :]
         old.sort()
-        before = nearest(ids.gather(old), vectors[old])
-        patch = interleaved({"patch": lambda: update(ids, vectors, before)}, repeats)["patch"]
+        previous = nearest(ids.gather(old), vectors[old])
+        patch = interleaved({"patch": lambda: update_nearest(ids, vectors, previous)}, repeats)["patch"]
         assert patch.result.equals(ours.result), "a patched table is not the fresh one"
         share = patch.median_wall / ours.median_wall
         lines.append(row("exact, patched after +1 % rows", n, patch, f"{share:.1%} of the full exact search"))
@@ -140,11 +140,11 @@ def main() -> None:
             "ours": lambda: nearest(ids, vectors, nprobe=nprobe),
         }
         lists = interleaved(sides, 3, False)
-        told = {
+        tables = {
             "faiss": pl.DataFrame({"sample_id": ids, "shot_id": ids.gather(np.maximum(lists["faiss"].result, 0))}),
             "ours": lists["ours"].result,
         }
-        shares = {name: recall(found, vectors) or (1.0, 0) for name, found in told.items()}
+        shares = {name: recall(each, vectors) or (1.0, 0) for name, each in tables.items()}
         lines.append(
             row(f"faiss IndexIVFFlat, nprobe {nprobe}", n, lists["faiss"], f"1; recall@1 {shares['faiss'][0]:.4f}")
         )

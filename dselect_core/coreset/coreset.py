@@ -19,7 +19,7 @@ from dselect_core.progress import Progress
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import read_saved_order, write_saved_order
-from dselect_core.select.select import Selection, needs, select
+from dselect_core.select.select import Selection, required_kinds, select
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, write_parquet
 
@@ -64,7 +64,7 @@ def candidates(workspace: Workspace, recipe: str) -> Candidates:
     """
     index = read_index(workspace)
     versions = {"samples": index.version_of(frozenset())}
-    for name in sorted(needs(read_spec(workspace, recipe))):
+    for name in sorted(required_kinds(read_spec(workspace, recipe))):
         versions[name] = version_of_pool(workspace, index, kind_of(name))
     of_text = []
     for name, fingerprints in index.fingerprints.items():
@@ -85,7 +85,7 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     """
     spec = read_spec(workspace, recipe)
     index = read_index(workspace)
-    kinds = needs(spec)
+    kinds = required_kinds(spec)
     try:
         pool = load_pool(workspace, index, kinds)
         selection = select(pool, spec, progress, lambda key: read_saved_order(workspace.orders / f"{key}.parquet", key))

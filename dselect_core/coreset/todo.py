@@ -11,7 +11,7 @@ import polars as pl
 
 from dselect_core.coreset.manifest import is_of, order_identity, read_manifest
 from dselect_core.fingerprint import fingerprint
-from dselect_core.select.select import needs
+from dselect_core.select.select import required_kinds
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
@@ -95,7 +95,7 @@ def _coreset_todo(
     of_candidates, of_coreset = other_reasons.get(("candidates", recipe)), other_reasons.get(("coreset", recipe))
     looks = upstream.index_moves or is_changed or of_candidates is not None
     candidates_why = (of_candidates or "upstream changed") if looks else None
-    replaced = needs(workspace.settings.coresets[recipe]) & upstream.replaced_kinds
+    replaced = required_kinds(workspace.settings.coresets[recipe]) & upstream.replaced_kinds
     if looks and (upstream.rows_moved or replaced or upstream.lengths_replaced):
         why = "rows changed" if upstream.rows_moved else f"scores changed: {', '.join(sorted(replaced))}"
         return _selection(workspace, recipe, upstream, candidates_why, why, not upstream.ids_moved and not replaced)
@@ -131,7 +131,7 @@ def _order_moves(workspace: Workspace, recipe: str, upstream: UpstreamChanges) -
     if upstream.new_ids is None or upstream.departed_ids is None:
         return True
     usable_ids = upstream.new_ids
-    for kind in needs(workspace.settings.coresets[recipe]):
+    for kind in required_kinds(workspace.settings.coresets[recipe]):
         usable_ids = usable_ids.join(upstream.scored_new_ids(kind), on="sample_id", how="semi")
     if usable_ids.height:
         return True

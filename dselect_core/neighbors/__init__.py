@@ -1,0 +1,1 @@
+"""Neighbours: for each sample of the pool its shot, the nearest other sample by prompt."""

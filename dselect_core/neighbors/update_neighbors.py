@@ -1,7 +1,7 @@
-"""Each pooled sample's shot: what is to be searched (`neighbors_todo`), and the search, patched where rows moved.
+"""The table of the pool's shots: what is to be searched (`neighbors_todo`), and its update, patched where rows moved.
 
-The neighbours are the one table that is patched, not looked up: exactly, see nearest.py. A plan asks the same question
-before a run; where the vectors are there already it has the same answer, else an estimate.
+A patched exact table equals a fresh one (nearest.py). A plan asks for the same to-do before a run: it gives the run's
+own figure where the vectors are there already, else an estimate.
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from dselect_core.fingerprint import fingerprint
-from dselect_core.neighbors.nearest import SCHEMA, patchable, recall, recipe, update
+from dselect_core.neighbors.nearest import SCHEMA, patchable_fingerprints, provenance, recall, update_nearest
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import pool_vectors
 from dselect_core.progress import Progress
@@ -28,8 +28,8 @@ FOLLOWERS = 1.15
 class NeighborsTodo:
     """What is to be searched for a pool.
 
-    ids: sample_id of the pool, ascending. previous: the table there is, where it can be patched, else None. new_ids:
-    samples that the previous table lacks. departed_rows: its rows that the pool lacks.
+    ids: sample_id of the pool, ascending. previous: the table that was written last, where it can be patched, else
+    None. new_ids: samples that the previous table lacks. departed_rows: its rows that the pool lacks.
     """
 
     spec: NeighborSpec
@@ -48,14 +48,14 @@ class NeighborsTodo:
         if self.previous is not None and self.stands:
             return self.previous
         nprobe = self.spec.nprobe_for(self.ids.height)
-        return update(self.ids["sample_id"], vectors, self.previous, progress, nprobe)
+        return update_nearest(self.ids["sample_id"], vectors, self.previous, progress, nprobe)
 
     def changed_rows(self, table: pl.DataFrame) -> int:
         """How many rows of the pool's table are new or have another shot than before."""
         if self.previous is None:
             return table.height
-        kept = table.join(self.previous, on=["sample_id", "shot_id"], how="semi", nulls_equal=True)
-        return table.height - kept.height
+        unchanged = table.join(self.previous, on=["sample_id", "shot_id"], how="semi", nulls_equal=True)
+        return table.height - unchanged.height
 
     def estimated_changed_rows(self) -> int:
         """`changed_rows`, before there are vectors to search with."""
@@ -68,11 +68,16 @@ class NeighborsTodo:
 
 
 def neighbors_todo(workspace: Workspace, ids: pl.DataFrame, prompt_fingerprints: list[str] | None) -> NeighborsTodo:
-    """ids: sample_id of the pool, ascending. prompt_fingerprints: of the vectors; None where not known yet."""
+    """What has to be searched for this pool.
+
+    ids: sample_id of the pool, ascending. prompt_fingerprints: of the prompt vectors; None where not known yet.
+    """
     spec = workspace.settings.neighbors
     ids = ids.select("sample_id")
     previous, metadata = read_neighbors(workspace)
-    if previous is None or metadata.get("fingerprint") not in patchable(spec, ids.height, prompt_fingerprints):
+    if previous is None or metadata.get("fingerprint") not in patchable_fingerprints(
+        spec, ids.height, prompt_fingerprints
+    ):
         return NeighborsTodo(spec, ids, None, ids, ids.clear())
     new_ids = ids.join(previous, on="sample_id", how="anti", maintain_order="left")
     departed = previous.select("sample_id").join(ids, on="sample_id", how="anti")
@@ -92,13 +97,13 @@ def update_neighbors(workspace: Workspace, index: Index, progress: Progress | No
 
     The report's figures say how it was searched and, where that was not exact, the recall measured on this very table.
     """
-    row_count, prompts = index.frame.height, index.fingerprints["prompts"]
-    todo = neighbors_todo(workspace, index.frame, prompts)
-    made_by = fingerprint(recipe(todo.spec, row_count, prompts))
+    row_count, prompt_fingerprints = index.frame.height, index.fingerprints["prompts"]
+    todo = neighbors_todo(workspace, index.frame, prompt_fingerprints)
+    table_fingerprint = fingerprint(provenance(todo.spec, row_count, prompt_fingerprints))
     _, metadata = read_neighbors(workspace)
-    if todo.stands and metadata["fingerprint"] == made_by and todo.previous is not None:
+    if todo.stands and metadata["fingerprint"] == table_fingerprint and todo.previous is not None:
         figures = json.loads(metadata["figures"])
-        return _report(todo, todo.previous, made_by, figures)
+        return _report(todo, todo.previous, table_fingerprint, figures)
     nprobe = todo.spec.nprobe_for(row_count)
     figures = {"search": "exact" if nprobe is None else f"approximate, nprobe {nprobe}"}
     if index.sources:
@@ -109,15 +114,17 @@ def update_neighbors(workspace: Workspace, index: Index, progress: Progress | No
             figures |= {"recall@1": measured[0], "recall@1 measured on rows": measured[1]}
     else:
         table = pl.DataFrame(schema=SCHEMA)
-    report = _report(todo, table, made_by, figures)
-    written = {"fingerprint": made_by, "version": report.version, "figures": json.dumps(figures)}
+    report = _report(todo, table, table_fingerprint, figures)
+    written = {"fingerprint": table_fingerprint, "version": report.version, "figures": json.dumps(figures)}
     write_parquet(table, workspace.neighbors, written)
     return report
 
 
 def _report(
-    todo: NeighborsTodo, table: pl.DataFrame, made_by: str, figures: dict[str, str | int | float]
+    todo: NeighborsTodo, table: pl.DataFrame, table_fingerprint: str, figures: dict[str, str | int | float]
 ) -> TableReport:
     computed = todo.changed_rows(table)
-    version = version_of(table, "similarity", made_by)
-    return TableReport(table, "similarity", version, made_by, computed, reused=table.height - computed, figures=figures)
+    version = version_of(table, "similarity", table_fingerprint)
+    return TableReport(
+        table, "similarity", version, table_fingerprint, computed, reused=table.height - computed, figures=figures
+    )

@@ -13,7 +13,7 @@ import polars as pl
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import kind_of, with_needs
-from dselect_core.select.select import needs
+from dselect_core.select.select import required_kinds
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_with_metadata, write_parquet
@@ -28,7 +28,7 @@ SCHEMA: dict[str, pl.DataType] = {
 
 def needed_kinds(settings: Settings) -> frozenset[str]:
     """The kinds of score that some recipe reads, with what those rest on. Others need not be computed."""
-    return frozenset(with_needs(kind for spec in settings.coresets.values() for kind in needs(spec)))
+    return frozenset(with_needs(kind for spec in settings.coresets.values() for kind in required_kinds(spec)))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Selection:
     reused: int = 0
 
 
-def needs(spec: CoresetSpec) -> frozenset[str]:
+def required_kinds(spec: CoresetSpec) -> frozenset[str]:
     """The kinds of score a recipe cannot do without: its strategy's, and `difficulty` for a budget in tokens."""
     counted = {rankable_columns()["response_tokens"]} if spec.budget.unit == "tokens" else set()
     return strategy(spec.strategy).needs | counted

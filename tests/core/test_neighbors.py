@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core.neighbors import exact_search as closest
-from dselect_core.neighbors import ivf_search as inverted_lists
-from dselect_core.neighbors.exact_search import Closest
-from dselect_core.neighbors.nearest import SCHEMA, nearest, patchable, recall, recipe, update
+from dselect_core.neighbors import exact_search, ivf_search
+from dselect_core.neighbors.exact_search import NearestRows
+from dselect_core.neighbors.nearest import (
+    SCHEMA,
+    nearest,
+    patchable_fingerprints,
+    provenance,
+    recall,
+    update_nearest,
+)
 from dselect_core.select.rounding import round_unit_vectors
 from dselect_core.settings.settings import NeighborSpec
 
@@ -27,8 +33,8 @@ def fresh(vectors: np.ndarray, rows: np.ndarray | list[int] | range) -> pl.DataF
     return nearest(names(rows), vectors[list(rows)])
 
 
-def patched(vectors: np.ndarray, rows: np.ndarray | list[int] | range, before: pl.DataFrame | None) -> pl.DataFrame:
-    return update(names(rows), vectors[list(rows)], before)
+def patched(vectors: np.ndarray, rows: np.ndarray | list[int] | range, previous: pl.DataFrame | None) -> pl.DataFrame:
+    return update_nearest(names(rows), vectors[list(rows)], previous)
 
 
 def renumbered(table: pl.DataFrame, rows: list[int]) -> pl.DataFrame:
@@ -59,8 +65,8 @@ def by_definition(
     return table
 
 
-def assert_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
-    assert found.equals(expected) and found.schema == expected.schema == SCHEMA
+def assert_same(table: pl.DataFrame, expected: pl.DataFrame) -> None:
+    assert table.equals(expected) and table.schema == expected.schema == SCHEMA
 
 
 def clustered(n: int, dimensions: int, seed: int = 0) -> np.ndarray:
@@ -92,30 +98,30 @@ def pools(draw: st.DrawFn) -> np.ndarray:
 def test_every_row_has_the_nearest_other_by_definition(vectors: np.ndarray, tile: int) -> None:
     rows = range(len(vectors))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(closest, "_TILE", tile)
-        found = fresh(vectors, rows)
-    assert found.schema == SCHEMA and found.rows() == by_definition(vectors, rows)
+        patch.setattr(exact_search, "_TILE", tile)
+        table = fresh(vectors, rows)
+    assert table.schema == SCHEMA and table.rows() == by_definition(vectors, rows)
 
 
 @settings(max_examples=150, deadline=None)
 @given(pools(), st.data())
 def test_after_any_history_a_patched_table_is_the_fresh_one(vectors: np.ndarray, data: st.DataObject) -> None:
     rows = range(len(vectors))
-    before: pl.DataFrame | None = None
+    previous: pl.DataFrame | None = None
     pool: set[int] = set()
     for step in range(data.draw(st.integers(2, 6))):
         # Some come and some go, from a few to all; and a table's rows may come in any order.
         pool = pool ^ data.draw(st.one_of(st.sets(st.sampled_from(rows), max_size=3), st.sets(st.sampled_from(rows))))
         now, ids = vectors[sorted(pool)], names(sorted(pool))
-        if step % 2 and before is not None:
-            before = before.reverse()
-        held = None if before is None else before.clone()
-        found = update(ids, now, before)
-        assert_same(found, nearest(ids, now))
-        assert found.rows() == by_definition(vectors, sorted(pool))
+        if step % 2 and previous is not None:
+            previous = previous.reverse()
+        copy = None if previous is None else previous.clone()
+        table = update_nearest(ids, now, previous)
+        assert_same(table, nearest(ids, now))
+        assert table.rows() == by_definition(vectors, sorted(pool))
         assert np.array_equal(now, vectors[sorted(pool)], equal_nan=True)  # what was given is left as it was
-        assert held is None or held.equals(before)
-        before = found
+        assert copy is None or copy.equals(previous)
+        previous = table
 
 
 @pytest.mark.parametrize("dimensions", [3, 64])
@@ -124,12 +130,12 @@ def test_likenesses_within_a_few_steps_of_each_other(dimensions: int) -> None:
     vectors = np.ones((300, dimensions)) + random.normal(0, 1e-3, (300, dimensions))
     vectors[random.integers(0, 300, 60)] = vectors[7]
     vectors = vectors.astype(np.float32)
-    before = fresh(vectors, range(0, 300, 2))
-    assert before.rows() == by_definition(vectors, range(0, 300, 2))
+    previous = fresh(vectors, range(0, 300, 2))
+    assert previous.rows() == by_definition(vectors, range(0, 300, 2))
     for rows in (range(300), range(100, 300), range(0, 300, 3)):
-        before = patched(vectors, rows, before)
-        assert_same(before, fresh(vectors, rows))
-        assert before.rows() == by_definition(vectors, rows)
+        previous = patched(vectors, rows, previous)
+        assert_same(previous, fresh(vectors, rows))
+        assert previous.rows() == by_definition(vectors, rows)
 
 
 def test_the_grid_costs_little_likeness() -> None:
@@ -137,9 +143,9 @@ def test_the_grid_costs_little_likeness() -> None:
     unit = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, -1)
-    found = fresh(vectors, range(400))
-    shots = found["shot_id"].cast(pl.Int64).to_numpy()
-    assert np.abs(found["similarity"].to_numpy() - cosine[range(400), shots]).max() < 5e-4
+    table = fresh(vectors, range(400))
+    shots = table["shot_id"].cast(pl.Int64).to_numpy()
+    assert np.abs(table["similarity"].to_numpy() - cosine[range(400), shots]).max() < 5e-4
     assert (cosine.max(1) - cosine[range(400), shots]).max() < 1e-3
 
 
@@ -147,12 +153,12 @@ def test_the_grid_costs_little_likeness() -> None:
 def test_ties_go_to_the_lowest_id(new: list[int]) -> None:
     vectors = np.tile(np.array([[3, 1, 2], [1, 1, 0]], np.float32), (30, 1))
     old = [row for row in range(60) if row not in new]
-    found = patched(vectors, range(60), fresh(vectors, old))
-    assert_same(found, fresh(vectors, range(60)))
-    assert found["shot_id"][:4].to_list() == ["0002", "0003", "0000", "0001"]
-    assert found["shot_id"][4:].to_list() == ["0000", "0001"] * 28 and found["similarity"].eq(1).all()
+    table = patched(vectors, range(60), fresh(vectors, old))
+    assert_same(table, fresh(vectors, range(60)))
+    assert table["shot_id"][:4].to_list() == ["0002", "0003", "0000", "0001"]
+    assert table["shot_id"][4:].to_list() == ["0000", "0001"] * 28 and table["similarity"].eq(1).all()
     # Without those it had, everybody follows the next.
-    gone = patched(vectors, range(2, 60), found)
+    gone = patched(vectors, range(2, 60), table)
     assert_same(gone, fresh(vectors, range(2, 60)))
     assert gone["shot_id"].to_list() == ["0004", "0005"] + ["0002", "0003"] * 28
 
@@ -181,10 +187,10 @@ def test_pools_that_shrink_to_one_and_to_none_and_grow_again() -> None:
 
 def test_a_new_row_takes_over_where_it_is_nearer_or_as_near_and_lower() -> None:
     vectors = np.array([[1, 0.1], [1, 0], [1, 0.3], [0, 1], [1, 0], [0.1, 1]], np.float32)
-    before = fresh(vectors, [1, 2, 3])
-    assert before["shot_id"].to_list() == ["0002", "0001", "0002"]
-    assert patched(vectors, [1, 2, 3, 4], before)["shot_id"].to_list() == ["0004", "0001", "0002", "0001"]
-    assert patched(vectors, [1, 2, 3, 5], before)["shot_id"].to_list() == ["0002", "0001", "0005", "0003"]
+    previous = fresh(vectors, [1, 2, 3])
+    assert previous["shot_id"].to_list() == ["0002", "0001", "0002"]
+    assert patched(vectors, [1, 2, 3, 4], previous)["shot_id"].to_list() == ["0004", "0001", "0002", "0001"]
+    assert patched(vectors, [1, 2, 3, 5], previous)["shot_id"].to_list() == ["0002", "0001", "0005", "0003"]
     # 0 and 1 are as near to 4 as they are: the lower stays.
     ties = np.array([[1, 1], [1, -1], [1, 0], [5, 0]], np.float32)
     assert patched(ties, [0, 1, 3], fresh(ties, [1, 3]))["shot_id"].to_list() == ["0003", "0003", "0000"]
@@ -193,15 +199,15 @@ def test_a_new_row_takes_over_where_it_is_nearer_or_as_near_and_lower() -> None:
 
 def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]:
     """What is compared from here on: (the rows that look, the rows they look at) of each call."""
-    seen: list[tuple[list[int], list[int]]] = []
-    compare = Closest.compare
+    compared: list[tuple[list[int], list[int]]] = []
+    compare = NearestRows.compare
 
-    def listen(self: Closest, rows: np.ndarray, others: np.ndarray, vectors: np.ndarray) -> None:
-        seen.append((rows.tolist(), others.tolist()))
+    def listen(self: NearestRows, rows: np.ndarray, others: np.ndarray, vectors: np.ndarray) -> None:
+        compared.append((rows.tolist(), others.tolist()))
         compare(self, rows, others, vectors)
 
-    monkeypatch.setattr(Closest, "compare", listen)
-    return seen
+    monkeypatch.setattr(NearestRows, "compare", listen)
+    return compared
 
 
 def test_only_new_rows_and_orphaned_followers_look_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,66 +215,68 @@ def test_only_new_rows_and_orphaned_followers_look_at_all(monkeypatch: pytest.Mo
     vectors = random.normal(size=(200, 5)).astype(np.float32)
     vectors[50] = np.nan
     rows = list(range(160))
-    before = fresh(vectors, rows)
+    previous = fresh(vectors, rows)
     gone, new = [3, 4, 50, 90, 120], [170, 180, 181]
     now = [row for row in rows if row not in gone] + new
-    left = before.filter(~pl.col("sample_id").is_in(names(gone).implode()))
+    left = previous.filter(~pl.col("sample_id").is_in(names(gone).implode()))
     followers = left.filter(pl.col("shot_id").is_in(names(gone).implode()))["sample_id"].cast(pl.Int64).to_list()
     assert 3 <= len(followers) < 20
 
-    seen = comparisons(monkeypatch)
-    told: list[tuple[int, int]] = []
-    found = update(names(now), vectors[now], before, lambda done, total, reused=0: told.append((done, total)))
+    compared = comparisons(monkeypatch)
+    steps: list[tuple[int, int]] = []
+    table = update_nearest(
+        names(now), vectors[now], previous, lambda done, total, reused=0: steps.append((done, total))
+    )
     look = sorted(now.index(row) for row in new + followers)
-    assert seen == [(look, list(range(len(now))))]
-    assert told == [(len(look), len(look))]
-    assert_same(found, fresh(vectors, now))
+    assert compared == [(look, list(range(len(now))))]
+    assert steps == [(len(look), len(look))]
+    assert_same(table, fresh(vectors, now))
 
 
 def test_a_table_that_nothing_touched_is_searched_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
     vectors[7], vectors[8] = 0, np.nan
-    before = fresh(vectors, range(40))
-    followed = set(before["shot_id"].cast(pl.Int64))
-    seen = comparisons(monkeypatch)
-    assert_same(patched(vectors, range(40), before), before)
+    previous = fresh(vectors, range(40))
+    followed = set(previous["shot_id"].cast(pl.Int64))
+    compared = comparisons(monkeypatch)
+    assert_same(patched(vectors, range(40), previous), previous)
     # Nor where only rows without a vector came and went, or one that nobody follows went.
     without = [row for row in range(40) if row not in (7, 8)]
-    left = patched(vectors, without, before)
-    assert_same(patched(vectors, range(40), left), before)
+    left = patched(vectors, without, previous)
+    assert_same(patched(vectors, range(40), left), previous)
     lonely = next(row for row in without if row not in followed)
-    found = patched(vectors, [row for row in range(40) if row != lonely], before)
-    assert seen == []
-    assert_same(found, fresh(vectors, [row for row in range(40) if row != lonely]))
+    table = patched(vectors, [row for row in range(40) if row != lonely], previous)
+    assert compared == []
+    assert_same(table, fresh(vectors, [row for row in range(40) if row != lonely]))
 
 
 def test_from_nothing_every_pair_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closest, "_TILE", 8)
+    monkeypatch.setattr(exact_search, "_TILE", 8)
     vectors = np.random.default_rng(2).normal(size=(30, 3)).astype(np.float32)
     vectors[11] = 0
-    seen = comparisons(monkeypatch)
+    compared = comparisons(monkeypatch)
     whole = fresh(vectors, range(30))
-    assert seen == [(list(range(at, min(at + 8, 29))), list(range(at, 29))) for at in range(0, 29, 8)]
+    assert compared == [(list(range(at, min(at + 8, 29))), list(range(at, 29))) for at in range(0, 29, 8)]
     assert_same(patched(vectors, range(30), pl.DataFrame(schema=SCHEMA)), whole)
     assert_same(patched(vectors, range(30), fresh(vectors, [11])), whole)
     # More than half new: the same, since looking at all of the new rows would be more.
     assert_same(patched(vectors, range(30), fresh(vectors, range(10))), whole)
-    assert [len(others) for _, others in seen] == [29, 21, 13, 5] * 3 + [10, 2] + [29, 21, 13, 5]
+    assert [len(others) for _, others in compared] == [29, 21, 13, 5] * 3 + [10, 2] + [29, 21, 13, 5]
 
 
 @pytest.mark.parametrize("nprobe", [None, 3])
 def test_block_sizes_change_nothing(monkeypatch: pytest.MonkeyPatch, nprobe: int | None) -> None:
     vectors = np.random.default_rng(3).integers(-2, 3, (150, 4)).astype(np.float32)
     whole = nearest(names(range(150)), vectors, nprobe=nprobe)
-    later = update(names(range(150)), vectors, fresh(vectors, range(130)), nprobe=nprobe)
-    monkeypatch.setattr(closest, "_TILE", 16)
-    monkeypatch.setattr(inverted_lists, "_BLOCK", 7)
-    told: list[tuple[int, int]] = []
-    found = nearest(names(range(150)), vectors, lambda done, total, reused=0: told.append((done, total)), nprobe)
-    assert_same(found, whole)
+    later = update_nearest(names(range(150)), vectors, fresh(vectors, range(130)), nprobe=nprobe)
+    monkeypatch.setattr(exact_search, "_TILE", 16)
+    monkeypatch.setattr(ivf_search, "_BLOCK", 7)
+    steps: list[tuple[int, int]] = []
+    table = nearest(names(range(150)), vectors, lambda done, total, reused=0: steps.append((done, total)), nprobe)
+    assert_same(table, whole)
     usable = whole["shot_id"].count()
-    assert told[-1] == (usable, usable) and len(told) > 5
-    assert_same(update(names(range(150)), vectors, fresh(vectors, range(130)), nprobe=nprobe), later)
+    assert steps[-1] == (usable, usable) and len(steps) > 5
+    assert_same(update_nearest(names(range(150)), vectors, fresh(vectors, range(130)), nprobe=nprobe), later)
 
 
 THREADS = """
@@ -295,24 +303,24 @@ def test_the_number_of_threads_changes_nothing() -> None:
     assert printed[0] == printed[1] and len(set(printed[0])) == 2
 
 
-def likeness(vectors: np.ndarray, found: pl.DataFrame | None = None) -> np.ndarray:
-    """Of each row and its shot in `found`, else of each row and its nearest, on the grid; -inf where it has none."""
+def likeness(vectors: np.ndarray, table: pl.DataFrame | None = None) -> np.ndarray:
+    """Of each row and its shot in `table`, else of each row and its nearest, on the grid; -inf where it has none."""
     usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
     grid = np.zeros(vectors.shape)
     grid[usable] = round_unit_vectors(vectors[usable])[0]
     dot = grid @ grid.T
     dot[:, ~usable] = dot[~usable] = -np.inf
     np.fill_diagonal(dot, -np.inf)
-    if found is None:
+    if table is None:
         return dot.max(1)
     # A row without a shot is asked about itself.
-    shots = found.select(pl.coalesce("shot_id", "sample_id").cast(pl.Int64)).to_series().to_numpy()
+    shots = table.select(pl.coalesce("shot_id", "sample_id").cast(pl.Int64)).to_series().to_numpy()
     return dot[range(len(dot)), shots]
 
 
-def share(vectors: np.ndarray, found: pl.DataFrame) -> float:
+def share(vectors: np.ndarray, table: pl.DataFrame) -> float:
     """Of all rows: the share whose shot is as near as the nearest."""
-    return float((likeness(vectors, found) == likeness(vectors)).mean())
+    return float((likeness(vectors, table) == likeness(vectors)).mean())
 
 
 def test_the_recall_that_is_stated_is_the_one_that_is_measured() -> None:
@@ -349,34 +357,38 @@ def test_an_approximate_table_is_patched_exactly_and_never_gets_worse(monkeypatc
     vectors = clustered(2400, 32)
     ids = names(range(2400))
     old = [row for row in range(2400) if row % 100]
-    before = nearest(names(old), vectors[old], nprobe=1)
-    found = update(ids, vectors, before, nprobe=1)
+    previous = nearest(names(old), vectors[old], nprobe=1)
+    table = update_nearest(ids, vectors, previous, nprobe=1)
     whole = fresh(vectors, range(2400))
     new = [row for row in range(2400) if not row % 100]
-    assert found[new].equals(whole[new])
-    assert (likeness(vectors, found)[old] >= likeness(vectors[old], renumbered(before, old))).all()
+    assert table[new].equals(whole[new])
+    assert (likeness(vectors, table)[old] >= likeness(vectors[old], renumbered(previous, old))).all()
     nearer_is_new = whole["shot_id"].is_in(ids[new].implode())
-    assert found.filter(nearer_is_new).equals(whole.filter(nearer_is_new))
-    assert recall(found, vectors, 2400) == (share(vectors, found), 2400)
-    # Many new rows are searched by lists again, and what was found before is kept where it is nearer.
-    seen = comparisons(monkeypatch)
-    again = update(ids, vectors, whole.head(800), nprobe=1)
-    assert sum(len(rows) * len(others) for rows, others in seen) < 2400**2 / 4
+    assert table.filter(nearer_is_new).equals(whole.filter(nearer_is_new))
+    assert recall(table, vectors, 2400) == (share(vectors, table), 2400)
+    # Many new rows are searched by lists again, and an earlier shot is kept where it is nearer.
+    compared = comparisons(monkeypatch)
+    again = update_nearest(ids, vectors, whole.head(800), nprobe=1)
+    assert sum(len(rows) * len(others) for rows, others in compared) < 2400**2 / 4
     assert again.head(800).equals(whole.head(800))
     # An exact table stays what it is while nothing moves.
-    assert_same(update(ids, vectors, whole, nprobe=1), whole)
+    assert_same(update_nearest(ids, vectors, whole, nprobe=1), whole)
 
 
 def test_equal_vectors_do_not_crowd_the_lists() -> None:
     vectors = np.tile(np.array([[3, 1, 2], [1, 1, 0]], np.float32), (300, 1))
-    found = nearest(names(range(600)), vectors, nprobe=1)
-    assert_same(found, fresh(vectors, range(600)))
+    table = nearest(names(range(600)), vectors, nprobe=1)
+    assert_same(table, fresh(vectors, range(600)))
 
 
-def test_the_search_is_approximate_above_the_size_that_is_set_and_part_of_the_recipe() -> None:
+def test_the_search_is_approximate_above_the_size_that_is_set_and_part_of_the_provenance() -> None:
     never, above = NeighborSpec(), NeighborSpec(approximate_above=100, nprobe=8)
     assert [never.nprobe_for(10**9), above.nprobe_for(100), above.nprobe_for(101)] == [None, None, 8]
-    assert recipe(above, 100, ["p"]) == recipe(never, 10**9, ["p"]) != recipe(above, 101, ["p"])
-    assert recipe(above, 101, ["p"]) != recipe(above.model_copy(update={"nprobe": 9}), 101, ["p"])
+    assert provenance(above, 100, ["p"]) == provenance(never, 10**9, ["p"]) != provenance(above, 101, ["p"])
+    assert provenance(above, 101, ["p"]) != provenance(above.model_copy(update={"nprobe": 9}), 101, ["p"])
     # What is exact may be patched to be nearly so, never the other way round.
-    assert patchable(never, 101, ["p"]) == patchable(above, 100, ["p"]) < patchable(above, 101, ["p"])
+    assert (
+        patchable_fingerprints(never, 101, ["p"])
+        == patchable_fingerprints(above, 100, ["p"])
+        < patchable_fingerprints(above, 101, ["p"])
+    )

@@ -13,7 +13,7 @@ from dselect_core.select.order import Order
 from dselect_core.select.order_key import order_key
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SavedOrder
-from dselect_core.select.select import needs, select
+from dselect_core.select.select import required_kinds, select
 from dselect_core.select.strategies import register, strategy, unregister, with_options
 from dselect_core.select.strategy import Option, Strategy
 from dselect_core.select.top_k import SortedOrder
@@ -52,7 +52,7 @@ def chosen(**recipe: object) -> str:
 def test_it_is_selected_by_with_its_option() -> None:
     assert chosen(budget=2) == "ba"
     assert chosen(budget=2, target=2) == "ec"
-    assert needs(CoresetSpec.model_validate({"strategy": "near", "budget": 1})) == {"difficulty"}
+    assert required_kinds(CoresetSpec.model_validate({"strategy": "near", "budget": 1})) == {"difficulty"}
     selection = select(POOL, CoresetSpec.model_validate({"strategy": "near", "budget": 2}))
     assert selection.excluded.rows() == [("d", "no loss")]
 

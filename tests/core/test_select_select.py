@@ -10,7 +10,7 @@ import pytest
 from dselect_core.errors import DselectError
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
-from dselect_core.select.select import needs, select
+from dselect_core.select.select import required_kinds, select
 
 SCORES = pl.DataFrame(
     {
@@ -71,8 +71,8 @@ def test_a_token_budget_stops_at_the_first_sample_that_exceeds_it() -> None:
 
 
 def test_what_a_recipe_needs() -> None:
-    assert needs(spec("kcenter", 3)) == {"embeddings"}
-    assert needs(spec("kcenter", "3 tokens")) == {"embeddings", "difficulty"}
+    assert required_kinds(spec("kcenter", 3)) == {"embeddings"}
+    assert required_kinds(spec("kcenter", "3 tokens")) == {"embeddings", "difficulty"}
 
 
 def test_progress_counts_towards_the_budget() -> None:
