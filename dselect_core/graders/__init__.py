@@ -1,0 +1,1 @@
+"""Who grades dependability: an OpenAI-compatible endpoint, or checks of the text."""

@@ -1,0 +1,1 @@
+"""Over the whole graph: the plan of a refresh, the story of a sample, checks of quality, estimates of cost."""

@@ -83,6 +83,7 @@ class OwnHead:
         self._name = next(name for name, module in model.named_children() if module is body)
 
     def __call__(self, states: Tensor) -> Tensor:
+        """Last states [positions, d] → logits [positions, V]."""
         from transformers.modeling_outputs import BaseModelOutputWithPast
 
         body = getattr(self._model, self._name)

@@ -19,7 +19,8 @@ class MakesOrder(Protocol):
     gives those that come after the saved picks.
     """
 
-    def __call__(self, pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order: ...
+    def __call__(self, pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
+        """The order, from its first pick or from the first after the saved ones."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The commands of dselect, and what they print."""

@@ -1,0 +1,1 @@
+"""What Dagster loads: assets, partitions, checks, sensors, schedules, resources."""

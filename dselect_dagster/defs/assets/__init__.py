@@ -1,0 +1,1 @@
+"""The assets: thin functions over those of dselect_core."""
