@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from random import Random
 
 from demo.corpus import generate
-from dselect_core.corpus.formats import choose, read
+from dselect_core.corpus.formats import choose_layout, read_messages
 from dselect_core.corpus.ingest import ingest
 from dselect_core.corpus.sample import BadRow, Message
 from dselect_core.graders.heuristic_grader import find_faults
@@ -180,10 +180,10 @@ def demo_groups() -> dict[str, tuple[list[Messages], list[Messages]]]:
     by_label: dict[str, list[Messages]] = {}
     for label in corpus.labels:
         row = corpus.rows[label.source][label.row - 1]
-        layout = choose([row])
+        layout = choose_layout([row])
         assert layout is not None
         try:
-            by_label.setdefault(label.label, []).append(read(row, layout))
+            by_label.setdefault(label.label, []).append(read_messages(row, layout))
         except BadRow:
             continue
     faults = ("wrong_answer", "truncated", "empty", "off_topic")

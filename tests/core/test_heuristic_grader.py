@@ -105,7 +105,7 @@ def test_no_text_is_slow_or_breaks_a_check(text):
 
 SPECIAL_TOKENS = [
     "<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<eos>", "<pad>", "[EOS]", "<end_of_turn>", "<|END_OF_TURN|>",
-    "<｜end▁of▁sentence｜>",
+    "<｜end▁of▁sentence｜>", "<unk>", "<sep>", "[UNK]", "[PAD]", "[/INST]",
 ]  # fmt: skip
 
 

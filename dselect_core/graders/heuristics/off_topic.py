@@ -12,7 +12,6 @@ from dselect_core.graders.heuristics.common_words import common_words, singular
 from dselect_core.graders.heuristics.numerals import has_number
 from dselect_core.graders.heuristics.turn import Finding, Turn, clip
 
-_QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|`([^`]+)`|(?<!\w)'([^'\n]+)'(?!\w)|‘([^’]+)’")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|`([^`]+)`|(?<!\w)'([^'\n]+)'(?!\w)|‘([^’]+)’")
 _NUMERAL = re.compile(r"\d+")

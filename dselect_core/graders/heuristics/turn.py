@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 # Corpora often carry the special tokens of their tokenizer in the text. They say nothing about the answer.
 _SPECIAL_TOKEN = (
-    r"(?:<\|[a-z_0-9]{1,30}\|>|<｜[^｜<>\s]{1,30}｜>|</?s>|<(?:pad|eos|bos|unk|start_of_turn|end_of_turn)>|"
-    r"\[(?:EOS|BOS|PAD|SEP|CLS|/?INST)\])"
+    r"(?:<[|｜][a-z_▁0-9]{1,40}[|｜]>|</?s>|<(?:pad|eos|bos|unk|sep|cls|mask|end_of_turn|start_of_turn|end_of_text)>|"
+    r"\[/?(?:EOS|BOS|PAD|SEP|CLS|UNK|INST)\])"
 )
 _LEADING_TOKENS = re.compile(rf"(?:{_SPECIAL_TOKEN}\s*+)++", re.IGNORECASE)
 _TRAILING_TOKEN = re.compile(rf"{_SPECIAL_TOKEN}$", re.IGNORECASE)
-_LONGEST_TOKEN = 40
+_LONGEST_TOKEN = 44
 _FENCED = re.compile(r"```.*?(?:```|$)", re.DOTALL)
 _READ = 20_000
 
