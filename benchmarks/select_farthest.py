@@ -80,7 +80,7 @@ def ours(vectors: np.ndarray, weights: np.ndarray, picks: int) -> tuple[list[int
     order = farthest_first(vectors, weights)
     rows = [pick.row for pick in islice(order, picks)]
     order.state()
-    return rows, order.compared
+    return rows, order.distance_count
 
 
 def run(n: int, d: int, k: int, repeats: int) -> list[list[str]]:
@@ -144,16 +144,16 @@ def profile(n: int, d: int, k: int) -> list[list[str]]:
     spent["rounding to the grid"] = time.perf_counter() - start
     # By name of the engine's own steps: they do not call one another.
     for part, method in (
-        ("catching up, matrix products", "_caught_up"),
-        ("choosing rows for a pool", "_candidates"),
-        ("counting picks in the pool", "_count"),
+        ("catching up, matrix products", "_bring_up_to_date"),
+        ("choosing the active rows", "_find_candidates"),
+        ("showing picks to the active rows", "_show_last_pick"),
     ):
         setattr(order, method, timed(part, getattr(order, method)))
     for _ in islice(order, k):
         pass
     whole = time.perf_counter() - start
     spent["the rest"] = whole - sum(spent.values())
-    print(f"n = {n:,}, k = {k:,}: {order.rounds} rounds\n")
+    print(f"n = {n:,}, k = {k:,}: {order.round_count} rounds\n")
     return [[part, f"{seconds:.3f}", f"{seconds / whole:.0%}"] for part, seconds in spent.items()]
 
 

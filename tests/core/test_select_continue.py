@@ -139,7 +139,7 @@ def test_a_covered_budget_runs_no_strategy(name: str, orders: Orders, monkeypatc
         raise AssertionError("the strategy was run")
 
     refusing = replace(strategies.strategy(name), order=refuse)
-    monkeypatch.setattr("dselect_core.select.select.with_options", lambda name, options: refusing)
+    monkeypatch.setattr("dselect_core.select.strategies.strategy_with_options", lambda name, options: refusing)
     steps: list[tuple[int, int, int]] = []
     for expected, budget in zip(fresh, (30, 7, "10%", "40 tokens"), strict=True):
         spec = CoresetSpec(strategy=name, budget=budget)

@@ -58,7 +58,7 @@ def test_every_pick_and_how_the_others_stand(case: list[tuple[list[int], int]], 
     in_turn = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLOCK", block)
-        patch.setattr(module, "_CHOSEN", max(2, block))
+        patch.setattr(module, "_CHOSEN_BLOCK", max(2, block))
         order = score_first(np.array(vectors, dtype=np.float32), np.array(scores), threshold)
         for made in range(len(chosen) + 1):
             before = in_turn[: in_turn.index(chosen[made])] if made < len(chosen) else in_turn

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core.select.farthest_first import MOST_STEPS, FarthestFirst, Sizes, farthest_first
+from dselect_core.select.farthest_first import MAX_WEIGHT_STEPS, FarthestFirst, Sizes, farthest_first
 from dselect_core.select.order import Pick
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
 from dselect_core.select.saved_order import SavedOrder
 from tests.core.test_select_d3 import small_cases
 
-tiny = st.builds(Sizes, pool=st.integers(1, 5), picks=st.integers(1, 4), front=st.integers(1, 8))
+tiny = st.builds(Sizes, active=st.integers(1, 5), picks=st.integers(1, 4), shortlist=st.integers(1, 8))
 
 
 def loop(vectors: np.ndarray, weights: np.ndarray) -> tuple[list[int], list[float | None], np.ndarray]:
@@ -40,7 +40,7 @@ def random_case(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Few directions and weights, zero among them (ties, duplicates); or as good as none equal."""
     random = np.random.default_rng(seed)
     if seed % 3 == 0:
-        return random.normal(size=(n, 12)).astype(np.float32), random.integers(1, MOST_STEPS + 1, n)
+        return random.normal(size=(n, 12)).astype(np.float32), random.integers(1, MAX_WEIGHT_STEPS + 1, n)
     vectors = random.integers(-2, 3, size=(n, 3)).astype(np.float32)
     vectors[~vectors.any(axis=1)] = 1
     return vectors, random.choice([0, 1, 2, 65_536] if seed % 3 == 1 else [65_536], n)
@@ -68,7 +68,7 @@ def test_many_rounds(seed: int, n: int, sizes: Sizes) -> None:
     order = farthest_first(vectors, weights, None, sizes)
     assert_same(list(order), rows, gains)
     if seed % 3 == 0:
-        assert order.rounds > n / 2 / sizes.pool  # the case is what it should be
+        assert order.round_count > n / 2 / sizes.active  # the case is what it should be
 
 
 @settings(max_examples=25, deadline=None)
@@ -128,14 +128,14 @@ def test_where_all_rows_fit_in_a_pool_every_gain_is_known() -> None:
 def clustered() -> FarthestFirst:
     random = np.random.default_rng(5)
     vectors = random.normal(size=(60, 48))[random.integers(0, 60, 6000)] + 0.5 * random.normal(size=(6000, 48))
-    return farthest_first(vectors.astype(np.float32), random.integers(1, 65_536, 6000), None, Sizes(pool=256))
+    return farthest_first(vectors.astype(np.float32), random.integers(1, 65_536, 6000), None, Sizes(active=256))
 
 
 def test_it_computes_far_fewer_distances_than_a_loop() -> None:
     order = clustered()
     for _ in range(600):
         next(order)
-    assert order.compared < 0.25 * 6000 * 600
+    assert order.distance_count < 0.25 * 6000 * 600
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])

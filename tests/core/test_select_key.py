@@ -113,7 +113,7 @@ def test_the_options_count(name: str, option: str, value: float) -> None:
     chosen = strategies.strategy(name)
     assert order_key(POOL, chosen, 0) == order_key(POOL, chosen.with_given({option: None}), 0)
     assert order_key(POOL, chosen.with_given({option: value}), 0) != order_key(POOL, chosen, 0)
-    of_default = chosen.with_given({option: chosen.options[option]})
+    of_default = chosen.with_given({option: chosen.option_values[option]})
     assert order_key(POOL, of_default, 0) == order_key(POOL, chosen, 0)  # said or not, it is the same order
 
 

@@ -14,7 +14,7 @@ from dselect_core.select.order_key import order_key
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.select import required_kinds, select
-from dselect_core.select.strategies import register, strategy, unregister, with_options
+from dselect_core.select.strategies import register, strategy, strategy_with_options, unregister
 from dselect_core.select.strategy import Option, Strategy
 from dselect_core.select.top_k import SortedOrder
 from dselect_core.settings.settings import json_schema
@@ -27,12 +27,13 @@ def near_order(pool: Pool, seed: int, saved: SavedOrder | None = None, target: f
 
 
 NEAR = Strategy(
-    "near",
-    frozenset({"difficulty"}),
-    ("loss",),
-    near_order,
-    lambda pool: pool.scores["loss"].to_numpy(),
-    declared={"target": Option(float, 0.5, "near: the loss that rows should have", {"ge": 0})},
+    name="near",
+    description="loss close to a target",
+    needs=frozenset({"difficulty"}),
+    columns=("loss",),
+    order=near_order,
+    values=lambda pool: pool.scores["loss"].to_numpy(),
+    options={"target": Option(float, 0.5, "near: the loss that rows should have", {"ge": 0})},
 )
 POOL = Pool.of(pl.DataFrame({"sample_id": list("abcde"), "loss": [0.1, 0.4, 0.9, None, 2.0]}))
 
@@ -65,7 +66,9 @@ def test_its_option_is_checked_counted_and_described() -> None:
     with pytest.raises(ValidationError, match="`target` is an option of near; `d3` has no use for it"):
         CoresetSpec.model_validate({"strategy": "d3", "budget": 1, "target": 1})
     usable = POOL.take(np.array([0, 1, 2, 4]))
-    keys = {order_key(usable, with_options("near", given), 0) for given in ({}, {"target": 0.5}, {"target": 1.0})}
+    keys = {
+        order_key(usable, strategy_with_options("near", given), 0) for given in ({}, {"target": 0.5}, {"target": 1.0})
+    }
     assert len(keys) == 2
     described = json_schema()["$defs"]["CoresetSpec"]["properties"]["target"]
     assert described["description"] == "near: the loss that rows should have"
@@ -74,7 +77,7 @@ def test_its_option_is_checked_counted_and_described() -> None:
 def test_names_that_clash_are_refused() -> None:
     with pytest.raises(DselectError, match="strategy `near` is defined twice"):
         register(NEAR)
-    other = Strategy("far", frozenset(), (), near_order, declared={"target": Option(str, "", "another thing")})
+    other = Strategy("far", "", frozenset(), (), near_order, options={"target": Option(str, "", "another thing")})
     with pytest.raises(DselectError, match="`near` has another option `target`"):
         register(other)
     assert strategy("near") is NEAR
