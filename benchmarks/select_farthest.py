@@ -87,11 +87,11 @@ def run(n: int, d: int, k: int, repeats: int) -> list[list[str]]:
     """A row a side, under HEADER. Needs the embeddings about three times over."""
     vectors, weights = make_data(n, d)
     grid, _ = round_unit_vectors(vectors)
-    made = {"textbook": 4, "one product a pick": 20 if n > 200_000 else 60}
+    pick_counts = {"textbook": 4, "one product a pick": 20 if n > 200_000 else 60}
     sides = interleaved(
         {
-            "textbook": lambda: textbook(grid, weights, made["textbook"]),
-            "one product a pick": lambda: one_product_a_pick(grid, weights, made["one product a pick"]),
+            "textbook": lambda: textbook(grid, weights, pick_counts["textbook"]),
+            "one product a pick": lambda: one_product_a_pick(grid, weights, pick_counts["one product a pick"]),
             "ours": lambda: ours(vectors, weights, k),
         },
         repeats,
@@ -102,15 +102,15 @@ def run(n: int, d: int, k: int, repeats: int) -> list[list[str]]:
     lines = []
     for name, side in sides.items():
         # The first pick is by weight alone and measures nothing.
-        scale = 1.0 if name == "ours" else (k - 1) / (made[name] - 1)
+        scale = 1.0 if name == "ours" else (k - 1) / (pick_counts[name] - 1)
         if name != "ours":
-            assert side.result == rows[: made[name]], f"{name} has another order"
+            assert side.result == rows[: pick_counts[name]], f"{name} has another order"
         lines.append(
             [
                 f"{n:,}",
                 f"{k:,}",
                 name,
-                f"{k:,}" if name == "ours" else f"{made[name]}",
+                f"{k:,}" if name == "ours" else f"{pick_counts[name]}",
                 f"{side.median_wall * scale:,.2f}",
                 f"{side.median_cpu * scale:,.2f}",
                 "" if name == "ours" else f"{ratio(side, sides['ours']) * scale:,.0f}x",

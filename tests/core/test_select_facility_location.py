@@ -116,13 +116,13 @@ def test_blocks_and_threads_change_nothing(neighbors: int | None, monkeypatch: p
     expected = list(facility_location(vectors, neighbors))
     for name in ("_BLOCK", "_WIDE_BLOCK", "_SUM_BLOCK"):
         monkeypatch.setattr(module, name, 7)
-    before = faiss.omp_get_max_threads()
+    thread_count = faiss.omp_get_max_threads()
     try:
         for threads in (1, 3):
             faiss.omp_set_num_threads(threads)
             assert list(facility_location(vectors, neighbors)) == expected
     finally:
-        faiss.omp_set_num_threads(before)
+        faiss.omp_set_num_threads(thread_count)
 
 
 def test_similarities_of_a_long_pool_are_summed_without_overflow() -> None:

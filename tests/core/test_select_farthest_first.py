@@ -1,4 +1,4 @@
-"""The lazy engine with tiny pools, so that every case takes many rounds, against a loop that computes everything."""
+"""The lazy engine with few active rows, so that every case takes many rounds, against a loop that computes everything."""
 
 import os
 import subprocess
@@ -86,7 +86,7 @@ def test_stopped_at_every_pick_it_goes_on_as_if_it_had_not(seed: int, n: int, si
         # What is saved of an order that was stopped after each pick is that of one that never was.
         assert saved.table.equals(SavedOrder.of("key", samples, picks, whole.state(), whole.standing()).table)
     fresh = farthest_first(vectors, weights, None, sizes)
-    assert list(fresh) == picks  # never asked
+    assert list(fresh) == picks  # never asked for its state
     assert all(np.array_equal(values, whole.state()[name]) for name, values in fresh.state().items())
 
 
@@ -99,27 +99,27 @@ def test_standing_is_a_bound_between_the_gain_and_that_of_the_last_pick(seed: in
     samples = pl.DataFrame({"sample_id": [f"{i:04}" for i in range(n)], "reason": [None] * n})
     order = farthest_first(vectors, weights, None, sizes)
     picks = []
-    for made in range(1, n + 1):
+    for pick_count in range(1, n + 1):
         picks.append(next(order))
         standing = order.standing()
-        exact = np.sqrt(after[made - 1]) * SCORE_STEP / scale
-        left = np.setdiff1d(np.arange(n), rows[:made])
-        assert np.isnan(standing[rows[:made]]).all()
+        exact = np.sqrt(after[pick_count - 1]) * SCORE_STEP / scale
+        left = np.setdiff1d(np.arange(n), rows[:pick_count])
+        assert np.isnan(standing[rows[:pick_count]]).all()
         assert (standing[left] >= exact[left] * (1 - 1e-12)).all()
-        if made > 1:
+        if pick_count > 1:
             assert (standing[left] <= picks[-1].gain).all()
         saved = SavedOrder.of("key", samples, picks, order.state(), standing)
-        known = ~saved.table.select(saved.is_bound.fill_null(False)).to_series().to_numpy()[left]
-        assert standing[left][known] == pytest.approx(exact[left][known], rel=1e-12)
+        is_exact = ~saved.table.select(saved.is_bound.fill_null(False)).to_series().to_numpy()[left]
+        assert standing[left][is_exact] == pytest.approx(exact[left][is_exact], rel=1e-12)
 
 
-def test_where_all_rows_fit_in_a_pool_every_gain_is_known() -> None:
+def test_where_all_rows_are_active_every_gain_is_known() -> None:
     vectors, weights = random_case(3, 300)
     order = farthest_first(vectors, weights)
     rows, _, after = loop(vectors, weights)
-    for made in range(1, 40):
+    for pick_count in range(1, 40):
         next(order)
-        assert (order.state()["seen"] == made).all()
+        assert (order.state()["seen"] == pick_count).all()
     exact = np.sqrt(after[38]) * SCORE_STEP / round_unit_vectors(vectors)[1]
     left = np.setdiff1d(np.arange(300), rows[:39])
     assert order.standing()[left] == pytest.approx(exact[left], rel=1e-12)
@@ -145,6 +145,6 @@ def test_the_order_does_not_depend_on_threads(threads: str) -> None:
         "print(*[pick.row for pick in islice(c(), 600)])"
     )
     environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     order = clustered()
-    assert [int(row) for row in told.stdout.split()] == [next(order).row for _ in range(600)]
+    assert [int(row) for row in run.stdout.split()] == [next(order).row for _ in range(600)]

@@ -7,8 +7,10 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from dselect_core import kinds
 from dselect_core.errors import DselectError
 from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.kcenter import kcenter_order
 from dselect_core.select.order import Order
 from dselect_core.select.order_key import order_key
 from dselect_core.select.recipe import CoresetSpec
@@ -81,3 +83,34 @@ def test_names_that_clash_are_refused() -> None:
     with pytest.raises(DselectError, match="`near` has another option `target`"):
         register(other)
     assert strategy("near") is NEAR
+
+
+def test_vectors_of_a_kind_that_is_registered_are_required_and_part_of_the_key() -> None:
+    topics = kinds.Kind(
+        name="topics",
+        asset="topics",
+        description="Topic vectors of another model.",
+        columns=(kinds.Column("topic", pl.Float32(), "topics", vector=True), kinds.Column("reason", pl.String(), "")),
+        value="topic",
+        array="topic",
+        pool_field="embeddings",
+        provenance=lambda inputs: {"score": "topics"},
+        computation=kinds.FromSamples(lambda samples, settings, emit, progress: None),
+    )
+    by_topic = Strategy("by-topic", "far apart by topic", frozenset({"topics"}), (), kcenter_order)
+    vectors = np.array([[0, 1], [1, 0], [np.nan, 1], [0, -1], [0, 2]], dtype=np.float32)
+    kinds.register(topics)
+    register(by_topic)
+    try:
+        spec = CoresetSpec(strategy="by-topic", budget=2)
+        selection = select(Pool(POOL.scores, vectors), spec)
+        assert selection.order["sample_id"].to_list() == ["a", "d"]
+        assert selection.excluded.rows() == [("c", "no embedding")]
+        with pytest.raises(DselectError, match="the pool has no topics, which `by-topic` needs"):
+            select(POOL, spec)
+        assert order_key(Pool(POOL.scores, vectors), by_topic, 0) != order_key(
+            Pool(POOL.scores, 2 * vectors), by_topic, 0
+        )
+    finally:
+        unregister("by-topic")
+        kinds.unregister("topics")
