@@ -3,8 +3,8 @@
     python benchmarks/select_coverage.py [--rows 52000] [--active 1174] [--neurons 262144] [--share 0.1] [--scanned 3]
 
 The sets are drawn by a power law: a few neurons are active in most rows, most in few, as top-k activations are. Both
-sides get the same sets. The loop gets them as bits that were packed before the clock starts; every pick of it costs the
-same, so it makes `--scanned` picks, which must be the first of ours, and is scaled to the whole budget. Ours builds its
+sides get the same sets. The loop gets them as bits packed before the clock starts. Each of its picks costs the same, so
+it makes `--scanned` picks, which must be the first of ours, and is scaled to the whole budget. Ours builds its
 index inside the clock. Bits take n·neurons/8 bytes: 1.7 GB as given here.
 """
 

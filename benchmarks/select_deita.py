@@ -82,14 +82,14 @@ def run(rows: int = 8_000, width: int = 384, threshold: float = THRESHOLD, repea
     if find_deita():
         sides = {"DEITA's Combined_Filter": lambda: deita(vectors, steps, threshold), **sides}
     measured = measure.interleaved(sides, repeats)
-    mine = measured["dselect"]
+    dselect = measured["dselect"]
     lines = []
     for name, side in measured.items():
-        assert side.result == mine.result, f"{name} chooses other rows"
-        times = ["1", "1"] if side is not mine else ["", ""]
-        if side is mine and len(measured) > 1:
-            theirs = next(iter(measured.values()))
-            times = [f"{measure.ratio(theirs, mine, of):.1f}" for of in ("wall", "cpu")]
+        assert side.result == dselect.result, f"{name} chooses other rows"
+        times = ["1", "1"] if side is not dselect else ["", ""]
+        if side is dselect and len(measured) > 1:
+            peer = next(iter(measured.values()))
+            times = [f"{measure.ratio(peer, dselect, of):.1f}" for of in ("wall", "cpu")]
         took = [f"{side.median_wall:.2f}", f"{side.median_cpu:.2f}", f"{max(side.peak):,.0f}"]
         lines.append([f"{rows:,}", f"{len(side.result):,}", name, *took, *times])
     return lines

@@ -2,11 +2,11 @@
 
     python benchmarks/select_facility.py [--rows 6000] [--share 0.1] [--width 384] [--large]
 
-Sides get the same vectors: clustered, and on dselect's grid, so that rounding is nobody's loss. submodlib and apricot
+Sides get the same vectors: clustered, and on dselect's grid, so that rounding favours no side. submodlib and apricot
 get the similarities, (1 + cos) / 2, as a NumPy kernel made inside the clock, which is faster than either makes its own
 from vectors. The value is counted again for all from the vectors, in float64. A peer that cannot be imported (PyPI:
 submodlib-py, apricot-select) is left out; apricot compiles in the warm-up. `--large` runs our sparse form alone, once,
-at 200,000 rows: nobody's n² fits there.
+at 200,000 rows, where n² similarities do not fit in memory.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def run(rows: int = 6_000, share: float = 0.1, width: int = 384, repeats: int = 
     lines = [
         [
             *(f"{rows:,}", f"{picks:,}", name),
-            *(f"{(found := value(vectors, side.result)):.4f}", f"{found / best:.7f}"),
+            *(f"{(side_value := value(vectors, side.result)):.4f}", f"{side_value / best:.7f}"),
             *(f"{side.median_wall:.2f}", f"{side.median_cpu:.2f}", f"{max(side.peak):,.0f}"),
         ]
         for name, side in sides.items()
@@ -107,8 +107,8 @@ def run(rows: int = 6_000, share: float = 0.1, width: int = 384, repeats: int = 
     for name in present:
         for form in (exact, sparse):
             wall, cpu = (measure.ratio(sides[f"{name}, lazy"], sides[form], of) for of in ("wall", "cpu"))
-            said = f"{form}: times faster than {name}"
-            lines.append([f"{rows:,}", f"{picks:,}", said, "", "", f"{wall:.1f}", f"{cpu:.1f}", ""])
+            label = f"{form}: times faster than {name}"
+            lines.append([f"{rows:,}", f"{picks:,}", label, "", "", f"{wall:.1f}", f"{cpu:.1f}", ""])
     return lines
 
 
@@ -117,9 +117,9 @@ def run_large(rows: int = LARGE, share: float = 0.1, width: int = 384) -> list[l
     vectors, picks = draw(rows, width), int(rows * share)
     name = f"dselect, {NEIGHBORS} neighbours"
     side = measure.interleaved({name: lambda: ours(vectors, picks, NEIGHBORS)}, 1, warm_up=False)[name]
-    found = f"{value(vectors, side.result):.4f}"
+    value_text = f"{value(vectors, side.result):.4f}"
     times = [f"{side.median_wall:.1f}", f"{side.median_cpu:.1f}", f"{max(side.peak):,.0f}"]
-    return [[f"{rows:,}", f"{picks:,}", name, found, "", *times]]
+    return [[f"{rows:,}", f"{picks:,}", name, value_text, "", *times]]
 
 
 def main() -> None:

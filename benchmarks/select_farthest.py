@@ -80,18 +80,18 @@ def ours(vectors: np.ndarray, weights: np.ndarray, picks: int) -> tuple[list[int
     order = farthest_first(vectors, weights)
     rows = [pick.row for pick in islice(order, picks)]
     order.state()
-    return rows, order.compared
+    return rows, order.distance_count
 
 
 def run(n: int, d: int, k: int, repeats: int) -> list[list[str]]:
     """A row a side, under HEADER. Needs the embeddings about three times over."""
     vectors, weights = make_data(n, d)
     grid, _ = round_unit_vectors(vectors)
-    made = {"textbook": 4, "one product a pick": 20 if n > 200_000 else 60}
+    pick_counts = {"textbook": 4, "one product a pick": 20 if n > 200_000 else 60}
     sides = interleaved(
         {
-            "textbook": lambda: textbook(grid, weights, made["textbook"]),
-            "one product a pick": lambda: one_product_a_pick(grid, weights, made["one product a pick"]),
+            "textbook": lambda: textbook(grid, weights, pick_counts["textbook"]),
+            "one product a pick": lambda: one_product_a_pick(grid, weights, pick_counts["one product a pick"]),
             "ours": lambda: ours(vectors, weights, k),
         },
         repeats,
@@ -102,15 +102,15 @@ def run(n: int, d: int, k: int, repeats: int) -> list[list[str]]:
     lines = []
     for name, side in sides.items():
         # The first pick is by weight alone and measures nothing.
-        scale = 1.0 if name == "ours" else (k - 1) / (made[name] - 1)
+        scale = 1.0 if name == "ours" else (k - 1) / (pick_counts[name] - 1)
         if name != "ours":
-            assert side.result == rows[: made[name]], f"{name} has another order"
+            assert side.result == rows[: pick_counts[name]], f"{name} has another order"
         lines.append(
             [
                 f"{n:,}",
                 f"{k:,}",
                 name,
-                f"{k:,}" if name == "ours" else f"{made[name]}",
+                f"{k:,}" if name == "ours" else f"{pick_counts[name]}",
                 f"{side.median_wall * scale:,.2f}",
                 f"{side.median_cpu * scale:,.2f}",
                 "" if name == "ours" else f"{ratio(side, sides['ours']) * scale:,.0f}x",
@@ -144,16 +144,16 @@ def profile(n: int, d: int, k: int) -> list[list[str]]:
     spent["rounding to the grid"] = time.perf_counter() - start
     # By name of the engine's own steps: they do not call one another.
     for part, method in (
-        ("catching up, matrix products", "_caught_up"),
-        ("choosing rows for a pool", "_candidates"),
-        ("counting picks in the pool", "_count"),
+        ("catching up, matrix products", "_bring_up_to_date"),
+        ("choosing the active rows", "_find_candidates"),
+        ("showing picks to the active rows", "_show_last_pick"),
     ):
         setattr(order, method, timed(part, getattr(order, method)))
     for _ in islice(order, k):
         pass
     whole = time.perf_counter() - start
     spent["the rest"] = whole - sum(spent.values())
-    print(f"n = {n:,}, k = {k:,}: {order.rounds} rounds\n")
+    print(f"n = {n:,}, k = {k:,}: {order.round_count} rounds\n")
     return [[part, f"{seconds:.3f}", f"{seconds / whole:.0%}"] for part, seconds in spent.items()]
 
 

@@ -13,7 +13,7 @@ from dselect_core.lm.target_model import read_record
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import fingerprint_of_pool
 from dselect_core.select.recipe import CoresetSpec
-from dselect_core.select.strategies import with_options
+from dselect_core.select.strategies import strategy_with_options
 from dselect_core.settings.workspace import Workspace
 from dselect_core.version import __version__
 
@@ -40,7 +40,7 @@ def order_identity(spec: CoresetSpec) -> dict[str, Any]:
     return {
         "strategy": spec.strategy,
         "seed": spec.seed,
-        "options": with_options(spec.strategy, spec.options).options,
+        "options": strategy_with_options(spec.strategy, spec.options).option_values,
         "selection_revision": REVISION,
     }
 

@@ -149,7 +149,7 @@ class _Planner:
         pool_rows, prompts = self.pool.ids.height, self._store(kind_of("prompts"))
         todo = neighbors_todo(self.workspace, self.pool.ids, None if prompts is None else [prompts.fingerprint])
         pairs, changed_rows, steps = todo.previous, 0, []
-        if searched and not todo.stands:
+        if searched and not todo.is_current:
             if prompts is not None and pool_rows and prompts.missing(self.pool.ids).is_empty():
                 pairs = todo.search(prompts.read_array(self.pool.ids).values)
                 changed_rows = todo.changed_rows(pairs)

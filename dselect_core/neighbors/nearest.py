@@ -10,7 +10,7 @@ measures how many shots are the true nearest.
 
 An earlier table is patched: rows that are new, and rows whose shot is gone, are compared with all rows, and the same
 products show the old rows whether a new one is nearer. m such rows cost m·n·d multiplications. A patched exact table
-equals a fresh one. A patched approximate table is at least as good, for it keeps the shots of the earlier one.
+equals a fresh one. A patched approximate table keeps the earlier shots and can only improve on them.
 """
 
 import numpy as np

@@ -39,13 +39,13 @@ class NeighborsTodo:
     departed_rows: pl.DataFrame
 
     @property
-    def stands(self) -> bool:
+    def is_current(self) -> bool:
         """Whether the previous table is the table of this pool."""
         return self.previous is not None and self.new_ids.is_empty() and self.departed_rows.is_empty()
 
     def search(self, vectors: np.ndarray, progress: Progress | None = None) -> pl.DataFrame:
         """The table of this pool (nearest.SCHEMA). vectors: float32 [pool, d] in its order, NaN where missing."""
-        if self.previous is not None and self.stands:
+        if self.previous is not None and self.is_current:
             return self.previous
         nprobe = self.spec.nprobe_for(self.ids.height)
         return update_nearest(self.ids["sample_id"], vectors, self.previous, progress, nprobe)
@@ -101,7 +101,7 @@ def update_neighbors(workspace: Workspace, index: Index, progress: Progress | No
     todo = neighbors_todo(workspace, index.frame, prompt_fingerprints)
     table_fingerprint = fingerprint(provenance(todo.spec, row_count, prompt_fingerprints))
     _, metadata = read_neighbors(workspace)
-    if todo.stands and metadata["fingerprint"] == table_fingerprint and todo.previous is not None:
+    if todo.is_current and metadata["fingerprint"] == table_fingerprint and todo.previous is not None:
         figures = json.loads(metadata["figures"])
         return _report(todo, todo.previous, table_fingerprint, figures)
     nprobe = todo.spec.nprobe_for(row_count)

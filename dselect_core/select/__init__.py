@@ -1,1 +1,1 @@
-"""Selection: strategies that order a pool, budgets that cut the order."""
+"""Selection: strategies that order a pool, and budgets that cut the order."""

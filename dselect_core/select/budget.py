@@ -1,7 +1,7 @@
-"""Budgets: how much of a selection order a coreset keeps.
+"""Budgets: how much of an order a coreset takes.
 
-A budget is a number of rows (`500`), a share of the pool (`10%`) or a number of response tokens
-(`200000 tokens`). It only ever cuts an order, so a smaller budget is a prefix of a larger one.
+A budget is a number of rows (`500`), a share of the pool (`10%`) or a number of response tokens (`200000 tokens`). It
+only cuts an order, so the coreset of a smaller budget is a prefix of that of a larger one.
 """
 
 import re
@@ -46,9 +46,9 @@ class Budget:
         return f"{self.value:g}%" if self.unit == "percent" else f"{int(self.value)} {self.unit}"
 
     def rows(self, pool: int) -> int | None:
-        """Rows this budget buys from a pool of `pool` samples; None for a token budget.
+        """Rows that this budget takes from a pool of `pool` samples; None for a token budget.
 
-        A share is `⌊ratio·n⌋` (MIWV, arXiv 2511.07074), but at least one row.
+        A share is `⌊ratio·n⌋` [paper: MIWV, arXiv 2511.07074], but at least one row [ours].
         """
         if self.unit == "tokens":
             return None

@@ -1,7 +1,6 @@
 """What a strategy chooses from: scores, vectors and active neurons of n samples, in one row order.
 
-The row order, that of the sample id, is fixed here, once, so that no strategy can depend on how its input happened to
-be sorted.
+The rows are sorted by sample id here, once, so that no strategy can depend on how its input happened to be sorted.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from dselect_core.errors import DselectError
+from dselect_core.select.rounding import usable_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Pool:
     scores: one row per sample, strictly ascending `sample_id`, the score columns beside it (null where missing).
     embeddings: float [n, d], one vector per whole sample, any length; a row with NaN is missing. None: not loaded.
     neurons: uint32 [n, m], ids of the active neurons, all distinct inside a row. None: not loaded.
-    has_neurons: boolean [n]; rows of `neurons` where it is False hold nothing. None: every row is filled.
+    has_neurons: boolean [n]; rows of `neurons` where it is False have no meaning. None: every row has neurons.
     Raises DselectError for a repeated sample id, ValueError for shapes that do not fit.
     """
 
@@ -50,7 +50,7 @@ class Pool:
         neurons: np.ndarray | None = None,
         has_neurons: np.ndarray | None = None,
     ) -> "Pool":
-        """A pool from rows in any order (the same one in every argument); copies what it has to move."""
+        """A pool from rows in any order, the same order in every argument. Copies only what it reorders."""
         rows = scores["sample_id"].arg_sort().to_numpy()
         return cls(
             scores[rows],
@@ -62,11 +62,21 @@ class Pool:
 
     @property
     def sample_ids(self) -> pl.Series:
-        """Ids of the samples, ascending."""
+        """Ids of the samples: String [n], ascending."""
         return self.scores["sample_id"]
 
+    def has_array(self, name: str) -> np.ndarray:
+        """Boolean [n]: the rows that have a usable vector (name `embeddings`) or neurons (`neurons`).
+
+        The array must be loaded.
+        """
+        array: np.ndarray = getattr(self, name)
+        if name == "neurons":
+            return np.ones(len(self), dtype=bool) if self.has_neurons is None else self.has_neurons
+        return usable_vectors(array)
+
     def take(self, rows: np.ndarray) -> "Pool":
-        """The pool of the given rows alone (ascending row numbers); copies nothing if they are all."""
+        """The pool of the given rows alone (int64, ascending). Copies nothing if they are all rows."""
         if len(rows) == len(self):
             return self
         return Pool(

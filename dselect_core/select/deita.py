@@ -1,12 +1,13 @@
-"""DEITA: score first, diversity aware. Rows by score, highest first; one too alike to a chosen row is passed over.
+"""DEITA: highest score first, and a row too similar to a chosen one is passed over.
 
-Source: DEITA (arXiv 2312.15685), the filter as in its code: passed over is a row whose cosine to some chosen one is
-above the threshold. DEITA's complexity times quality needs its own two scorers; here `upd · grade`, the weight of D3,
-stands for it [ours]. Cosines are those of vectors on the grid (rounding.py), compared exactly, so the set does not
-depend on blocks or machines.
+Source: DEITA (arXiv 2312.15685); the filter is that of its code [second source]: a row is passed over if its cosine to
+some chosen row is above the threshold. DEITA multiplies complexity and quality, from two scorers of its own; here the
+score is `upd · grade`, the weight of D3 [ours]. Cosines are those of vectors on the grid (rounding.py), compared
+exactly, so the chosen set does not depend on blocks or machines.
 
-Rows go through in blocks: one matrix product against the chosen, one inside the block. What is passed over never comes,
-so the order may end before the pool does. The state names, for each row passed over, the chosen row in its way.
+Rows are filtered in blocks: one matrix product with the chosen rows, one inside the block. A row that is passed over is
+never picked, so the order may end before the pool does. The state names the chosen row that each of them is too similar
+to.
 """
 
 from collections import deque
@@ -21,10 +22,10 @@ from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Option, Strategy
 
 THRESHOLD = 0.9
-"""DEITA's own."""
+"""The default of DEITA's own code."""
 
-_BLOCK = 512  # rows that go through at a time: bounds the memory, changes no value
-_CHOSEN = 4_096  # chosen rows compared at a time
+_BLOCK = 512  # rows filtered at a time: bounds the memory, changes no value
+_CHOSEN_BLOCK = 4_096  # chosen rows compared at a time: the same
 
 
 def deita_order(pool: Pool, seed: int, saved: SavedOrder | None = None, threshold: float = THRESHOLD) -> Order:
@@ -36,11 +37,12 @@ def deita_order(pool: Pool, seed: int, saved: SavedOrder | None = None, threshol
 def score_first(
     vectors: np.ndarray, score_steps: np.ndarray, threshold: float, saved: SavedOrder | None = None
 ) -> Order:
-    """Rows by score, highest first, ties to the lowest row; none whose cosine to an earlier one is above `threshold`.
+    """Rows by score, highest first, ties to the lowest row; none whose cosine to an earlier pick is above `threshold`.
 
     vectors: [n, d], usable rows (`rounding.usable_vectors`); score_steps: int64 [n], score / SCORE_STEP; threshold: in
-    (0, 1]; at 1 every row comes. Gain: the score. State `too_alike`: int64 [n], of each row passed over before the pick
-    that comes next, the first chosen row with a cosine above the threshold; -1 for the others. Standing is NaN there.
+    (0, 1]; at 1 every row is picked. Gain: the score. State `too_alike`: int64 [n]; for each row passed over before the
+    next pick, the first pick whose cosine to it is above the threshold; -1 for the others. Standing is NaN for rows
+    passed over.
     """
     return _ScoreFirst(vectors, score_steps, threshold, saved)
 
@@ -51,102 +53,103 @@ class _ScoreFirst(Order):
     ) -> None:
         n = len(vectors)
         self._grid, _ = round_unit_vectors(vectors)
-        self._lengths = np.einsum("ij,ij->i", self._grid, self._grid)  # squared, at most 2^24
+        self._squared_lengths = np.einsum("ij,ij->i", self._grid, self._grid)  # at most 2^24
         self._scores = score_steps * SCORE_STEP
-        self._sorted = np.argsort(-score_steps, kind="stable")
-        self._place = np.empty(n, dtype=np.int64)
-        self._place[self._sorted] = np.arange(n)
+        self._by_score = np.argsort(-score_steps, kind="stable")
+        self._position = np.empty(n, dtype=np.int64)  # of each row in `_by_score`
+        self._position[self._by_score] = np.arange(n)
         self._threshold = threshold
-        # No cosine above the threshold has a smaller dot product than this: the few that pass are looked at exactly.
-        self._least = np.float32(threshold * float(self._lengths.min())) if n else np.float32(0)
-        self._taken = np.zeros(n, dtype=bool)
-        self._too_alike = np.full(n, -1, dtype=np.int64)  # of all rows that went through
-        self._chosen = np.empty((0, vectors.shape[1]), dtype=np.float32)  # their vectors, with room for more
+        # No pair above the threshold has a smaller dot product: only pairs that reach it are compared exactly.
+        self._min_dot = np.float32(threshold * float(self._squared_lengths.min())) if n else np.float32(0)
+        self._is_picked = np.zeros(n, dtype=bool)
+        self._too_alike = np.full(n, -1, dtype=np.int64)  # of all rows filtered so far
         self._chosen_rows: list[int] = []
-        self._through = 0  # place of the first row that has not gone through
-        self._next: deque[int] = deque()  # chosen, and not yet given out
+        self._chosen_vectors = np.empty((0, vectors.shape[1]), dtype=np.float32)  # grown ahead of need
+        self._filtered_count = 0  # rows of `_by_score` filtered so far
+        self._pending: deque[int] = deque()  # chosen, but not given out yet
         if saved is not None and saved.picks:
-            picked = [pick.row for pick in saved.picks]
-            self._taken[picked] = True
+            picked_rows = [pick.row for pick in saved.picks]
+            self._is_picked[picked_rows] = True
             self._too_alike[:] = saved.state["too_alike"]
-            self._choose(np.array(picked))
-            self._through = int(self._place[picked[-1]]) + 1
+            self._choose(np.array(picked_rows))
+            self._filtered_count = int(self._position[picked_rows[-1]]) + 1
 
     def __next__(self) -> Pick:
-        self._look_ahead()
-        if not self._next:
+        self._filter_until_pending()
+        if not self._pending:
             raise StopIteration
-        row = self._next.popleft()
-        self._taken[row] = True
+        row = self._pending.popleft()
+        self._is_picked[row] = True
         return Pick(row, float(self._scores[row]), None)
 
     def state(self) -> dict[str, np.ndarray]:
-        return {"too_alike": np.where(self._place < self._reached(), self._too_alike, -1)}
+        return {"too_alike": np.where(self._position < self._next_position(), self._too_alike, -1)}
 
     def standing(self) -> np.ndarray:
-        passed = self._place < self._reached()  # all that is before the next pick was picked, or passed over
-        return np.where(passed, np.nan, self._scores)
+        is_decided = self._position < self._next_position()  # each row before the next pick is picked or passed over
+        return np.where(is_decided, np.nan, self._scores)
 
-    def _reached(self) -> int:
-        """Place of the next pick. A block goes through whole, but what is told is no more than the picks decide."""
-        self._look_ahead()
-        return int(self._place[self._next[0]]) if self._next else len(self._place)
+    def _next_position(self) -> int:
+        """Position of the next pick. A block is filtered whole, but only the rows before this one count as decided."""
+        self._filter_until_pending()
+        return int(self._position[self._pending[0]]) if self._pending else len(self._position)
 
-    def _look_ahead(self) -> None:
-        while not self._next and self._through < len(self._sorted):
-            rows = self._sorted[self._through : self._through + _BLOCK]
-            self._through += len(rows)
-            rows = self._unlike_chosen(rows)
-            rows = self._unlike_each_other(rows)
+    def _filter_until_pending(self) -> None:
+        while not self._pending and self._filtered_count < len(self._by_score):
+            rows = self._by_score[self._filtered_count : self._filtered_count + _BLOCK]
+            self._filtered_count += len(rows)
+            rows = self._filter_by_chosen(rows)
+            rows = self._filter_by_each_other(rows)
             self._choose(rows)
-            self._next.extend(rows.tolist())
+            self._pending.extend(rows.tolist())
 
-    def _unlike_chosen(self, rows: np.ndarray) -> np.ndarray:
-        for start in range(0, len(self._chosen_rows), _CHOSEN):
-            chosen = np.array(self._chosen_rows[start : start + _CHOSEN])
-            alike = self._alike(rows, self._chosen[start : start + len(chosen)], chosen)
-            lost = alike.any(axis=1)
-            self._too_alike[rows[lost]] = chosen[alike[lost].argmax(axis=1)]
-            rows = rows[~lost]
+    def _filter_by_chosen(self, rows: np.ndarray) -> np.ndarray:
+        for start in range(0, len(self._chosen_rows), _CHOSEN_BLOCK):
+            chosen = np.array(self._chosen_rows[start : start + _CHOSEN_BLOCK])
+            is_alike = self._is_too_alike(rows, self._chosen_vectors[start : start + len(chosen)], chosen)
+            passed_over = is_alike.any(axis=1)
+            self._too_alike[rows[passed_over]] = chosen[is_alike[passed_over].argmax(axis=1)]
+            rows = rows[~passed_over]
         return rows
 
-    def _unlike_each_other(self, rows: np.ndarray) -> np.ndarray:
-        alike = self._alike(rows, self._grid[rows], rows)
-        alone = np.ones(len(rows), dtype=bool)
-        for at in np.flatnonzero(np.triu(alike, 1).any(axis=1)):
-            if alone[at]:
-                lost = at + 1 + np.flatnonzero(alike[at, at + 1 :] & alone[at + 1 :])
-                self._too_alike[rows[lost]] = rows[at]
-                alone[lost] = False
-        return rows[alone]
+    def _filter_by_each_other(self, rows: np.ndarray) -> np.ndarray:
+        is_alike = self._is_too_alike(rows, self._grid[rows], rows)
+        stays = np.ones(len(rows), dtype=bool)
+        for at in np.flatnonzero(np.triu(is_alike, 1).any(axis=1)):
+            if stays[at]:
+                passed_over = at + 1 + np.flatnonzero(is_alike[at, at + 1 :] & stays[at + 1 :])
+                self._too_alike[rows[passed_over]] = rows[at]
+                stays[passed_over] = False
+        return rows[stays]
 
-    def _alike(self, rows: np.ndarray, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Boolean [rows, others]: whether the cosine is above the threshold. vectors: those of `others`."""
+    def _is_too_alike(self, rows: np.ndarray, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Boolean [rows, others]: whether the cosine is above the threshold. vectors: grid[others]."""
         dots = self._grid[rows] @ vectors.T
-        alike: np.ndarray = dots >= self._least
-        at, other = np.nonzero(alike)
-        # Whole numbers below 2^53, and one square root and one product rounded as IEEE 754 has it: the same anywhere.
-        product = self._lengths[rows[at]].astype(np.float64) * self._lengths[others[other]]
-        alike[at, other] = dots[at, other] > self._threshold * np.sqrt(product)
-        return alike
+        is_alike: np.ndarray = dots >= self._min_dot
+        row_at, other_at = np.nonzero(is_alike)
+        # Integers below 2^53, then one product and one square root, which IEEE 754 rounds the same on any machine.
+        product = self._squared_lengths[rows[row_at]].astype(np.float64) * self._squared_lengths[others[other_at]]
+        is_alike[row_at, other_at] = dots[row_at, other_at] > self._threshold * np.sqrt(product)
+        return is_alike
 
     def _choose(self, rows: np.ndarray) -> None:
-        held = len(self._chosen_rows)
-        if held + len(rows) > len(self._chosen):
-            room = np.empty((2 * (held + len(rows)), self._chosen.shape[1]), dtype=np.float32)
-            room[:held] = self._chosen[:held]
-            self._chosen = room
-        self._chosen[held : held + len(rows)] = self._grid[rows]
+        count = len(self._chosen_rows)
+        if count + len(rows) > len(self._chosen_vectors):
+            larger = np.empty((2 * (count + len(rows)), self._chosen_vectors.shape[1]), dtype=np.float32)
+            larger[:count] = self._chosen_vectors[:count]
+            self._chosen_vectors = larger
+        self._chosen_vectors[count : count + len(rows)] = self._grid[rows]
         self._chosen_rows.extend(rows.tolist())
 
 
 DEITA = Strategy(
-    "deita",
-    frozenset({"embeddings", "difficulty", "grades"}),
-    ("upd", "grade"),
-    deita_order,
-    d3_weight_steps,
-    declared={
+    name="deita",
+    description="highest upd · grade, without near-duplicates: DEITA",
+    needs=frozenset({"embeddings", "difficulty", "grades"}),
+    columns=("upd", "grade"),
+    order=deita_order,
+    values=d3_weight_steps,
+    options={
         "threshold": Option(
             float,
             THRESHOLD,

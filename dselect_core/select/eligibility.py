@@ -1,4 +1,4 @@
-"""What samples lack of the things a strategy, or a token budget, needs. They are left out; nothing is imputed."""
+"""Which samples lack something that a strategy, or a token budget, needs. They are left out; nothing is imputed."""
 
 import numpy as np
 import polars as pl
@@ -6,49 +6,47 @@ import polars as pl
 from dselect_core.errors import DselectError
 from dselect_core.kinds import rankable_columns
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.rounding import usable_vectors
 from dselect_core.select.strategy import Strategy
 
-_KIND_OF_ARRAY = {"embedding": "embeddings", "active neurons": "activations"}
+# What one row of an array of `Pool` is called in reasons and messages. Saved orders have these words.
+_ROW_OF_ARRAY = {"embeddings": "embedding", "neurons": "active neurons"}
 
 
-def missing(pool: Pool, chosen: Strategy, by_tokens: bool) -> dict[str, np.ndarray]:
-    """For each thing needed: boolean [n], where it is missing. Raises DselectError if the pool has none of it."""
-    columns = [*chosen.columns]
+def rows_missing_inputs(pool: Pool, strategy: Strategy, by_tokens: bool) -> dict[str, np.ndarray]:
+    """{score column, "embedding" or "active neurons": boolean [n], the rows that lack it}, of all that is needed.
+
+    by_tokens: the budget is in response tokens, so their number is needed too. Raises DselectError where the whole pool
+    lacks an input, naming what makes it.
+    """
+    columns = [*strategy.columns]
     if by_tokens and "response_tokens" not in columns:
         columns.append("response_tokens")
-    lacking: dict[str, np.ndarray] = {}
+    missing_rows: dict[str, np.ndarray] = {}
     for column in columns:
         if column not in pool.scores.columns:
             raise DselectError(
-                f"the pool has no column `{column}`, which `{chosen.name}` or its budget needs: "
+                f"the pool has no column `{column}`, which `{strategy.name}` or its budget needs: "
                 f"make the {rankable_columns()[column]} scores first"
             )
-        # NaN and infinity are no scores either, and one NaN would win or lose every comparison.
-        lacking[column] = ~pool.scores[column].cast(pl.Float64).is_finite().fill_null(False).to_numpy()
-    arrays = {"embedding": pool.embeddings, "active neurons": pool.neurons}
-    for name, array in arrays.items():
-        if _KIND_OF_ARRAY[name] not in chosen.needs:
-            continue
-        if array is None:
-            raise DselectError(f"the pool has no {_KIND_OF_ARRAY[name]}, which `{chosen.name}` needs: make them first")
-        if name == "embedding":
-            lacking[name] = ~usable_vectors(array)
-        else:
-            lacking[name] = np.zeros(len(pool), dtype=bool) if pool.has_neurons is None else ~pool.has_neurons
-    return lacking
+        # NaN and infinity are no scores either: one NaN would win or lose every comparison.
+        missing_rows[column] = ~pool.scores[column].cast(pl.Float64).is_finite().fill_null(False).to_numpy()
+    for kind, array in strategy.array_fields.items():
+        if getattr(pool, array) is None:
+            raise DselectError(f"the pool has no {kind}, which `{strategy.name}` needs: make them first")
+        missing_rows[_ROW_OF_ARRAY[array]] = ~pool.has_array(array)
+    return missing_rows
 
 
-def in_words(lacking: dict[str, np.ndarray]) -> str:
-    """For a message: ` (2 lack upd, 1 lack embedding)`, or nothing."""
-    counts = [f"{int(rows.sum())} lack {name}" for name, rows in lacking.items() if rows.any()]
+def count_missing(missing_rows: dict[str, np.ndarray]) -> str:
+    """For a message: ` (2 lack upd, 1 lack embedding)`; empty where no row lacks anything."""
+    counts = [f"{int(rows.sum())} lack {name}" for name, rows in missing_rows.items() if rows.any()]
     return f" ({', '.join(counts)})" if counts else ""
 
 
-def reasons(pool: Pool, lacking: dict[str, np.ndarray]) -> pl.Series:
+def exclusion_reasons(pool: Pool, missing_rows: dict[str, np.ndarray]) -> pl.Series:
     """String [n], `no upd, no grade`; null for a sample that lacks nothing."""
-    told = [pl.when(pl.lit(pl.Series(rows))).then(pl.lit(f"no {name}")) for name, rows in lacking.items()]
-    if not told:
+    reasons = [pl.when(pl.lit(pl.Series(rows))).then(pl.lit(f"no {name}")) for name, rows in missing_rows.items()]
+    if not reasons:
         return pl.Series("reason", [None] * len(pool), dtype=pl.String)
-    joined = pl.concat_str(told, separator=", ", ignore_nulls=True)
+    joined = pl.concat_str(reasons, separator=", ", ignore_nulls=True)
     return pool.scores.select(reason=pl.when(joined != "").then(joined))["reason"]

@@ -1,4 +1,4 @@
-"""K-center: diversity alone, D3's order with every weight one (a baseline)."""
+"""K-center: diversity alone, D3's order with every weight one. A baseline; the greedy form is Gonzalez (1985)."""
 
 import numpy as np
 
@@ -11,9 +11,15 @@ from dselect_core.select.strategy import Strategy
 
 
 def kcenter_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
-    """D3's order with every weight one: farthest-first from the lowest sample id; `seed` is not used."""
+    """The lowest sample id, then `argmax m_i`, m_i the distance to the nearest pick; `seed` is not used."""
     assert pool.embeddings is not None
     return farthest_first(pool.embeddings, np.full(len(pool), round(1 / SCORE_STEP)), saved)
 
 
-KCENTER = Strategy("kcenter", frozenset({"embeddings"}), (), kcenter_order)
+KCENTER = Strategy(
+    name="kcenter",
+    description="far apart: a baseline",
+    needs=frozenset({"embeddings"}),
+    columns=(),
+    order=kcenter_order,
+)

@@ -1,4 +1,4 @@
-"""What a strategy makes of a pool: an order, pick by pick."""
+"""An order: a strategy's ranking of a pool, made pick by pick."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -8,7 +8,11 @@ import numpy as np
 
 
 class Pick(NamedTuple):
-    """One step of an order. `gain` is null where the method defines none (see each strategy)."""
+    """One step of an order.
+
+    row: of the pool. gain: what the pick adds, as the strategy defines it; None where it defines none. cover_pass: the
+    pass over the pool, from 1; None unless the strategy counts passes.
+    """
 
     row: int
     gain: float | None
@@ -16,10 +20,10 @@ class Pick(NamedTuple):
 
 
 class Order(Iterator[Pick]):
-    """A pool's rows, each at most once, made pick by pick. It may be stopped at any pick, asked, and gone on with.
+    """The rows of a pool, each at most once, made pick by pick. It can be stopped at any pick, asked, and continued.
 
-    Both questions are about exactly the picks given out so far, and asking changes none that follow. So an order may
-    not run ahead of its consumer: what a pick changes is worked out at the latest when it is asked for.
+    `state` and `standing` describe exactly the picks given out so far, and calling them changes no later pick. So an
+    order that runs ahead of its consumer must hide what it has worked out in advance.
     """
 
     @abstractmethod
@@ -27,13 +31,14 @@ class Order(Iterator[Pick]):
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
-        """By name, one value per row: with the picks, all that continuing takes. Empty where the picks are enough."""
+        """{name: one value per row}: with the picks, all that continuing needs. Empty where the picks are enough."""
 
     @abstractmethod
     def standing(self) -> np.ndarray:
-        """float64 [n]: the gain each row would have were it picked next; NaN where it was, or never can be, picked, and
-        where none is defined.
+        """float64 [n]: the gain each row would have as the next pick. NaN for picked rows, for rows that can never be
+        picked, and where the strategy defines no gain.
 
-        With the picks this says how near a row came that was not chosen. An order that does not know every gain gives
-        the least bound it has from above; its state then has `seen`, less than the picks made where it is a bound.
+        It shows how near a row came that was not picked. An order that does not know every gain gives the lowest upper
+        bound it has; its state then has `seen`, and a row's value is a bound where `seen` is less than the number of
+        picks.
         """

@@ -1,4 +1,4 @@
-"""The baseline that every strategy has to beat: a seeded random draw."""
+"""A seeded random draw: the baseline that every strategy has to beat."""
 
 from dselect_core.fingerprint import digest
 from dselect_core.select.candidate_pool import Pool
@@ -11,11 +11,18 @@ from dselect_core.select.top_k import SortedOrder
 def random_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
     """Rows by the hash of (seed, sample id); gain is null.
 
-    A sample's place depends on nothing but its id and the seed: a pool that grows or shrinks keeps the relative order
-    of the samples that stay.
+    A sample's hash depends on its id and the seed alone: when the pool grows or shrinks, the samples that stay keep
+    their relative order.
     """
-    keys = [digest([str(seed), sample_id]) for sample_id in pool.sample_ids]
-    return SortedOrder(sorted(range(len(keys)), key=keys.__getitem__), None, saved)
+    hashes = [digest([str(seed), sample_id]) for sample_id in pool.sample_ids]
+    return SortedOrder(sorted(range(len(hashes)), key=hashes.__getitem__), None, saved)
 
 
-RANDOM = Strategy("random", frozenset(), (), random_order, seeded=True)
+RANDOM = Strategy(
+    name="random",
+    description="a seeded draw: the baseline",
+    needs=frozenset(),
+    columns=(),
+    order=random_order,
+    seeded=True,
+)

@@ -1,7 +1,7 @@
-"""A recipe as dselect.yaml has it: a strategy, a budget, a seed, and the options that the strategy itself declares.
+"""A recipe as dselect.yaml has it: a strategy, a budget, a seed, and the options of that strategy.
 
-The options are no fields of this class: a strategy that is added brings its own, and they are checked and described
-from its declaration.
+The options are no fields of the class: each strategy declares its own, and a recipe is checked and described from that
+declaration. So a new strategy with a new option needs no edit here.
 """
 
 import difflib
@@ -23,17 +23,17 @@ from pydantic_core import CoreSchema
 
 from dselect_core.errors import DselectError
 from dselect_core.select.budget import Budget
-from dselect_core.select.strategies import TOP_K, all_options, all_strategies, with_options
+from dselect_core.select.strategies import TOP_K, all_options, all_strategies, strategy_with_options
 from dselect_core.select.strategy import Option
 
 
 class StrictModel(BaseModel):
-    """Settings that know all their keys and do not change."""
+    """Settings that refuse unknown keys and never change after they are read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
 
 
-def _budget(value: Any) -> Any:
+def _parse_budget(value: Any) -> Any:
     if isinstance(value, Budget):
         return value
     try:
@@ -44,7 +44,7 @@ def _budget(value: Any) -> Any:
 
 BudgetField = Annotated[
     Budget,
-    BeforeValidator(_budget, json_schema_input_type=str | int),
+    BeforeValidator(_parse_budget, json_schema_input_type=str | int),
     PlainSerializer(str, return_type=str),
 ]
 
@@ -60,11 +60,11 @@ class CoresetSpec(StrictModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the recipe says beside strategy, budget and seed."""
+        """The option values that the recipe gives: all its keys but strategy, budget and seed."""
         return dict(self.model_extra or {})
 
     @model_validator(mode="after")
-    def _known(self) -> "CoresetSpec":
+    def _check_options(self) -> "CoresetSpec":
         options = all_options()
         for name, value in self.options.items():
             if name not in options:
@@ -72,9 +72,9 @@ class CoresetSpec(StrictModel):
                 nearest = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
                 hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys: {', '.join(keys)}"
                 raise ValueError(f"unknown key `{name}`; {hint}")
-            (self.model_extra or {})[name] = _checked(name, options[name], value)
+            (self.model_extra or {})[name] = _validate(name, options[name], value)
         try:
-            with_options(self.strategy, self.options)
+            strategy_with_options(self.strategy, self.options)
         except DselectError as error:
             raise ValueError(str(error)) from None
         return self
@@ -85,7 +85,8 @@ class CoresetSpec(StrictModel):
         for name, option in all_options().items():
             described = TypeAdapter(_annotation(option)).json_schema()
             schema["properties"][name] = described | {"title": name.capitalize(), "default": None}
-        schema["properties"]["strategy"]["description"] = ", ".join([*all_strategies(), f"{TOP_K}<column>"])
+        listed = [f"{each.name} ({each.description})" for each in all_strategies().values()]
+        schema["properties"]["strategy"]["description"] = ", ".join([*listed, f"{TOP_K}<column> (highest values)"])
         schema["additionalProperties"] = False
         return schema
 
@@ -94,8 +95,8 @@ def _annotation(option: Option) -> Any:
     return Annotated[option.type | None, Field(description=option.description, **option.bounds)]
 
 
-def _checked(name: str, option: Option, value: Any) -> Any:
-    """The value as the option's type. Raises ValueError when it is none, or out of bounds."""
+def _validate(name: str, option: Option, value: Any) -> Any:
+    """The value in the option's type. Raises ValueError where it has another type or is out of bounds."""
     try:
         return TypeAdapter(_annotation(option)).validate_python(value)
     except ValidationError as error:

@@ -1,8 +1,8 @@
-"""The stated grids that selection rounds to, so that one set of tables has one order on any machine [ours].
+"""The grids that selection rounds to, so that one set of tables has one order on any machine [ours].
 
-Everything after the rounding is exact: scores are multiples of 2^-16, unit vectors are integers whose dot products
-float32 holds exactly. What the grid cannot do is hide noise between two scoring runs: a value near the middle of two
-steps still rounds either way. Such noise may swap near-ties in an order; the chosen set hardly changes.
+Everything after the rounding is exact: scores are multiples of 2^-16, and unit vectors are integers whose dot products
+float32 holds exactly. The grid cannot hide noise between two scoring runs: a value near the middle of two steps still
+rounds either way. Such noise may swap near-ties in an order; the chosen set hardly changes.
 """
 
 import math
@@ -10,17 +10,17 @@ import math
 import numpy as np
 
 SCORE_STEP = 2.0**-16
-"""Scores are rounded to this step: about ten times the noise between batchings, far under any real difference."""
+"""Scores are rounded to this step: about ten times the noise between batch sizes, far below any real difference."""
 
 NORM_LIMIT = 4096
-"""Longest rounded vector: products and partial sums of two such stay within 4096² = 2^24, exact in float32."""
+"""Longest rounded vector: products of two such, and their partial sums, stay within 4096² = 2^24, exact in float32."""
 
 _BLOCK = 512  # rows worked on at a time, so that they stay in the cache; changes no value
 
 
 def round_scores(values: np.ndarray) -> np.ndarray:
     """`values` [n] rounded to multiples of SCORE_STEP, float64; half-way cases go to the even step, zero is +0.0."""
-    # Hence the sum: -0.0 equals 0.0 and has other bytes, and it is bytes that the key of an order is made of.
+    # The sum turns -0.0 into 0.0: they are equal but have other bytes, and the key of an order hashes bytes.
     return np.asarray(np.rint(values.astype(np.float64) / SCORE_STEP) * SCORE_STEP + 0.0)
 
 
@@ -43,17 +43,17 @@ def round_unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, int]:
     n, width = vectors.shape
     scale = math.floor(NORM_LIMIT - math.sqrt(width) / 2)
     grid = np.empty((n, width), dtype=np.float32)
-    wide_rows, wide_columns = np.empty((_BLOCK, width)), np.empty((width, _BLOCK))
+    row_buffer, column_buffer = np.empty((_BLOCK, width)), np.empty((width, _BLOCK))
     for start in range(0, n, _BLOCK):
         block = vectors[start : start + _BLOCK]
-        wide, columns = wide_rows[: len(block)], wide_columns[:, : len(block)]
+        scaled, columns = row_buffer[: len(block)], column_buffer[:, : len(block)]
         columns[:] = block.T
         np.multiply(columns, columns, out=columns)
         squared_length = np.zeros(len(block))
-        # Column by column: elementwise sums have one order, while the order inside a row reduction depends on the CPU.
+        # Column by column: elementwise sums have one order; the order inside a row reduction depends on the CPU.
         for column in columns:
             squared_length += column
-        np.multiply(block, scale, out=wide, dtype=np.float64)
-        wide /= np.sqrt(squared_length)[:, None]
-        grid[start : start + _BLOCK] = np.rint(wide, out=wide)
+        np.multiply(block, scale, out=scaled, dtype=np.float64)
+        scaled /= np.sqrt(squared_length)[:, None]
+        grid[start : start + _BLOCK] = np.rint(scaled, out=scaled)
     return grid, scale

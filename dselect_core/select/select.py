@@ -1,9 +1,9 @@
-"""A strategy's order, cut at a budget: the selection.
+"""Selection: a strategy's order, cut at a budget.
 
-Samples that lack something the strategy needs are left out, each with a reason; nothing is imputed. The order is
-generated step by step and stopped by the budget, so a smaller budget is a prefix of a larger one. Where the caller
-keeps orders, what was made of one is not made again: a smaller budget cuts it, a larger one continues it, and either
-way the selection is that of a fresh run, bit for bit. The price is a hash over all that the order depends on.
+Samples that lack something the strategy needs are left out, each with a reason; nothing is imputed. The order is made
+pick by pick and stopped by the budget, so a smaller budget is a prefix of a larger one. Where the caller keeps orders,
+no pick is made twice: a smaller budget cuts the saved order, a larger one continues it, and the selection is that of a
+fresh run, bit for bit. The price is a hash over all that the order depends on.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,13 +16,13 @@ import polars as pl
 from dselect_core.errors import DselectError
 from dselect_core.kinds import rankable_columns
 from dselect_core.progress import Progress
+from dselect_core.select import strategies
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.eligibility import in_words, missing, reasons
+from dselect_core.select.eligibility import count_missing, exclusion_reasons, rows_missing_inputs
 from dselect_core.select.order import Order, Pick
 from dselect_core.select.order_key import order_key
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SavedOrder
-from dselect_core.select.strategies import strategy, with_options
 from dselect_core.select.strategy import Strategy
 
 
@@ -30,15 +30,15 @@ from dselect_core.select.strategy import Strategy
 class Selection:
     """What was chosen, in order.
 
-    order: sample_id, rank (UInt32, from 1), gain (Float64, null where the strategy defines none), `pass` (UInt32, mads
-        only), then every score column of the pool.
+    order: sample_id, rank (UInt32, from 1), gain (Float64, null where the strategy defines none), `pass` (UInt32, only
+        where the strategy counts passes), then every score column of the pool.
     excluded: sample_id, reason; the samples that lacked what the strategy (or a token budget) needs, by id.
-    passes: coverage passes used; None unless the strategy is mads.
+    passes: passes over the pool; None where the strategy does not count them.
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
-    too_alike: samples passed over for likeness to a chosen one, where that left the budget unfilled; None otherwise.
+    too_alike: samples passed over as too similar to a chosen one, where that left the budget unfilled; None otherwise.
     saved: the order as far as it was ever made, so often beyond `order`; None unless the caller keeps orders.
-    saved_changed: `saved` is not what the caller had, and should be written.
-    reused: how many of the chosen come from what the caller had; the others were picked now.
+    saved_changed: `saved` differs from what the caller had, and should be written.
+    reused: how many of the chosen were in the caller's order; the others were picked now.
     """
 
     order: pl.DataFrame = field(repr=False)
@@ -54,160 +54,169 @@ class Selection:
 
 
 def required_kinds(spec: CoresetSpec) -> frozenset[str]:
-    """The kinds of score a recipe cannot do without: its strategy's, and `difficulty` for a budget in tokens."""
-    counted = {rankable_columns()["response_tokens"]} if spec.budget.unit == "tokens" else set()
-    return strategy(spec.strategy).needs | counted
+    """The kinds of score that a recipe needs: its strategy's, and for a budget in tokens the one that counts them."""
+    by_budget = {rankable_columns()["response_tokens"]} if spec.budget.unit == "tokens" else set()
+    return strategies.strategy(spec.strategy).needs | by_budget
 
 
 def select(
     pool: Pool,
     spec: CoresetSpec,
     progress: Progress | None = None,
-    saved: Callable[[str], SavedOrder | None] | None = None,
+    read_saved: Callable[[str], SavedOrder | None] | None = None,
 ) -> Selection:
     """Choose from `pool` as `spec` says.
 
-    A share is counted on the whole pool, samples without scores included. An empty pool gives an empty selection for a
-    share; rows and tokens cannot be bought from it. Under a token budget the selection ends before the first sample
-    that would exceed it: no later, shorter sample is squeezed in, or budgets would not nest. Where a strategy passes
-    over what is too alike (deita), the selection may be smaller than its budget; `too_alike` says so.
+    A share is counted on the whole pool, samples without scores included. From an empty pool a share selects nothing;
+    rows and tokens are an error there. A token budget ends the selection before the first sample that would exceed it:
+    a later, shorter sample is not taken in its place, or smaller budgets would not be prefixes of larger ones. Where a
+    strategy passes over similar samples (deita), the selection may be smaller than its budget; `too_alike` says so.
 
-    saved: called with the key of the order, it gives the one that the caller has saved, or None (`read_saved_order`).
-    It is called once, when the budget is known to be possible. Left out, nothing is hashed and nothing saved.
-    `progress` is told of new picks only.
+    read_saved: key of the order → the order that the caller has saved under it, or None (`read_saved_order`). It is
+    called once, after the budget is known to be possible. Without it nothing is hashed and nothing is saved.
+    progress: called for new picks only, in rows or tokens.
 
-    Raises DselectError: a score that is not in the pool at all, a budget larger than the pool or than what can be
-    selected, a token budget below the first pick.
+    Raises DselectError: a score that the whole pool lacks, a budget larger than the pool or than what can be selected,
+    a token budget smaller than the first pick.
     """
-    chosen = with_options(spec.strategy, spec.options)
+    strategy = strategies.strategy_with_options(spec.strategy, spec.options)
     if len(pool) == 0 and spec.budget.unit == "percent":
-        return _selection(pool, chosen, [], pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()}))
-    lacking = missing(pool, chosen, by_tokens=spec.budget.unit == "tokens")
-    samples = pool.scores.select("sample_id", reasons(pool, lacking), *chosen.columns)
+        return _build_selection(
+            pool, strategy, [], pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()})
+        )
+    missing_rows = rows_missing_inputs(pool, strategy, by_tokens=spec.budget.unit == "tokens")
+    samples = pool.scores.select("sample_id", exclusion_reasons(pool, missing_rows), *strategy.columns)
     selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
-    limit = _limit(selectable, spec, len(pool), in_words(lacking))
+    limit = _find_limit(selectable, spec, len(pool), count_missing(missing_rows))
 
-    key = None if saved is None else order_key(selectable, chosen, spec.seed)
-    found = None if saved is None or key is None else saved(key)
-    steps = _Steps(selectable, chosen, spec.seed, found)
+    key = None if read_saved is None else order_key(selectable, strategy, spec.seed)
+    saved = None if read_saved is None or key is None else read_saved(key)
+    order = _ContinuedOrder(selectable, strategy, spec.seed, saved)
     if spec.budget.unit == "tokens":
-        picks = _within_tokens(steps, selectable, spec, limit, progress)
+        picks = _take_tokens(order, selectable, spec, limit, progress)
     else:
-        picks = _within_rows(steps, limit, progress)
-    selection = _selection(selectable, chosen, picks, samples.select("sample_id", "reason").drop_nulls("reason"))
-    filled = selection.tokens if spec.budget.unit == "tokens" else selection.rows
-    if chosen.ends_early and steps.ended and filled != limit:
+        picks = _take_rows(order, limit, progress)
+    selection = _build_selection(
+        selectable, strategy, picks, samples.select("sample_id", "reason").drop_nulls("reason")
+    )
+    amount = selection.tokens if spec.budget.unit == "tokens" else selection.rows
+    if strategy.ends_early and order.is_exhausted and amount != limit:
         selection = replace(selection, too_alike=len(selectable) - len(picks))
     if key is None:
         return selection
-    keep = steps.keep(key, samples)
-    # The key is silent about samples that cannot be used, and about scores below the grid; the saved table is not.
-    changed = found is None or not keep.table.equals(found.table)
-    return replace(selection, saved=keep, saved_changed=changed, reused=min(len(picks), steps.found))
+    new_saved = order.to_saved_order(key, samples)
+    # The key does not depend on unusable samples, nor on scores below the grid; the saved table has both.
+    is_changed = saved is None or not new_saved.table.equals(saved.table)
+    return replace(selection, saved=new_saved, saved_changed=is_changed, reused=min(len(picks), order.saved_count))
 
 
-class _Steps:
-    """The saved picks, then the strategy's own, begun only when those do not suffice. Remembers every pick."""
+class _ContinuedOrder:
+    """The saved picks, then those of the strategy, which is only run when the saved ones do not suffice.
 
-    def __init__(self, pool: Pool, chosen: Strategy, seed: int, saved: SavedOrder | None) -> None:
-        self._pool, self._chosen, self._seed, self._kept = pool, chosen, seed, saved
+    saved_count: number of saved picks. is_exhausted: whether the order has been iterated to its end.
+    """
+
+    def __init__(self, pool: Pool, strategy: Strategy, seed: int, saved: SavedOrder | None) -> None:
+        self._pool, self._strategy, self._seed, self._saved = pool, strategy, seed, saved
         self._order: Order | None = None
-        self._made: list[Pick] = [] if saved is None else [*saved.picks]
-        self.found = len(self._made)
-        self.ended = False
+        self._picks: list[Pick] = [] if saved is None else [*saved.picks]
+        self.saved_count = len(self._picks)
+        self.is_exhausted = False
 
     def __iter__(self) -> Iterator[Pick]:
-        yield from self._made[: self.found]
-        if self.found < len(self._pool):
-            self._order = self._chosen.order(self._pool, self._seed, self._kept)
+        yield from self._picks[: self.saved_count]
+        if self.saved_count < len(self._pool):
+            self._order = self._strategy.order(self._pool, self._seed, self._saved)
             for pick in self._order:
-                self._made.append(pick)
+                self._picks.append(pick)
                 yield pick
-        self.ended = True
+        self.is_exhausted = True
 
-    def keep(self, key: str, samples: pl.DataFrame) -> SavedOrder:
-        """With every pick made, so with the one that ended a token budget: a larger budget begins with it."""
+    def to_saved_order(self, key: str, samples: pl.DataFrame) -> SavedOrder:
+        """With every pick made, also the one that exceeded a token budget: a larger budget starts with it."""
         if self._order is not None:
-            return SavedOrder.of(key, samples, self._made, self._order.state(), self._order.standing())
-        assert self._kept is not None
-        return SavedOrder.of(key, samples, self._made, self._kept.state, self._kept.standing)
+            return SavedOrder.of(key, samples, self._picks, self._order.state(), self._order.standing())
+        assert self._saved is not None
+        return SavedOrder.of(key, samples, self._picks, self._saved.state, self._saved.standing)
 
 
-def _limit(pool: Pool, spec: CoresetSpec, whole: int, lack: str) -> int:
-    """The budget in rows or in response tokens, if `pool`, the selectable of `whole` samples, can fill it at all."""
+def _find_limit(selectable: Pool, spec: CoresetSpec, pool_size: int, missing_counts: str) -> int:
+    """The budget in rows or in response tokens. Raises DselectError where the selectable samples cannot fill it."""
     if spec.budget.unit == "tokens":
-        limit, held = int(spec.budget.value), sum(_lengths(pool))
-        if limit > held:
+        limit, token_count = int(spec.budget.value), sum(_response_tokens(selectable))
+        if limit > token_count:
             raise DselectError(
-                f"budget {spec.budget} is larger than all {held} response tokens of the {len(pool)} samples (of "
-                f"{whole} in the pool) that `{spec.strategy}` can choose from{lack}: lower it, or add sources"
+                f"budget {spec.budget} is larger than all {token_count} response tokens of the {len(selectable)} "
+                f"samples (of {pool_size} in the pool) that `{spec.strategy}` can choose from{missing_counts}: "
+                "lower it, or add sources"
             )
         return limit
-    rows = spec.budget.rows(whole)
+    rows = spec.budget.rows(pool_size)
     assert rows is not None
-    if rows > whole:
-        raise DselectError(f"budget {spec.budget} is larger than the pool of {whole} samples: lower it, or add sources")
-    if rows > len(pool):
+    if rows > pool_size:
+        raise DselectError(
+            f"budget {spec.budget} is larger than the pool of {pool_size} samples: lower it, or add sources"
+        )
+    if rows > len(selectable):
         share = f" is {rows} rows, which" if spec.budget.unit == "percent" else ""
         raise DselectError(
-            f"budget {spec.budget}{share} is larger than the {len(pool)} of {whole} samples that `{spec.strategy}` can "
-            f"choose from{lack}: lower the budget, or have the missing scores made"
+            f"budget {spec.budget}{share} is larger than the {len(selectable)} of {pool_size} samples that "
+            f"`{spec.strategy}` can choose from{missing_counts}: lower the budget, or have the missing scores made"
         )
     return rows
 
 
-def _lengths(pool: Pool) -> list[int]:
+def _response_tokens(pool: Pool) -> list[int]:
     return pool.scores["response_tokens"].cast(pl.Int64).to_list()
 
 
-def _within_rows(steps: _Steps, limit: int, progress: Progress | None) -> list[Pick]:
+def _take_rows(order: _ContinuedOrder, limit: int, progress: Progress | None) -> list[Pick]:
     picks: list[Pick] = []
-    for pick in islice(steps, limit):
+    for pick in islice(order, limit):
         picks.append(pick)
-        if progress is not None and len(picks) > steps.found:
-            progress(len(picks) - steps.found, limit - steps.found, steps.found)
+        if progress is not None and len(picks) > order.saved_count:
+            progress(len(picks) - order.saved_count, limit - order.saved_count, order.saved_count)
     return picks
 
 
-def _within_tokens(steps: _Steps, pool: Pool, spec: CoresetSpec, limit: int, progress: Progress | None) -> list[Pick]:
-    lengths = _lengths(pool)
+def _take_tokens(
+    order: _ContinuedOrder, pool: Pool, spec: CoresetSpec, limit: int, progress: Progress | None
+) -> list[Pick]:
+    lengths = _response_tokens(pool)
     picks: list[Pick] = []
-    used = reused = 0
-    for pick in steps:
-        used += lengths[pick.row]
-        if used > limit:
+    token_count = saved_token_count = 0
+    for pick in order:
+        token_count += lengths[pick.row]
+        if token_count > limit:
             break
         picks.append(pick)
-        if len(picks) <= steps.found:
-            reused = used
+        if len(picks) <= order.saved_count:
+            saved_token_count = token_count
         elif progress is not None:
-            progress(used - reused, limit - reused, reused)
+            progress(token_count - saved_token_count, limit - saved_token_count, saved_token_count)
     if not picks:
         raise DselectError(
-            f"budget {spec.budget} buys nothing: the first pick of `{spec.strategy}` alone has {used} response tokens; "
-            f"give at least that many"
+            f"budget {spec.budget} buys nothing: the first pick of `{spec.strategy}` alone has {token_count} response "
+            f"tokens; give at least that many"
         )
     return picks
 
 
-def _selection(pool: Pool, chosen: Strategy, picks: list[Pick], excluded: pl.DataFrame) -> Selection:
-    in_passes = chosen.counts_passes
-    steps = pl.DataFrame(
-        {
-            "rank": pl.Series(range(1, len(picks) + 1), dtype=pl.UInt32),
-            "gain": pl.Series([pick.gain for pick in picks], dtype=pl.Float64),
-            "pass": pl.Series([pick.cover_pass for pick in picks], dtype=pl.UInt32),
-        }
-    )
+def _build_selection(pool: Pool, strategy: Strategy, picks: list[Pick], excluded: pl.DataFrame) -> Selection:
+    columns = {
+        "rank": pl.Series(range(1, len(picks) + 1), dtype=pl.UInt32),
+        "gain": pl.Series([pick.gain for pick in picks], dtype=pl.Float64),
+    }
+    if strategy.counts_passes:
+        columns["pass"] = pl.Series([pick.cover_pass for pick in picks], dtype=pl.UInt32)
     rows = pool.scores[np.array([pick.row for pick in picks], dtype=np.int64)]
-    order = pl.concat([rows.select("sample_id"), steps if in_passes else steps.drop("pass")], how="horizontal")
-    order = pl.concat([order, rows.drop("sample_id")], how="horizontal")
+    order = pl.concat([rows.select("sample_id"), pl.DataFrame(columns), rows.drop("sample_id")], how="horizontal")
     tokens = rows["response_tokens"] if "response_tokens" in rows.columns else None
     return Selection(
         order=order,
         excluded=excluded,
         pool_size=len(pool) + len(excluded),
-        passes=(picks[-1].cover_pass if picks else 0) if in_passes else None,
+        passes=(picks[-1].cover_pass if picks else 0) if strategy.counts_passes else None,
         rows=len(picks),
         tokens=None if tokens is None or tokens.null_count() else int(tokens.sum()),
     )

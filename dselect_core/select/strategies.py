@@ -1,7 +1,6 @@
 """The strategies by name. A new one is a file of its own and a line in `BUILTIN`.
 
-Light on purpose: the settings check names against it at load, so no file of a strategy imports a heavy library at the
-top.
+No file of a strategy imports a heavy library at the top: the settings check names against this registry when they load.
 """
 
 import difflib
@@ -33,60 +32,66 @@ TOP_K = "topk:"
 
 
 def strategy(name: str) -> Strategy:
-    """The strategy of that name. Raises DselectError that names the nearest known one."""
+    """The strategy of that name. Raises DselectError that names the nearest known one.
+
+    `topk:<column>` strategies are made on demand, so a kind of score that is registered later can be ranked by too.
+    """
     strategies, columns = all_strategies(), rankable_columns()
     if name in strategies:
         return strategies[name]
     column = name.removeprefix(TOP_K)
     if name.startswith(TOP_K) and column in columns:
         return top_k(name, column, columns[column])
-    by_column = name.startswith("topk")
+    by_column = name.startswith(TOP_K.removesuffix(":"))
     names = [f"{TOP_K}{column}" for column in columns] if by_column else list(strategies)
     nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)[0]
     listed = f"{TOP_K}<column> takes {', '.join(columns)}" if by_column else ", ".join([*names, f"{TOP_K}<column>"])
     raise DselectError(f"unknown strategy `{name}`; did you mean `{nearest}`? Known: {listed}")
 
 
-def with_options(name: str, options: Mapping[str, Any]) -> Strategy:
-    """The strategy with a recipe's options. Raises DselectError for an unknown strategy or an option it lacks."""
-    known = strategy(name)
-    for option, value in options.items():
-        if value is not None and option not in known.declared:
-            takers = ", ".join(taker for taker, other in all_strategies().items() if option in other.declared)
+def strategy_with_options(name: str, values: Mapping[str, Any]) -> Strategy:
+    """The strategy with a recipe's option values.
+
+    Raises DselectError for an unknown strategy, or for an option that the strategy does not have.
+    """
+    plain = strategy(name)
+    for option, value in values.items():
+        if value is not None and option not in plain.options:
+            takers = ", ".join(other.name for other in all_strategies().values() if option in other.options)
             raise DselectError(f"`{option}` is an option of {takers}; `{name}` has no use for it: leave it out")
-    return known.with_given(options)
+    return plain.with_given(values)
 
 
 def all_options() -> dict[str, Option]:
     """Every option that some strategy takes, by name."""
-    return {name: option for known in all_strategies().values() for name, option in known.declared.items()}
+    return {name: option for each in all_strategies().values() for name, option in each.options.items()}
 
 
 def all_strategies() -> dict[str, Strategy]:
-    """The strategies that have a name of their own; `topk:<column>` come beside them."""
+    """The strategies with a name of their own; those of `topk:<column>` come beside them."""
     return _REGISTRY.all()
 
 
-def register(added: Strategy) -> None:
+def register(strategy: Strategy) -> None:
     """Add a strategy in this process; an installed package names it as an entry point instead.
 
-    Raises DselectError when another has the name, or another meaning of one of its options.
+    Raises DselectError when another strategy has the name, or another meaning of one of its options.
     """
-    _REGISTRY.register(added)
+    _REGISTRY.register(strategy)
 
 
 def unregister(name: str) -> None:
-    """Take back what `register` added."""
+    """Remove what `register` added. Raises KeyError where it added no such strategy."""
     _REGISTRY.unregister(name)
 
 
-def _check(added: Strategy, others: Mapping[str, Strategy]) -> None:
-    if added.name in others or added.name.startswith(TOP_K):
-        raise DselectError(f"strategy `{added.name}` is defined twice; give one of the two another name")
+def _check(new: Strategy, others: Mapping[str, Strategy]) -> None:
+    if new.name in others or new.name.startswith(TOP_K):
+        raise DselectError(f"strategy `{new.name}` is defined twice; give one of the two another name")
     for other in others.values():
-        for name, option in added.declared.items():
-            if other.declared.get(name, option) != option:
-                raise DselectError(f"strategy `{added.name}`: `{other.name}` has another option `{name}`; rename it")
+        for name, option in new.options.items():
+            if other.options.get(name, option) != option:
+                raise DselectError(f"strategy `{new.name}`: `{other.name}` has another option `{name}`; rename it")
 
 
 _REGISTRY = Registry(BUILTIN, ENTRY_POINTS, Strategy, _check)

@@ -7,16 +7,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dselect_core.kinds import all_kinds
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.order import Order
 from dselect_core.select.saved_order import SavedOrder
 
 
 class MakesOrder(Protocol):
-    """Makes a strategy's order over a pool in which nothing is missing that the strategy needs.
+    """Makes a strategy's order over a pool whose rows all have what the strategy needs.
 
     The order gives every row of the pool, unless the strategy `ends_early`. With `saved`, an order of the same key, it
-    gives those that come after the saved picks.
+    gives the picks that come after the saved ones. A strategy's options come as further keyword arguments.
     """
 
     def __call__(self, pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
@@ -25,10 +26,10 @@ class MakesOrder(Protocol):
 
 @dataclass(frozen=True)
 class Option:
-    """An option that a recipe may give to a strategy, as a keyword argument of its `order`.
+    """An option that a recipe may give to a strategy; it becomes a keyword argument of the strategy's `order`.
 
-    type, bounds: as pydantic understands them (bounds: gt, ge, lt, le). default: in force where the recipe gives none;
-    None where the strategy then decides by itself.
+    type, bounds: as pydantic understands them (bounds: gt, ge, lt, le). default: the value in force where the recipe
+    gives none; None where the strategy then decides by itself.
     """
 
     type: Any
@@ -41,30 +42,38 @@ class Option:
 class Strategy:
     """All there is to say of a strategy.
 
-    needs: kinds of score that it reads. columns: score columns that must not be null; vectors follow from `needs`.
-    order: makes the order. values: what the order makes of `columns`, as it compares them, float64 or int64 [n]; None
-    where it reads none. seeded: whether the order depends on the seed. declared: options that it takes, by name.
-    given: those that a recipe gave. ends_early: the order may end before the pool does, for what is left is too alike
-    to what was picked. counts_passes: each pick has the number of the pass over the pool in which it was made.
+    description: a few words for people, shown by the schema of dselect.yaml. needs: kinds of score that it reads.
+    columns: score columns that must not be null; which arrays must be there follows from `needs`. order: makes the
+    order. values: pool → what the order makes of `columns`, as it compares them, float64 or int64 [n]; None where it
+    reads no column. seeded: whether the order depends on the seed. options: what a recipe may set, by name. given: the
+    option values that a recipe set. ends_early: the order may end before the pool does, because the rows left are too
+    similar to picked ones. counts_passes: each pick has the number of the pass over the pool in which it was made.
     """
 
     name: str
+    description: str
     needs: frozenset[str]
     columns: tuple[str, ...]
     order: MakesOrder
     values: Callable[[Pool], np.ndarray] | None = None
     seeded: bool = False
-    declared: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
     ends_early: bool = False
     counts_passes: bool = False
 
     @property
-    def options(self) -> dict[str, Any]:
+    def option_values(self) -> dict[str, Any]:
         """Every option with the value in force. They are part of the order's key."""
-        return {name: self.given.get(name, option.default) for name, option in self.declared.items()}
+        return {name: self.given.get(name, option.default) for name, option in self.options.items()}
 
-    def with_given(self, options: Mapping[str, Any]) -> "Strategy":
-        """The strategy with these of its options given, as they are; None leaves one at its default."""
-        given = {name: value for name, value in options.items() if value is not None}
+    @property
+    def array_fields(self) -> dict[str, str]:
+        """{kind: the field of `Pool` with its vectors}, of the kinds that the strategy reads as an array."""
+        kinds = (kind for kind in all_kinds().values() if kind.name in self.needs)
+        return {kind.name: kind.pool_field for kind in kinds if kind.pool_field is not None}
+
+    def with_given(self, values: Mapping[str, Any]) -> "Strategy":
+        """The strategy with these option values, which are not checked; None leaves an option at its default."""
+        given = {name: value for name, value in values.items() if value is not None}
         return replace(self, order=partial(self.order, **given), given={**self.given, **given}) if given else self

@@ -1,7 +1,7 @@
-"""Orders by one score column: MIWV (arXiv 2511.07074, keep the highest) and the `topk:<column>` baselines.
+"""Orders by one score column: MIWV (arXiv 2511.07074: keep the highest [paper]) and the `topk:<column>` baselines.
 
-An order that is a sort keeps no state: continuing sorts again and skips. That is n·log n for a pick or for all of
-them, and milliseconds at the sizes selection is made for.
+An order that is a sort keeps no state: continuing it sorts again and skips what was picked. That costs n·log n whether
+one pick is made or all; a million rows take about 0.2 s.
 """
 
 from collections.abc import Sequence
@@ -27,18 +27,22 @@ def ranked_values(pool: Pool, column: str) -> np.ndarray:
 
 
 class SortedOrder(Order):
-    """Rows in an order that is known from the start. gains: float64 [n], by row; None: the method defines none."""
+    """An order whose rows are known from the start.
+
+    rows: all rows of the pool, in order. gains: float64 [n], by row; None where the method defines none. saved: the
+    picks that are not given again; None: none.
+    """
 
     def __init__(self, rows: Sequence[int], gains: np.ndarray | None, saved: SavedOrder | None) -> None:
         self._rows = rows
         self._gains = gains
-        self._made = 0 if saved is None else len(saved.picks)
+        self._pick_count = 0 if saved is None else len(saved.picks)
 
     def __next__(self) -> Pick:
-        if self._made == len(self._rows):
+        if self._pick_count == len(self._rows):
             raise StopIteration
-        row = self._rows[self._made]
-        self._made += 1
+        row = self._rows[self._pick_count]
+        self._pick_count += 1
         return Pick(row, None if self._gains is None else float(self._gains[row]), None)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -50,21 +54,21 @@ class SortedOrder(Order):
         if self._gains is None:
             return np.full(len(self._rows), np.nan)
         standing = self._gains.copy()
-        standing[self._rows[: self._made]] = np.nan
+        standing[self._rows[: self._pick_count]] = np.nan
         return standing
 
 
-def top_k(name: str, column: str, kind: str) -> Strategy:
-    """A strategy that takes the rows with the highest `column`, which scores of `kind` bring."""
+def top_k(name: str, column: str, kind: str, description: str = "") -> Strategy:
+    """A strategy that takes the rows with the highest `column`, a column of the scores of `kind`."""
 
-    # `seed` is what every order takes; a ranking has no use for it.
+    # Every order takes a seed; a ranking does not use it.
     def order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
         return ranked_order(pool, column, saved)
 
     def values(pool: Pool) -> np.ndarray:
         return ranked_values(pool, column)
 
-    return Strategy(name, frozenset({kind}), (column,), order, values)
+    return Strategy(name, description or f"highest {column}", frozenset({kind}), (column,), order, values)
 
 
-MIWV = top_k("miwv", "miwv", "miwv")
+MIWV = top_k("miwv", "miwv", "miwv", "where the model is weak: highest MIWV")

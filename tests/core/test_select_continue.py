@@ -26,13 +26,13 @@ class Orders:
 
     def __init__(self, folder: Path) -> None:
         self.folder = UPath(folder)
-        self.asked: list[str] = []
+        self.requested_keys: list[str] = []
 
     def path(self, key: str) -> UPath:
         return self.folder / f"{key}.parquet"
 
     def __call__(self, key: str) -> SavedOrder | None:
-        self.asked.append(key)
+        self.requested_keys.append(key)
         return read_saved_order(self.path(key), key)
 
     def select(self, pool: Pool, name: str, budget: str | int, seed: int = 0) -> Selection:
@@ -42,7 +42,7 @@ class Orders:
         return selection
 
     def write(self, selection: Selection) -> None:
-        assert selection.saved is not None and selection.saved.key == self.asked[-1]
+        assert selection.saved is not None and selection.saved.key == self.requested_keys[-1]
         if selection.saved_changed:
             write_saved_order(selection.saved, self.path(selection.saved.key))
 
@@ -79,23 +79,23 @@ def test_any_sequence_of_budgets_equals_fresh_runs(
         st.integers(1, whole).map(lambda rows: f"{rows * 100 / n}%"),
         st.integers(least, most).map(lambda tokens: f"{tokens} tokens"),
     )
-    made = 0
-    for asked in data.draw(st.lists(budget, min_size=2, max_size=6)):
-        fresh = select(pool, CoresetSpec(strategy=name, budget=asked))
+    saved_count = 0
+    for drawn_budget in data.draw(st.lists(budget, min_size=2, max_size=6)):
+        fresh = select(pool, CoresetSpec(strategy=name, budget=drawn_budget))
         assert fresh.saved is None and not fresh.saved_changed and fresh.reused == 0
-        selection = orders.select(pool, name, asked)
+        selection = orders.select(pool, name, drawn_budget)
         assert_same(selection, fresh)
-        assert selection.reused == min(made, selection.rows)
-        held = len(selection.saved.picks)
-        assert held >= max(made, selection.rows)  # a cut never shortens what is saved
-        assert selection.saved_changed == (held > made)
-        made = held
+        assert selection.reused == min(saved_count, selection.rows)
+        pick_count = len(selection.saved.picks)
+        assert pick_count >= max(saved_count, selection.rows)  # a cut never shortens what is saved
+        assert selection.saved_changed == (pick_count > saved_count)
+        saved_count = pick_count
         # The saved table says what a fresh order of that length would.
-        alone = select(pool, CoresetSpec(strategy=name, budget=held), None, lambda key: None).saved
+        alone = select(pool, CoresetSpec(strategy=name, budget=pick_count), None, lambda key: None).saved
         assert alone is not None and alone.table.equals(selection.saved.table)
         read = orders(selection.saved.key)
         assert read is not None and read.table.equals(alone.table) and read.table.schema == alone.table.schema
-    assert len(set(orders.asked)) == 1  # whatever the budget
+    assert len(set(orders.requested_keys)) == 1  # whatever the budget
 
 
 @settings(max_examples=60, deadline=None)
@@ -139,7 +139,7 @@ def test_a_covered_budget_runs_no_strategy(name: str, orders: Orders, monkeypatc
         raise AssertionError("the strategy was run")
 
     refusing = replace(strategies.strategy(name), order=refuse)
-    monkeypatch.setattr("dselect_core.select.select.with_options", lambda name, options: refusing)
+    monkeypatch.setattr("dselect_core.select.strategies.strategy_with_options", lambda name, options: refusing)
     steps: list[tuple[int, int, int]] = []
     for expected, budget in zip(fresh, (30, 7, "10%", "40 tokens"), strict=True):
         spec = CoresetSpec(strategy=name, budget=budget)
@@ -221,9 +221,9 @@ def test_the_table_follows_what_the_key_is_silent_about(orders: Orders) -> None:
     nudged = scores.with_columns(pl.Series("loss", [1.0 + 1e-7, 2.0, 3.0, None])).filter(pl.col("sample_id") != "d")
     second = orders.select(Pool.of(nudged), "topk:loss", 2)
     assert second.saved.key == first.saved.key and second.saved_changed and second.reused == 2
-    held = orders(first.saved.key)
-    assert held.table["sample_id"].to_list() == ["a", "b", "c"] and held.table["loss"][0] == 1.0 + 1e-7
-    assert held.picks == first.saved.picks
+    on_disk = orders(first.saved.key)
+    assert on_disk.table["sample_id"].to_list() == ["a", "b", "c"] and on_disk.table["loss"][0] == 1.0 + 1e-7
+    assert on_disk.picks == first.saved.picks
     assert not orders.select(Pool.of(nudged), "topk:loss", 1).saved_changed
 
 
@@ -274,4 +274,4 @@ def test_budgets_that_cannot_be_met_ask_for_no_order(orders: Orders) -> None:
             select(pool, CoresetSpec(strategy="d3", budget=budget), None, orders)
     empty = select(pool.take(np.array([], dtype=np.int64)), CoresetSpec(strategy="d3", budget="10%"), None, orders)
     assert empty.saved is None and not empty.saved_changed
-    assert orders.asked == []
+    assert orders.requested_keys == []

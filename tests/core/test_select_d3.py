@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dselect_core.errors import DselectError
 from dselect_core.select import rounding as grid_module
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.farthest_first import MOST_STEPS, farthest_first
+from dselect_core.select.farthest_first import MAX_WEIGHT_STEPS, farthest_first
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.rounding import NORM_LIMIT, SCORE_STEP, round_unit_vectors
 from dselect_core.select.select import select
@@ -55,7 +55,7 @@ small_cases = st.integers(1, 4).flatmap(
     lambda width: st.lists(
         st.tuples(
             st.lists(st.integers(-2, 2), min_size=width, max_size=width).filter(any),
-            st.sampled_from([0, 1, 2, 3, 65_536, MOST_STEPS]),
+            st.sampled_from([0, 1, 2, 3, 65_536, MAX_WEIGHT_STEPS]),
         ),
         min_size=1,
         max_size=9,
@@ -90,7 +90,7 @@ def test_equal_weighted_distances_are_a_tie_whatever_their_square_roots() -> Non
     for u in range(1, 2000, 7):
         for tied in (np.array([3 * u, 4 * u]), np.array([4 * u, 3 * u])):
             order = [0, 1, 2] if tied[0] == 3 * u else [1, 0, 2]
-            picks = run(vectors[order], np.array([*tied, MOST_STEPS]))
+            picks = run(vectors[order], np.array([*tied, MAX_WEIGHT_STEPS]))
             assert [row for row, _ in picks] == [2, 0, 1]
 
 

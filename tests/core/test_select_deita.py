@@ -58,16 +58,16 @@ def test_every_pick_and_how_the_others_stand(case: list[tuple[list[int], int]], 
     in_turn = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLOCK", block)
-        patch.setattr(module, "_CHOSEN", max(2, block))
+        patch.setattr(module, "_CHOSEN_BLOCK", max(2, block))
         order = score_first(np.array(vectors, dtype=np.float32), np.array(scores), threshold)
-        for made in range(len(chosen) + 1):
-            before = in_turn[: in_turn.index(chosen[made])] if made < len(chosen) else in_turn
-            standing = [math.nan if i in before else s * SCORE_STEP for i, s in enumerate(scores)]
+        for pick_count in range(len(chosen) + 1):
+            decided = in_turn[: in_turn.index(chosen[pick_count])] if pick_count < len(chosen) else in_turn
+            standing = [math.nan if i in decided else s * SCORE_STEP for i, s in enumerate(scores)]
             assert np.array_equal(order.standing(), standing, equal_nan=True)
-            told = [passed.get(i, -1) if i in before else -1 for i in range(len(scores))]
-            assert order.state()["too_alike"].tolist() == told
-            if made < len(chosen):
-                assert next(order) == Pick(chosen[made], scores[chosen[made]] * SCORE_STEP, None)
+            expected = [passed.get(i, -1) if i in decided else -1 for i in range(len(scores))]
+            assert order.state()["too_alike"].tolist() == expected
+            if pick_count < len(chosen):
+                assert next(order) == Pick(chosen[pick_count], scores[chosen[pick_count]] * SCORE_STEP, None)
         with pytest.raises(StopIteration):
             next(order)
 
@@ -150,16 +150,21 @@ def test_any_sequence_of_budgets_equals_fresh_runs(
         st.integers(1, n - len(first.excluded)),
         st.integers(first.order["response_tokens"][0], most).map(lambda tokens: f"{tokens} tokens"),
     )
-    for asked in data.draw(st.lists(budget, min_size=2, max_size=5)):
-        fresh = select(pool, deita(asked, threshold))
-        selection = select(pool, deita(asked, threshold), None, orders)
+    for drawn_budget in data.draw(st.lists(budget, min_size=2, max_size=5)):
+        fresh = select(pool, deita(drawn_budget, threshold))
+        selection = select(pool, deita(drawn_budget, threshold), None, orders)
         orders.write(selection)
         assert_same(selection, fresh)
         assert selection.too_alike == fresh.too_alike
-        held = len(selection.saved.picks)
-        reached = fresh if held == fresh.rows else select(pool, deita(held, threshold))
-        assert selection.saved.table["rank"].drop_nulls().len() == held >= fresh.rows == min(fresh.rows, reached.rows)
+        pick_count = len(selection.saved.picks)
+        reached = fresh if pick_count == fresh.rows else select(pool, deita(pick_count, threshold))
+        assert (
+            selection.saved.table["rank"].drop_nulls().len()
+            == pick_count
+            >= fresh.rows
+            == min(fresh.rows, reached.rows)
+        )
         # The saved table says what a fresh order of that length would.
-        alone = select(pool, deita(held, threshold), None, lambda key: None).saved
+        alone = select(pool, deita(pick_count, threshold), None, lambda key: None).saved
         assert alone.table.equals(selection.saved.table)
-    assert len(set(orders.asked)) == 1
+    assert len(set(orders.requested_keys)) == 1

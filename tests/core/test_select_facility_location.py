@@ -102,7 +102,7 @@ def test_all_neighbours_are_the_exact_form(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(facility_location(vectors, 300)) == list(facility_location(vectors, 10_000)) == exact
     # The neighbours' own code, with one left out of each row and no floor: after the first pick nothing depends on it.
     grid, scale = round_unit_vectors(vectors)
-    near = module._Nearest(grid, scale, 299)
+    near = module._NearestSimilarities(grid, scale, 299)
     near.floor[:] = 0
     assert [p.row for p in islice(module._FacilityLocation(near, 300, scale, None), 30)] == [p.row for p in exact[:30]]
     monkeypatch.setattr(module, "EXACT_ROWS", 299)
@@ -114,15 +114,15 @@ def test_all_neighbours_are_the_exact_form(monkeypatch: pytest.MonkeyPatch) -> N
 def test_blocks_and_threads_change_nothing(neighbors: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = clustered(500, seed=1)
     expected = list(facility_location(vectors, neighbors))
-    for name in ("_BLOCK", "_AT_A_TIME", "_AT_ONCE"):
+    for name in ("_BLOCK", "_WIDE_BLOCK", "_SUM_BLOCK"):
         monkeypatch.setattr(module, name, 7)
-    before = faiss.omp_get_max_threads()
+    thread_count = faiss.omp_get_max_threads()
     try:
         for threads in (1, 3):
             faiss.omp_set_num_threads(threads)
             assert list(facility_location(vectors, neighbors)) == expected
     finally:
-        faiss.omp_set_num_threads(before)
+        faiss.omp_set_num_threads(thread_count)
 
 
 def test_similarities_of_a_long_pool_are_summed_without_overflow() -> None:

@@ -1,4 +1,4 @@
-"""The lazy engine with tiny pools, so that every case takes many rounds, against a loop that computes everything."""
+"""The lazy engine with few active rows, so that every case takes many rounds, against a loop that computes everything."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core.select.farthest_first import MOST_STEPS, FarthestFirst, Sizes, farthest_first
+from dselect_core.select.farthest_first import MAX_WEIGHT_STEPS, FarthestFirst, Sizes, farthest_first
 from dselect_core.select.order import Pick
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
 from dselect_core.select.saved_order import SavedOrder
 from tests.core.test_select_d3 import small_cases
 
-tiny = st.builds(Sizes, pool=st.integers(1, 5), picks=st.integers(1, 4), front=st.integers(1, 8))
+tiny = st.builds(Sizes, active=st.integers(1, 5), picks=st.integers(1, 4), shortlist=st.integers(1, 8))
 
 
 def loop(vectors: np.ndarray, weights: np.ndarray) -> tuple[list[int], list[float | None], np.ndarray]:
@@ -40,7 +40,7 @@ def random_case(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Few directions and weights, zero among them (ties, duplicates); or as good as none equal."""
     random = np.random.default_rng(seed)
     if seed % 3 == 0:
-        return random.normal(size=(n, 12)).astype(np.float32), random.integers(1, MOST_STEPS + 1, n)
+        return random.normal(size=(n, 12)).astype(np.float32), random.integers(1, MAX_WEIGHT_STEPS + 1, n)
     vectors = random.integers(-2, 3, size=(n, 3)).astype(np.float32)
     vectors[~vectors.any(axis=1)] = 1
     return vectors, random.choice([0, 1, 2, 65_536] if seed % 3 == 1 else [65_536], n)
@@ -68,7 +68,7 @@ def test_many_rounds(seed: int, n: int, sizes: Sizes) -> None:
     order = farthest_first(vectors, weights, None, sizes)
     assert_same(list(order), rows, gains)
     if seed % 3 == 0:
-        assert order.rounds > n / 2 / sizes.pool  # the case is what it should be
+        assert order.round_count > n / 2 / sizes.active  # the case is what it should be
 
 
 @settings(max_examples=25, deadline=None)
@@ -86,7 +86,7 @@ def test_stopped_at_every_pick_it_goes_on_as_if_it_had_not(seed: int, n: int, si
         # What is saved of an order that was stopped after each pick is that of one that never was.
         assert saved.table.equals(SavedOrder.of("key", samples, picks, whole.state(), whole.standing()).table)
     fresh = farthest_first(vectors, weights, None, sizes)
-    assert list(fresh) == picks  # never asked
+    assert list(fresh) == picks  # never asked for its state
     assert all(np.array_equal(values, whole.state()[name]) for name, values in fresh.state().items())
 
 
@@ -99,27 +99,27 @@ def test_standing_is_a_bound_between_the_gain_and_that_of_the_last_pick(seed: in
     samples = pl.DataFrame({"sample_id": [f"{i:04}" for i in range(n)], "reason": [None] * n})
     order = farthest_first(vectors, weights, None, sizes)
     picks = []
-    for made in range(1, n + 1):
+    for pick_count in range(1, n + 1):
         picks.append(next(order))
         standing = order.standing()
-        exact = np.sqrt(after[made - 1]) * SCORE_STEP / scale
-        left = np.setdiff1d(np.arange(n), rows[:made])
-        assert np.isnan(standing[rows[:made]]).all()
+        exact = np.sqrt(after[pick_count - 1]) * SCORE_STEP / scale
+        left = np.setdiff1d(np.arange(n), rows[:pick_count])
+        assert np.isnan(standing[rows[:pick_count]]).all()
         assert (standing[left] >= exact[left] * (1 - 1e-12)).all()
-        if made > 1:
+        if pick_count > 1:
             assert (standing[left] <= picks[-1].gain).all()
         saved = SavedOrder.of("key", samples, picks, order.state(), standing)
-        known = ~saved.table.select(saved.is_bound.fill_null(False)).to_series().to_numpy()[left]
-        assert standing[left][known] == pytest.approx(exact[left][known], rel=1e-12)
+        is_exact = ~saved.table.select(saved.is_bound.fill_null(False)).to_series().to_numpy()[left]
+        assert standing[left][is_exact] == pytest.approx(exact[left][is_exact], rel=1e-12)
 
 
-def test_where_all_rows_fit_in_a_pool_every_gain_is_known() -> None:
+def test_where_all_rows_are_active_every_gain_is_known() -> None:
     vectors, weights = random_case(3, 300)
     order = farthest_first(vectors, weights)
     rows, _, after = loop(vectors, weights)
-    for made in range(1, 40):
+    for pick_count in range(1, 40):
         next(order)
-        assert (order.state()["seen"] == made).all()
+        assert (order.state()["seen"] == pick_count).all()
     exact = np.sqrt(after[38]) * SCORE_STEP / round_unit_vectors(vectors)[1]
     left = np.setdiff1d(np.arange(300), rows[:39])
     assert order.standing()[left] == pytest.approx(exact[left], rel=1e-12)
@@ -128,14 +128,14 @@ def test_where_all_rows_fit_in_a_pool_every_gain_is_known() -> None:
 def clustered() -> FarthestFirst:
     random = np.random.default_rng(5)
     vectors = random.normal(size=(60, 48))[random.integers(0, 60, 6000)] + 0.5 * random.normal(size=(6000, 48))
-    return farthest_first(vectors.astype(np.float32), random.integers(1, 65_536, 6000), None, Sizes(pool=256))
+    return farthest_first(vectors.astype(np.float32), random.integers(1, 65_536, 6000), None, Sizes(active=256))
 
 
 def test_it_computes_far_fewer_distances_than_a_loop() -> None:
     order = clustered()
     for _ in range(600):
         next(order)
-    assert order.compared < 0.25 * 6000 * 600
+    assert order.distance_count < 0.25 * 6000 * 600
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
@@ -145,6 +145,6 @@ def test_the_order_does_not_depend_on_threads(threads: str) -> None:
         "print(*[pick.row for pick in islice(c(), 600)])"
     )
     environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     order = clustered()
-    assert [int(row) for row in told.stdout.split()] == [next(order).row for _ in range(600)]
+    assert [int(row) for row in run.stdout.split()] == [next(order).row for _ in range(600)]

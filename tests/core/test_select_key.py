@@ -113,14 +113,14 @@ def test_the_options_count(name: str, option: str, value: float) -> None:
     chosen = strategies.strategy(name)
     assert order_key(POOL, chosen, 0) == order_key(POOL, chosen.with_given({option: None}), 0)
     assert order_key(POOL, chosen.with_given({option: value}), 0) != order_key(POOL, chosen, 0)
-    of_default = chosen.with_given({option: chosen.options[option]})
+    of_default = chosen.with_given({option: chosen.option_values[option]})
     assert order_key(POOL, of_default, 0) == order_key(POOL, chosen, 0)  # said or not, it is the same order
 
 
 def test_the_revision_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = [order_key(POOL, name, 0) for name in NAMES]
+    keys = [order_key(POOL, name, 0) for name in NAMES]
     monkeypatch.setattr(key_module, "ORDER_REVISION", key_module.ORDER_REVISION + 1)
-    assert not set(before) & {order_key(POOL, name, 0) for name in NAMES}
+    assert not set(keys) & {order_key(POOL, name, 0) for name in NAMES}
 
 
 def test_blocks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,14 +134,14 @@ def test_blocks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_budget_does_not_count_but_what_it_leaves_out_does() -> None:
     keys: list[str] = []
 
-    def asked(pool: Pool, budget: str | int) -> str:
+    def key_of(pool: Pool, budget: str | int) -> str:
         select(pool, CoresetSpec(strategy="random", budget=budget), None, keys.append)
         return keys[-1]
 
-    assert len({asked(POOL, budget) for budget in (1, 5, "10%", "100%", "30 tokens")}) == 1
+    assert len({key_of(POOL, budget) for budget in (1, 5, "10%", "100%", "30 tokens")}) == 1
     unknown = Pool(SCORES.with_columns(pl.col("response_tokens").replace(3, None)))
-    assert asked(unknown, 5) == asked(POOL, 5)
-    assert asked(unknown, "20 tokens") != asked(unknown, 5)
+    assert key_of(unknown, 5) == key_of(POOL, 5)
+    assert key_of(unknown, "20 tokens") != key_of(unknown, 5)
 
 
 def test_it_refuses_what_the_order_refuses() -> None:

@@ -26,7 +26,7 @@ def test_an_option_survives_its_record_and_makes_a_version(
 ) -> None:
     recipes = {
         "plain": CoresetSpec(strategy=name, budget=5),
-        "told": CoresetSpec(strategy=name, budget=5, **{option: value}),
+        "with_option": CoresetSpec(strategy=name, budget=5, **{option: value}),
     }
     place = Workspace(
         Settings(storage=str(tmp_path), sources={"s": {"path": "x.jsonl"}}, coresets=recipes)  # type: ignore[dict-item]
@@ -35,8 +35,8 @@ def test_an_option_survives_its_record_and_makes_a_version(
     for recipe, spec in recipes.items():
         written, versions[recipe] = write_spec(place, recipe)
         assert read_spec(place, recipe) == spec == written
-    assert versions["plain"] != versions["told"]
-    assert json.loads(place.spec("told").read_text()) == {
+    assert versions["plain"] != versions["with_option"]
+    assert json.loads(place.spec("with_option").read_text()) == {
         "strategy": name,
         "budget": "5 rows",
         "seed": 0,

@@ -26,10 +26,10 @@ def test_d3_is_weight_times_distance(case: list[tuple[list[int], int]]) -> None:
     assert np.isnan(order.standing()).all()
     chosen: list[int] = []
     while len(chosen) < len(case):
-        before = order.standing()
+        standing = order.standing()
         pick = next(order)
         if chosen:
-            assert pick.gain == before[pick.row] == np.nanmax(before)
+            assert pick.gain == standing[pick.row] == np.nanmax(standing)
         chosen.append(pick.row)
         nearest = [min(sum((a - b) ** 2 for a, b in zip(u, unit[j], strict=True)) for j in chosen) for u in unit]
         assert order.state()["nearest"].tolist() == nearest
@@ -51,12 +51,12 @@ def test_mads_is_what_the_pass_of_the_last_pick_has_not_covered(neurons: list[li
     assert order.standing().tolist() == [len(neurons[0])] * len(neurons)
     picks = []
     while len(picks) < len(neurons):
-        before = order.standing()
+        standing = order.standing()
         picks.append(next(order))
         if not picks[1:] or picks[-1].cover_pass == picks[-2].cover_pass:
-            assert picks[-1].gain == before[picks[-1].row] == np.nanmax(before)
+            assert picks[-1].gain == standing[picks[-1].row] == np.nanmax(standing)
         else:  # nothing was left to gain: a pass was opened
-            assert np.nanmax(before) == 0
+            assert np.nanmax(standing) == 0
         covered = {u for pick in picks if pick.cover_pass == picks[-1].cover_pass for u in neurons[pick.row]}
         taken = {pick.row for pick in picks}
         expected = [math.nan if i in taken else len(set(row) - covered) for i, row in enumerate(neurons)]

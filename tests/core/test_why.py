@@ -51,7 +51,7 @@ def choose(workspace: Workspace, order: Order, picks: list[Pick]) -> tuple[Saved
 
 def test_a_gain_that_is_not_known_is_told_as_a_bound(tmp_path: Path) -> None:
     vectors = np.random.default_rng(2).normal(size=(30, 6)).astype(np.float32)
-    order = farthest_first(vectors, np.full(30, 65_536), None, Sizes(pool=4, picks=2, front=6))
+    order = farthest_first(vectors, np.full(30, 65_536), None, Sizes(active=4, picks=2, shortlist=6))
     picks = [next(order) for _ in range(6)]
     kept, words = choose(workspace_of(tmp_path, "kcenter"), order, picks)
     told = {row["sample_id"]: row for row in kept.table.iter_rows(named=True)}
