@@ -44,14 +44,14 @@ def test_the_shipped_schema_is_that_of_the_settings_and_takes_the_files_we_ship(
         jsonschema.validate({"sources": {}, "coresets": {}, "modle": {}}, shipped)
 
 
-def test_a_starting_file_keeps_its_comments_apart_from_long_and_odd_paths(tmp_path: Path) -> None:
+def test_a_starter_config_keeps_its_comments_apart_from_long_and_odd_paths(tmp_path: Path) -> None:
     """YAML asks for a space before `#`; PyYAML does without, editors do not."""
     folder = tmp_path / "a folder: of {odd} names, and a rather long one #1"
     folder.mkdir()
     (folder / "rows.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}')
-    text, told = make_starter_config(folder, tmp_path)
+    text, descriptions = make_starter_config(folder, tmp_path)
     (line,) = [line for line in text.splitlines() if line.startswith("  rows:")]
-    assert line.endswith(f"}}  # {told['rows']}")
+    assert line.endswith(f"}}  # {descriptions['rows']}")
     source = Settings.model_validate(yaml.safe_load(text)).sources["rows"]
     assert source.paths == [f"{folder.name}/rows.jsonl"]
 

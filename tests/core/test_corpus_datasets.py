@@ -130,7 +130,7 @@ def _commit(repo: Path) -> str:
 
 class Hub(http.server.BaseHTTPRequestHandler):
     root: Path
-    asked: list[str]
+    requested_paths: list[str]
 
     def log_message(self, *_: object) -> None:
         pass
@@ -138,7 +138,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         form = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
-        self.asked.append(url.path)
+        self.requested_paths.append(url.path)
         match unquote(url.path).strip("/").split("/"):
             case ["api", "datasets", org, name, "tree", _, *folder] if not self.root.joinpath(
                 org, name, *folder
@@ -210,13 +210,13 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
-    """The hub's folder, its address, and the paths it was asked for."""
-    root, asked = tmp_path / "hub", list[str]()
+    """The hub's folder, its address, and the paths that were requested from it."""
+    root, requested_paths = tmp_path / "hub", list[str]()
     root.mkdir()
-    handler = type("OneHub", (Hub,), {"root": root, "asked": asked})
+    handler = type("OneHub", (Hub,), {"root": root, "requested_paths": requested_paths})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield root, f"http://127.0.0.1:{server.server_port}", asked
+    yield root, f"http://127.0.0.1:{server.server_port}", requested_paths
     server.shutdown()
     server.server_close()
 
@@ -230,10 +230,10 @@ from dselect_core.corpus.source_files import files_signature
 from dselect_core.errors import DselectError
 for spec in json.loads(sys.argv[1]):
     try:
-        seen = files_signature(SourceSpec(**spec))
+        signature = files_signature(SourceSpec(**spec))
         got = ingest("s", SourceSpec.model_validate(spec))
         files = [file.file for file in got.files]
-        answer = [files, got.rows, got.samples.height, got.balances, got.signature == seen, seen]
+        answer = [files, got.rows, got.samples.height, got.balances, got.signature == signature, signature]
     except DselectError as error:
         answer = str(error)
     print(json.dumps(answer), flush=True)
@@ -262,7 +262,7 @@ def on_hub(address: str, home: Path, *specs: dict[str, Any]) -> list[Any]:
 
 
 def test_a_hub_dataset_by_name_and_by_url(tmp_path: Path, hub: tuple[Path, str, list[str]]) -> None:
-    root, address, asked = hub
+    root, address, requested_paths = hub
     train = root / "org/data/data/train.jsonl"
     train.parent.mkdir(parents=True)
     train.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -286,11 +286,11 @@ def test_a_hub_dataset_by_name_and_by_url(tmp_path: Path, hub: tuple[Path, str, 
     assert all(new[5] != old[5] for new, old in zip(second, first, strict=True))
 
     # A pinned commit needs no answer from the hub to know its version.
-    asked.clear()
+    requested_paths.clear()
     commit = _commit(root / "org/data")
     pinned = on_hub(address, tmp_path / "home", {"dataset": "org/data", "revision": commit})
     assert pinned[0][:3] == [["org/data:train"], 3, 2] and pinned[0][5] == second[0][5]
-    assert "/api/datasets/org/data" not in asked
+    assert "/api/datasets/org/data" not in requested_paths
 
 
 def test_what_the_hub_does_not_have(tmp_path: Path, hub: tuple[Path, str, list[str]]) -> None:

@@ -29,7 +29,7 @@ def qa(prompt: str, completion: Any = "a") -> dict[str, Any]:
     return {"prompt": prompt, "completion": completion}
 
 
-def take(*paths: Path | str, **spec: Any) -> IngestedSource:
+def ingest_paths(*paths: Path | str, **spec: Any) -> IngestedSource:
     return ingest("s", SourceSpec(path=[str(path) for path in paths], **spec))
 
 
@@ -90,8 +90,8 @@ def test_rows_are_samples_duplicates_and_quarantined(
     origins = (
         got.samples.explode("origins").unnest("origins") if got.samples.height else pl.DataFrame(schema=QUARANTINE)
     )
-    seen = [*origins.select("file", "row").rows(), *got.quarantine.select("file", "row").rows()]
-    assert sorted(seen) == sorted(written)
+    all_rows = [*origins.select("file", "row").rows(), *got.quarantine.select("file", "row").rows()]
+    assert sorted(all_rows) == sorted(written)
     assert got.samples["sample_id"].is_sorted() and got.samples["sample_id"].n_unique() == got.samples.height
     for id, messages in got.samples.select("sample_id", "messages").rows():
         assert sample_id(messages) == id
@@ -106,7 +106,7 @@ def test_duplicates_are_counted_within_the_source_and_keep_every_origin(tmp_path
     b = write(
         tmp_path / "b.jsonl", {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]}
     )
-    got = take(b, a)
+    got = ingest_paths(b, a)
     assert (got.rows, got.samples.height, got.duplicates, got.quarantined) == (4, 2, 2, 0)
     one = got.samples.row(by_predicate=pl.col("n_rows") == 3, named=True)
     assert one["messages"] == [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]
@@ -120,8 +120,8 @@ def test_duplicates_are_counted_within_the_source_and_keep_every_origin(tmp_path
 
 def test_the_order_of_rows_and_files_moves_no_sample(tmp_path: Path) -> None:
     rows = [qa(str(i)) for i in range(20)]
-    whole = take(write(tmp_path / "whole.jsonl", *rows))
-    parts = take(write(tmp_path / "2.jsonl", *rows[12::-1]), write(tmp_path / "1.jsonl", *rows[13:]))
+    whole = ingest_paths(write(tmp_path / "whole.jsonl", *rows))
+    parts = ingest_paths(write(tmp_path / "2.jsonl", *rows[12::-1]), write(tmp_path / "1.jsonl", *rows[13:]))
     assert whole.samples.drop("origins").equals(parts.samples.drop("origins"))
 
 
@@ -130,7 +130,7 @@ def test_quarantine_is_sorted_and_tells_file_row_reason_and_excerpt(tmp_path: Pa
     b = write(tmp_path / "b.jsonl", qa("1"), bad)
     a = tmp_path / "a.json"
     a.write_text(json.dumps([qa("1"), qa("2"), bad, 7]))
-    got = take(b, a)
+    got = ingest_paths(b, a)
     assert got.quarantine.rows() == [
         ("s", str(a), 3, "`completion`: the response is blank", json.dumps(bad)[:200]),
         ("s", str(a), 4, "not a JSON object but a number", "7"),
@@ -143,20 +143,20 @@ def test_rows_before_the_first_that_fits_are_quarantined_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest_module, "VOTING_ROWS", 3)
-    got = take(write(tmp_path / "x.jsonl", *[{"note": i} for i in range(7)], qa("1"), {"note": 8}, qa("2")))
+    got = ingest_paths(write(tmp_path / "x.jsonl", *[{"note": i} for i in range(7)], qa("1"), {"note": 8}, qa("2")))
     assert (got.rows, got.samples.height, got.quarantined) == (10, 2, 8)
     assert got.quarantine["reason"][0] == "no known format; keys found: note"
 
 
 def test_a_source_of_bad_rows_only_is_a_full_quarantine(tmp_path: Path) -> None:
-    got = take(write(tmp_path / "x.jsonl", qa("1", ""), qa("2", 3)))
+    got = ingest_paths(write(tmp_path / "x.jsonl", qa("1", ""), qa("2", 3)))
     assert (got.samples.height, got.quarantined) == (0, 2) and got.balances and got.samples.schema == SAMPLES
 
 
 def test_an_empty_shard_beside_others_is_listed_with_no_rows(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", qa("1"))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b""))
-    got = take(tmp_path)
+    got = ingest_paths(tmp_path)
     assert [(file.format, file.rows) for file in got.files] == [("prompt_completion", 1), (None, 0)]
     assert got.formats == ["prompt_completion"]
 
@@ -169,7 +169,7 @@ def test_a_folder_is_its_data_files_at_any_depth(tmp_path: Path) -> None:
         write(tmp_path / name, qa(name))
     for name in ("README.md", "sub/dataset_info.json"):
         write(tmp_path / name, {})
-    got = take(tmp_path)
+    got = ingest_paths(tmp_path)
     assert files(got, tmp_path) == ["b.jsonl", "sub/a.json", "sub/deep/c.ndjson"]
     assert got.skipped == [str(tmp_path / "README.md"), str(tmp_path / "sub/dataset_info.json")]
 
@@ -177,29 +177,29 @@ def test_a_folder_is_its_data_files_at_any_depth(tmp_path: Path) -> None:
 def test_globs_match_files_and_the_folders_they_name(tmp_path: Path) -> None:
     for name in ("a1.jsonl", "a2.jsonl", "b.jsonl", "sub/c.jsonl"):
         write(tmp_path / name, qa(name))
-    assert files(take(tmp_path / "a*.jsonl"), tmp_path) == ["a1.jsonl", "a2.jsonl"]
-    assert files(take(tmp_path / "*"), tmp_path) == ["a1.jsonl", "a2.jsonl", "b.jsonl", "sub/c.jsonl"]
-    assert files(take(tmp_path / "**/*.jsonl"), tmp_path) == ["a1.jsonl", "a2.jsonl", "b.jsonl", "sub/c.jsonl"]
+    assert files(ingest_paths(tmp_path / "a*.jsonl"), tmp_path) == ["a1.jsonl", "a2.jsonl"]
+    assert files(ingest_paths(tmp_path / "*"), tmp_path) == ["a1.jsonl", "a2.jsonl", "b.jsonl", "sub/c.jsonl"]
+    assert files(ingest_paths(tmp_path / "**/*.jsonl"), tmp_path) == ["a1.jsonl", "a2.jsonl", "b.jsonl", "sub/c.jsonl"]
 
 
 def test_a_file_that_two_patterns_match_is_read_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", qa("1"))
-    got = take(path, tmp_path, tmp_path / "*.jsonl")
+    got = ingest_paths(path, tmp_path, tmp_path / "*.jsonl")
     assert (got.rows, got.duplicates, len(got.files)) == (1, 0, 1)
 
 
 def test_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
-    assert take(write(tmp_path / "a[1].jsonl", qa("1"))).rows == 1
+    assert ingest_paths(write(tmp_path / "a[1].jsonl", qa("1"))).rows == 1
 
 
 def test_names_are_as_the_user_wrote_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "data/a.jsonl", qa("1"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert take("data/*.jsonl").files[0].file == "data/a.jsonl"
-    assert take("./data").files[0].file == "data/a.jsonl"
+    assert ingest_paths("data/*.jsonl").files[0].file == "data/a.jsonl"
+    assert ingest_paths("./data").files[0].file == "data/a.jsonl"
     for path in ("~/data", f"file://{tmp_path}/data/a.jsonl"):
-        assert take(path).files[0].file == str(tmp_path / "data/a.jsonl")
+        assert ingest_paths(path).files[0].file == str(tmp_path / "data/a.jsonl")
 
 
 def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
         write(path, qa("1"))
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
-    assert take(tmp_path).samples["origins"][0][0]["file"].endswith("a\ufffd.jsonl")
+    assert ingest_paths(tmp_path).samples["origins"][0][0]["file"].endswith("a\ufffd.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
 )
 def test_a_place_without_data_is_an_error_naming_it(tmp_path: Path, path: str, message: str) -> None:
     write(tmp_path / "bare/README.md", "…")
-    for attempt in (take, lambda p: files_signature(SourceSpec(path=p))):
+    for attempt in (ingest_paths, lambda p: files_signature(SourceSpec(path=p))):
         with pytest.raises(DselectError) as failed:
             attempt(str(tmp_path / path))
         assert str(failed.value).startswith(f"{tmp_path / path}: {message}")
@@ -234,14 +234,14 @@ def test_a_place_without_data_is_an_error_naming_it(tmp_path: Path, path: str, m
 
 def test_an_empty_list_of_paths() -> None:
     with pytest.raises(DselectError, match="`path` is an empty list: name a file, a folder, a glob or a URL in it"):
-        take()
+        ingest_paths()
 
 
 def test_an_unknown_protocol() -> None:
     with pytest.raises(
         DselectError, match=r"floppy://a/b.jsonl: cannot be listed \(ValueError: Protocol not known: floppy\). Check"
     ):
-        take("floppy://a/b.jsonl")
+        ingest_paths("floppy://a/b.jsonl")
 
 
 # --- the signature ---------------------------------------------------------------------------------------------------

@@ -42,13 +42,13 @@ def test_prefixes_and_globs(s3: dict[str, Any], bucket: str, path: str) -> None:
 
 def test_the_signature_sees_what_others_wrote(s3: dict[str, Any], bucket: str) -> None:
     spec = SourceSpec(path=f"s3://{bucket}/t0/*", storage_options=s3)
-    seen = [files_signature(spec), files_signature(spec)]
+    signatures = [files_signature(spec), files_signature(spec)]
     put(s3, f"{bucket}/t0/a.jsonl.gz", gzip.compress(rows("1", "3")))
-    seen.append(files_signature(spec))
+    signatures.append(files_signature(spec))
     put(s3, f"{bucket}/t0/c.jsonl", rows("4"))
-    seen.append(files_signature(spec))
-    assert seen[0] == seen[1] and len(set(seen)) == 3
-    assert seen[-1] == (got := ingest("s", spec)).signature and got.rows == 4
+    signatures.append(files_signature(spec))
+    assert signatures[0] == signatures[1] and len(set(signatures)) == 3
+    assert signatures[-1] == (got := ingest("s", spec)).signature and got.rows == 4
 
 
 def test_parquet_is_read_by_range(s3: dict[str, Any], bucket: str) -> None:
