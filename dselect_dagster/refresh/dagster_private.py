@@ -28,6 +28,8 @@ from dagster._core.loader import LoadingContext
 from dagster._core.storage.event_log.base import AssetRecord
 from dagster._utils.caching_instance_queryer import CachingInstanceQueryer
 
+from dselect_core.errors import DselectError
+
 __all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver"]
 
 # Records of one query: below the number of parameters that any SQLite takes.
@@ -159,8 +161,11 @@ def replace_specs(defs: dg.Definitions, replace: Callable[[dg.AssetSpec], dg.Ass
 
 
 def select_assets(defs: dg.Definitions, selection: dg.AssetSelection) -> set[dg.AssetKey]:
-    """The assets that a selection names."""
-    return set(selection.resolve(defs.resolve_asset_graph()))
+    """The assets that a selection names. Raises DselectError for an asset that the graph does not have."""
+    try:
+        return set(selection.resolve(defs.resolve_asset_graph()))
+    except dg.DagsterInvalidSubsetError as error:
+        raise DselectError(f"--select: {error}") from None
 
 
 def run_assets(

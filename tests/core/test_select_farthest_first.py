@@ -1,4 +1,4 @@
-"""The lazy engine with few active rows, so that each case takes many rounds, against a loop that computes everything."""
+"""The lazy engine with few active rows, so each case takes many rounds, against a loop that computes everything."""
 
 import os
 import subprocess

@@ -82,6 +82,7 @@ def test_errors_are_messages_and_not_tracebacks(tmp_path: Path, project: Path) -
     assert "no such file. Write one with `dselect init FOLDER`" in told
     assert "Traceback" not in told
     assert "no recipe 'd4'" in dselect(project, "refresh", "--recipe", "d4", code=2)
+    assert "--select: AssetKey(s) ['nosuch']" in dselect(project, "plan", "--select", "nosuch", code=2)
 
 
 def test_brackets_that_a_person_types_are_printed_as_they_are(tmp_path: Path) -> None:
