@@ -23,7 +23,7 @@ from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
 from dselect_core.pool.corpus_index import needed_kinds
-from dselect_core.pool.future_pool import FuturePool, Landing, future_pool
+from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
 from dselect_core.scores.provenance import future_store
 from dselect_core.scores.update import ScoreTodo, score_todos
 from dselect_core.scores.update_pairs import PairTodo, pair_todo
@@ -36,7 +36,7 @@ Reasons = Mapping[tuple[str, str | None], str]
 
 def make_plan(
     workspace: Workspace,
-    landing: Mapping[str, Landing],
+    landing: Mapping[str, FileChange],
     recipes: Collection[str],
     sources: Collection[str],
     stale: Reasons,

@@ -17,7 +17,7 @@ from dselect_core.pool.corpus_index import read_index
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, read_with_metadata
 
-Landing = Literal["new", "changed", "gone", "unreadable"]
+FileChange = Literal["new", "changed", "gone", "unreadable"]
 """How the files of a source differ from those that landed last."""
 
 
@@ -39,7 +39,7 @@ class FuturePool:
 
     workspace: Workspace
     sources: dict[str, SourceRows]
-    landing: dict[str, Landing] = field(default_factory=dict)
+    landing: dict[str, FileChange] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -74,7 +74,7 @@ class FuturePool:
         return pl.concat(lengths).unique("sample_id")
 
 
-def future_pool(workspace: Workspace, landing: Mapping[str, Landing], sources: Collection[str]) -> FuturePool:
+def future_pool(workspace: Workspace, landing: Mapping[str, FileChange], sources: Collection[str]) -> FuturePool:
     """landing: sources whose files differ from those that landed last; sources: all there are, gone ones included.
 
     A source that cannot be read keeps the samples that landed last, if any, and is named in `problems`.

@@ -105,7 +105,7 @@ def tables_metadata(
     """
     for report in reports.values():
         for file, why in report.skipped.items():
-            context.log.warning(f"{file}: skipped, {why}; its rows count as not there. Remove the file.")
+            context.log.warning(f"{file}: skipped, {why}; its rows count as missing. Remove the file.")
     rows = max(report.frame.height for report in reports.values())
     computed = max(report.computed for report in reports.values())
     shown: dict[str, Any] = {
