@@ -79,7 +79,9 @@ class Histories(RuleBasedStateMachine):
         planned = self.graph.plan()
         done = self.graph.refresh()
         assert not done.failed, [run.errors for run in done.failed]
-        type(self).compared += assert_as_planned(planned, done, same_steps=not self.killed)
+        # What a killed process with another Dagster instance left in the storage is no part of this instance's record.
+        if not self.killed:
+            type(self).compared += assert_as_planned(planned, done)
         self.killed = False
 
     @rule(source=st.sampled_from(SOURCES), number=st.integers(300, 340), at=st.integers(0, 5), n=st.integers(1, 3))
