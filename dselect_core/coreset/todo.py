@@ -11,6 +11,7 @@ import polars as pl
 
 from dselect_core.coreset.manifest import is_of, order_identity, read_manifest
 from dselect_core.fingerprint import fingerprint
+from dselect_core.pool.corpus_index import index_versions
 from dselect_core.select.select import required_kinds
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.workspace import Workspace
@@ -96,13 +97,34 @@ def _coreset_todo(
     looks = upstream.index_moves or is_changed or of_candidates is not None
     candidates_why = (of_candidates or "upstream changed") if looks else None
     replaced = required_kinds(workspace.settings.coresets[recipe]) & upstream.replaced_kinds
-    if looks and (upstream.rows_moved or replaced or upstream.lengths_replaced):
-        why = "rows changed" if upstream.rows_moved else f"scores changed: {', '.join(sorted(replaced))}"
-        return _selection(workspace, recipe, upstream, candidates_why, why, not upstream.ids_moved and not replaced)
+    is_behind = _is_behind_index(workspace, recipe)
+    rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind
+    if (looks and (rows_moved or replaced or upstream.lengths_replaced)) or (of_coreset is not None and rows_moved):
+        why = of_coreset or ("rows changed" if rows_moved else f"scores changed: {', '.join(sorted(replaced))}")
+        keeps_order = not (upstream.ids_moved or replaced or is_behind)
+        return _selection(workspace, recipe, upstream, candidates_why, why, keeps_order)
     if (looks and is_changed) or of_coreset is not None:
         why = of_coreset or "its recipe is new or changed"
         return _selection(workspace, recipe, upstream, candidates_why, why, keeps_order=True)
     return CoresetTodo(recipe, candidates_why, None)
+
+
+def _is_behind_index(workspace: Workspace, recipe: str) -> bool:
+    """Whether the coreset was made from other samples or scores than the index that was built last holds.
+
+    So it is after a process that was killed between the two.
+    """
+    manifest = read_manifest(workspace, recipe)
+    if manifest is None:
+        return False
+    read = {"samples", *required_kinds(workspace.settings.coresets[recipe])}
+
+    def versions(sources: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+        return {
+            name: {key: value for key, value in of_source.items() if key in read} for name, of_source in sources.items()
+        }
+
+    return versions(manifest["sources"]) != versions(index_versions(workspace))
 
 
 def _selection(

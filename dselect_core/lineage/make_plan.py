@@ -6,7 +6,7 @@ have no prompt vector yet, and the scores under a model that was never opened he
 A plan only reads.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from dselect_core.lineage.plan import Plan, Rate, Step
 from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
-from dselect_core.pool.corpus_index import needed_kinds
+from dselect_core.pool.corpus_index import index_versions, needed_kinds
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
 from dselect_core.scores.provenance import future_store
 from dselect_core.scores.update import ScoreTodo, score_todos
@@ -136,8 +136,28 @@ class _Planner:
     def index(self) -> list[Step]:
         """The step of the corpus index."""
         why = self.stale.get(("corpus_index", None))
-        self.index_moves = bool(self.pool.rows_moved or self.replaced_kinds) or why is not None
+        self.index_moves = self._sources_changed() or bool(self.replaced_kinds) or why is not None
         return [Step("corpus_index", None, why or "rows or scores changed")] if self.index_moves else []
+
+    def _sources_changed(self) -> bool:
+        """Whether the sources, or their scores, are not those of the index that was built last.
+
+        Also where they were landed and scored by a process that was killed before it built the index.
+        """
+        if self.pool.rows_moved or any(todo.rows_changed for todo in self._all_score_todos()):
+            return True
+        versions: dict[str, dict[str, str]] = {}
+        for source, rows in self.pool.sources.items():
+            heads = {name: todos[source].head for name, todos in self.score_todos.items()}
+            if not rows.samples.is_empty() and all(heads.values()):
+                versions[source] = {
+                    "samples": rows.version,
+                    **{name: head.version for name, head in heads.items() if head},
+                }
+        return versions != index_versions(self.workspace)
+
+    def _all_score_todos(self) -> Iterator[ScoreTodo]:
+        return (todo for todos in self.score_todos.values() for todo in todos.values())
 
     def neighbors_and_pairs(self) -> list[Step]:
         """Steps of the shots and of the scores that are made over the pool."""
@@ -188,7 +208,7 @@ class _Planner:
         indexed = self.pool.indexed_ids
         upstream = UpstreamChanges(
             self.pool.ids.height,
-            rows_moved=self.pool.rows_moved,
+            rows_moved=self.pool.rows_moved or any(todo.rows_changed for todo in self._all_score_todos()),
             new_ids=self._new_ids,
             departed_ids=None if indexed is None else indexed.join(self.pool.ids, on="sample_id", how="anti"),
             replaced_kinds=frozenset(self.replaced_kinds),

@@ -58,6 +58,14 @@ class Index:
         return fingerprint([self.frame["sample_id"].to_list(), of_kinds])
 
 
+def index_versions(workspace: Workspace) -> dict[str, dict[str, str]]:
+    """`Index.sources` of the index that was built last; empty where there is none."""
+    try:
+        return read_index(workspace).sources
+    except DselectError:
+        return {}
+
+
 def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str]) -> Index:
     """Build the index from the tables of `sources` as they are now, and write it.
 

@@ -25,6 +25,7 @@ from dselect_core.storage.files import read_with_metadata
 from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
 from dselect_core.storage.source_head import Head, read_head, write_head
 
+ROWS_CHANGED = "its rows changed"
 # Seconds of paid work that a killed run may lose.
 PAID_SECONDS = 5.0
 
@@ -36,7 +37,8 @@ class ScoreTodo:
     missing_rows: sample_id, in the order of the source's samples. why: the reason to run; None where the source's head
     says that its scores are those of these samples under this provenance, and the store has them.
     lost: the head says so, and the store has some of them no more. replaces_scores: samples that were scored before,
-    for the coresets that stand, get another value. store: None where the provenance cannot be known before the run.
+    for the coresets that stand, get another value. head: what was the source's before; rows_changed: it is of other
+    samples. store: None where the provenance cannot be known before the run.
     """
 
     kind: Kind
@@ -46,6 +48,12 @@ class ScoreTodo:
     lost: bool
     replaces_scores: bool
     store: Store | None
+    head: Head | None
+
+    @property
+    def rows_changed(self) -> bool:
+        """Whether the source's head is of other samples than these, so that the source is not complete yet."""
+        return self.why == ROWS_CHANGED
 
 
 def score_todos(
@@ -79,7 +87,7 @@ def score_todos(
         elif another:
             why = "its provenance changed"
         elif head.samples != rows.version:
-            why = "its rows changed"
+            why = ROWS_CHANGED
         elif not _only(rows.samples, absent_ids).is_empty():
             why, lost = "scores are gone from the store", True
         else:
@@ -89,7 +97,7 @@ def score_todos(
             missing_ids = missing_ids.join(missing_rows, on="sample_id", how="anti", maintain_order="left")
         # Without a head the kind is new to these samples, unless the samples themselves are new.
         replaces_scores = another or (head is None and not rows.moved)
-        todos[source] = ScoreTodo(kind, source, missing_rows, why, lost, replaces_scores, store)
+        todos[source] = ScoreTodo(kind, source, missing_rows, why, lost, replaces_scores, store, head)
     return todos
 
 

@@ -90,6 +90,15 @@ def test_the_plan_names_what_the_refresh_then_makes(graph: Graph, change: str, t
     assert_as_planned(planned, graph.refresh())
 
 
+@pytest.mark.parametrize("at", ["difficulty_scores", "corpus_index", "neighbors", "coreset"])
+def test_the_plan_after_a_kill_names_what_the_refresh_then_makes(graph: Graph, at: str) -> None:
+    graph.source("a", [*alpaca(WORDS), *alpaca(["mauve", "teal"], offset=70)])
+    graph.refresh_killed(at)
+    planned = graph.plan()
+    assert {step.asset for step in planned.steps} >= {"coreset"}
+    assert_as_planned(planned, graph.refresh())
+
+
 def test_a_plan_of_nothing_but_an_unreadable_source_names_it(tmp_path: Path) -> None:
     graph = Graph(tmp_path)
     graph.sources("a")
