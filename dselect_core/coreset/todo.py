@@ -6,12 +6,15 @@ for certain only when its key is hashed, in the run; `exact` says where this ans
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
 from dselect_core.coreset.manifest import is_of, order_identity, read_manifest
 from dselect_core.fingerprint import fingerprint
-from dselect_core.pool.corpus_index import index_versions
+from dselect_core.pool.corpus_index import versions_of_kinds
+from dselect_core.pool.future_pool import FuturePool
+from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import required_kinds
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.workspace import Workspace
@@ -22,17 +25,14 @@ from dselect_core.storage.files import read_metadata, read_parquet
 class UpstreamChanges:
     """What a refresh changes before it comes to the coresets.
 
-    pool_rows: samples in the pool then. rows_moved: some source has other samples. new_ids, departed_ids: sample_id of
-    what the pool gains and loses; None where there is no pool yet. replaced_kinds: kinds with another value for a
-    sample that was there before. lengths_replaced: so have the lengths in tokens. index_moves: the corpus index, or a
-    score over the pool, is made again, so every recipe looks. scored_new_ids: name of a kind → those of `new_ids` that
-    are known to have a score.
+    pool: the samples there will be, beside the index that was built last. rows_moved: some source has other samples.
+    replaced_kinds: kinds with another value for a sample that was there before. lengths_replaced: so have the lengths
+    in tokens. index_moves: the corpus index, or a score over the pool, is made again, so every recipe looks.
+    scored_new_ids: name of a kind → samples that are new to the pool and known to have a score.
     """
 
-    pool_rows: int
+    pool: FuturePool
     rows_moved: bool
-    new_ids: pl.DataFrame | None
-    departed_ids: pl.DataFrame | None
     replaced_kinds: frozenset[str]
     lengths_replaced: bool
     index_moves: bool
@@ -41,7 +41,8 @@ class UpstreamChanges:
     @property
     def ids_moved(self) -> bool:
         """Whether the pool holds other samples than before."""
-        return self.new_ids is None or self.departed_ids is None or bool(self.new_ids.height + self.departed_ids.height)
+        new_ids, departed_ids = self.pool.new_ids, self.pool.departed_ids
+        return new_ids is None or departed_ids is None or bool(new_ids.height + departed_ids.height)
 
 
 @dataclass(frozen=True)
@@ -95,81 +96,67 @@ def _coreset_todo(
 ) -> CoresetTodo:
     of_candidates, of_coreset = other_reasons.get(("candidates", recipe)), other_reasons.get(("coreset", recipe))
     looks = upstream.index_moves or is_changed or of_candidates is not None
-    candidates_why = (of_candidates or "upstream changed") if looks else None
-    replaced = required_kinds(workspace.settings.coresets[recipe]) & upstream.replaced_kinds
-    is_behind = _is_behind_index(workspace, recipe)
+    if not looks and of_coreset is None:
+        return CoresetTodo(recipe, None, None)
+    spec, manifest = workspace.settings.coresets[recipe], read_manifest(workspace, recipe)
+    replaced = required_kinds(spec) & upstream.replaced_kinds
+    is_behind = _is_behind_index(manifest, spec, upstream.pool)
     rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind
-    if (looks and (rows_moved or replaced or upstream.lengths_replaced)) or (of_coreset is not None and rows_moved):
+    keeps_order = True
+    if rows_moved or replaced or (looks and upstream.lengths_replaced):
         why = of_coreset or ("rows changed" if rows_moved else f"scores changed: {', '.join(sorted(replaced))}")
         keeps_order = not (upstream.ids_moved or replaced or is_behind)
-        return _selection(workspace, recipe, upstream, candidates_why, why, keeps_order)
-    if (looks and is_changed) or of_coreset is not None:
+    elif is_changed or of_coreset is not None:
         why = of_coreset or "its recipe is new or changed"
-        return _selection(workspace, recipe, upstream, candidates_why, why, keeps_order=True)
-    return CoresetTodo(recipe, candidates_why, None)
+    else:
+        return CoresetTodo(recipe, of_candidates or "upstream changed", None)
+    rows = spec.budget.rows(upstream.pool.ids.height)
+    candidates_why = (of_candidates or "upstream changed") if looks else None
+    if rows is None:
+        return CoresetTodo(recipe, candidates_why, why)
+    saved_picks = _saved_picks(workspace, manifest, spec) if keeps_order else 0
+    is_certain = keeps_order or _order_moves(workspace, manifest, spec, upstream)
+    exact = is_certain and not strategy(spec.strategy).ends_early
+    return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact)
 
 
-def _is_behind_index(workspace: Workspace, recipe: str) -> bool:
+def _is_behind_index(manifest: dict[str, Any] | None, spec: CoresetSpec, pool: FuturePool) -> bool:
     """Whether the coreset was made from other samples or scores than the index that was built last holds.
 
     So it is after a process that was killed between the two.
     """
-    manifest = read_manifest(workspace, recipe)
     if manifest is None:
         return False
-    read = {"samples", *required_kinds(workspace.settings.coresets[recipe])}
-
-    def versions(sources: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-        return {
-            name: {key: value for key, value in of_source.items() if key in read} for name, of_source in sources.items()
-        }
-
-    return versions(manifest["sources"]) != versions(index_versions(workspace))
+    kinds = required_kinds(spec)
+    indexed = {} if pool.index is None else pool.index.sources
+    return versions_of_kinds(manifest["sources"], kinds) != versions_of_kinds(indexed, kinds)
 
 
-def _selection(
-    workspace: Workspace,
-    recipe: str,
-    upstream: UpstreamChanges,
-    candidates_why: str | None,
-    why: str,
-    keeps_order: bool,
-) -> CoresetTodo:
-    """keeps_order: the order that the coreset was cut from is certain to be found again, if the recipe asks for it."""
-    spec = workspace.settings.coresets[recipe]
-    rows = spec.budget.rows(upstream.pool_rows)
-    if rows is None:
-        return CoresetTodo(recipe, candidates_why, why)
-    saved_picks = _saved_picks(workspace, recipe) if keeps_order else 0
-    exact = (keeps_order or _order_moves(workspace, recipe, upstream)) and not strategy(spec.strategy).ends_early
-    return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact)
-
-
-def _order_moves(workspace: Workspace, recipe: str, upstream: UpstreamChanges) -> bool:
+def _order_moves(
+    workspace: Workspace, manifest: dict[str, Any] | None, spec: CoresetSpec, upstream: UpstreamChanges
+) -> bool:
     """Whether the recipe is certain to get another order.
 
     Other rows and other values may leave an order as it was, for it depends on the rows that it can use, on a grid.
     """
-    if upstream.new_ids is None or upstream.departed_ids is None:
+    usable_ids, departed_ids = upstream.pool.new_ids, upstream.pool.departed_ids
+    if usable_ids is None or departed_ids is None:
         return True
-    usable_ids = upstream.new_ids
-    for kind in required_kinds(workspace.settings.coresets[recipe]):
+    for kind in required_kinds(spec):
         usable_ids = usable_ids.join(upstream.scored_new_ids(kind), on="sample_id", how="semi")
     if usable_ids.height:
         return True
-    manifest = read_manifest(workspace, recipe)
     try:
         order = read_parquet(workspace.orders / f"{(manifest or {}).get('order')}.parquet")
     except FileNotFoundError:
         return True  # nothing to continue
     usable = order.filter(pl.col("reason").is_null())
-    return upstream.departed_ids.join(usable, on="sample_id", how="semi").height > 0
+    return departed_ids.join(usable, on="sample_id", how="semi").height > 0
 
 
-def _saved_picks(workspace: Workspace, recipe: str) -> int:
+def _saved_picks(workspace: Workspace, manifest: dict[str, Any] | None, spec: CoresetSpec) -> int:
     """Picks of the order that this recipe's coreset was cut from, if the recipe still asks for that order."""
-    manifest = read_manifest(workspace, recipe)
-    if manifest is None or not is_of(manifest, workspace.settings.coresets[recipe]):
+    if manifest is None or not is_of(manifest, spec):
         return 0
     try:
         return int(read_metadata(workspace.orders / f"{manifest['order']}.parquet")["picks"])

@@ -6,7 +6,7 @@ have no prompt vector yet, and the scores under a model that was never opened he
 A plan only reads.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,11 @@ from dselect_core.lineage.plan import Plan, Rate, Step
 from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
-from dselect_core.pool.corpus_index import index_versions, needed_kinds
+from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
 from dselect_core.scores.provenance import future_store
 from dselect_core.scores.update import ScoreTodo, score_todos
-from dselect_core.scores.update_pairs import PairTodo, pair_todo
+from dselect_core.scores.update_pairs import pair_todo
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.score_store import Store
 
@@ -136,36 +136,34 @@ class _Planner:
     def index(self) -> list[Step]:
         """The step of the corpus index."""
         why = self.stale.get(("corpus_index", None))
-        self.index_moves = self._sources_changed() or bool(self.replaced_kinds) or why is not None
+        self.index_moves = self._rows_moved or self._index_is_behind() or bool(self.replaced_kinds) or why is not None
         return [Step("corpus_index", None, why or "rows or scores changed")] if self.index_moves else []
 
-    def _sources_changed(self) -> bool:
-        """Whether the sources, or their scores, are not those of the index that was built last.
+    @cached_property
+    def _rows_moved(self) -> bool:
+        """Whether some source has other samples than those that landed, or than those that were scored, last."""
+        todos = (todo for of_source in self.score_todos.values() for todo in of_source.values())
+        return self.pool.rows_moved or any(todo.rows_changed for todo in todos)
 
-        Also where they were landed and scored by a process that was killed before it built the index.
-        """
-        if self.pool.rows_moved or any(todo.rows_changed for todo in self._all_score_todos()):
-            return True
+    def _index_is_behind(self) -> bool:
+        """Whether the index lists other samples or scores than the sources have: a process was killed before it."""
         versions: dict[str, dict[str, str]] = {}
         for source, rows in self.pool.sources.items():
             heads = {name: todos[source].head for name, todos in self.score_todos.items()}
             if not rows.samples.is_empty() and all(heads.values()):
-                versions[source] = {
-                    "samples": rows.version,
-                    **{name: head.version for name, head in heads.items() if head},
-                }
-        return versions != index_versions(self.workspace)
-
-    def _all_score_todos(self) -> Iterator[ScoreTodo]:
-        return (todo for todos in self.score_todos.values() for todo in todos.values())
+                of_kinds = {name: head.version for name, head in heads.items() if head is not None}
+                versions[source] = {"samples": rows.version, **of_kinds}
+        return versions != ({} if self.pool.index is None else self.pool.index.sources)
 
     def neighbors_and_pairs(self) -> list[Step]:
         """Steps of the shots and of the scores that are made over the pool."""
         kinds = [kind for kind in all_kinds().values() if not kind.by_source and kind.name in self.needed]
-        if not kinds:
-            return []
         stale = self.stale.get(("neighbors", None))
         searched = self.index_moves or stale is not None
+        # Nothing is read where nothing is due.
+        kinds = [kind for kind in kinds if searched or (kind.asset, None) in self.stale]
+        if not kinds:
+            return []
         pool_rows, prompts = self.pool.ids.height, self._store(kind_of("prompts"))
         todo = neighbors_todo(self.workspace, self.pool.ids, None if prompts is None else [prompts.fingerprint])
         pairs, changed_rows, steps = todo.previous, 0, []
@@ -181,12 +179,11 @@ class _Planner:
             steps.append(Step("neighbors", None, because, changed_rows, pool_rows - changed_rows, exact))
         self.pairs = pairs
         for kind in kinds:
-            why = self.stale.get((kind.asset, None))
-            if searched or why is not None:
-                steps.append(self._pair_step(kind, pairs, changed_rows, why or "shots or losses changed"))
-                self.pairs_move = True
-                if steps[-1].computed or changed_rows:
-                    self.replaced_kinds.add(kind.name)
+            why = self.stale.get((kind.asset, None), "shots or losses changed")
+            steps.append(self._pair_step(kind, pairs, changed_rows, why))
+            self.pairs_move = True
+            if steps[-1].computed or changed_rows:
+                self.replaced_kinds.add(kind.name)
         return steps
 
     def _pair_step(self, kind: Kind, pairs: pl.DataFrame | None, changed_rows: int, why: str) -> Step:
@@ -197,7 +194,7 @@ class _Planner:
             mean = self._tokens(self.pool.ids) / max(1, pool_rows) if missing else 0
             tokens = int((1 + SHOTS) * missing * mean)
         else:
-            todo: PairTodo = pair_todo(kind, pairs, store)
+            todo = pair_todo(kind, pairs, store)
             missing, exact = todo.missing_pairs.height, True
             shots = todo.missing_pairs.select(sample_id="shot_id").drop_nulls().unique()
             tokens = self._tokens(todo.missing_pairs) + self._tokens(shots)
@@ -205,12 +202,9 @@ class _Planner:
 
     def coresets(self, changed_recipes: frozenset[str], *, model_changes: bool) -> list[Step]:
         """Steps of the candidates and the coresets."""
-        indexed = self.pool.indexed_ids
         upstream = UpstreamChanges(
-            self.pool.ids.height,
-            rows_moved=self.pool.rows_moved or any(todo.rows_changed for todo in self._all_score_todos()),
-            new_ids=self._new_ids,
-            departed_ids=None if indexed is None else indexed.join(self.pool.ids, on="sample_id", how="anti"),
+            self.pool,
+            rows_moved=self._rows_moved,
             replaced_kinds=frozenset(self.replaced_kinds),
             lengths_replaced=model_changes and any(kind_of(name).of_text_columns() for name in self.needed),
             index_moves=self.index_moves or self.pairs_move,
@@ -226,14 +220,9 @@ class _Planner:
                 steps.append(Step("coreset", todo.recipe, todo.why, computed, reused, todo.exact))
         return steps
 
-    @cached_property
-    def _new_ids(self) -> pl.DataFrame | None:
-        indexed = self.pool.indexed_ids
-        return None if indexed is None else self.pool.ids.join(indexed, on="sample_id", how="anti")
-
     def _scored_new_ids(self, name: str) -> pl.DataFrame:
         """Samples that are new to the pool and have a score already, from an earlier time or another source."""
-        kind, ids = kind_of(name), self._new_ids
+        kind, ids = kind_of(name), self.pool.new_ids
         store = self._store(kind)
         if ids is None or ids.is_empty() or store is None or (self.pairs is None and not kind.by_source):
             return self.pool.ids.clear()

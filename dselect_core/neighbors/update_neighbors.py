@@ -29,12 +29,14 @@ class NeighborsTodo:
     """What is to be searched for a pool.
 
     ids: sample_id of the pool, ascending. previous: the table that was written last, where it can be patched, else
-    None. new_ids: samples that the previous table lacks. departed_rows: its rows that the pool lacks.
+    None; metadata: its own. new_ids: samples that the previous table lacks. departed_rows: its rows that the pool
+    lacks.
     """
 
     spec: NeighborSpec
     ids: pl.DataFrame
     previous: pl.DataFrame | None
+    metadata: dict[str, str]
     new_ids: pl.DataFrame
     departed_rows: pl.DataFrame
 
@@ -74,17 +76,17 @@ def neighbors_todo(workspace: Workspace, ids: pl.DataFrame, prompt_fingerprints:
     """
     spec = workspace.settings.neighbors
     ids = ids.select("sample_id")
-    previous, metadata = read_neighbors(workspace)
+    previous, metadata = _read_previous(workspace)
     if previous is None or metadata.get("fingerprint") not in patchable_fingerprints(
         spec, ids.height, prompt_fingerprints
     ):
-        return NeighborsTodo(spec, ids, None, ids, ids.clear())
+        return NeighborsTodo(spec, ids, None, {}, ids, ids.clear())
     new_ids = ids.join(previous, on="sample_id", how="anti", maintain_order="left")
     departed = previous.select("sample_id").join(ids, on="sample_id", how="anti")
-    return NeighborsTodo(spec, ids, previous, new_ids, departed)
+    return NeighborsTodo(spec, ids, previous, metadata, new_ids, departed)
 
 
-def read_neighbors(workspace: Workspace) -> tuple[pl.DataFrame | None, dict[str, str]]:
+def _read_previous(workspace: Workspace) -> tuple[pl.DataFrame | None, dict[str, str]]:
     """The table that was written last, with its metadata; (None, {}) where there is none."""
     try:
         return read_with_metadata(workspace.neighbors)
@@ -100,12 +102,10 @@ def update_neighbors(workspace: Workspace, index: Index, progress: Progress | No
     row_count, prompt_fingerprints = index.frame.height, index.fingerprints["prompts"]
     todo = neighbors_todo(workspace, index.frame, prompt_fingerprints)
     table_fingerprint = fingerprint(provenance(todo.spec, row_count, prompt_fingerprints))
-    _, metadata = read_neighbors(workspace)
-    if todo.is_current and metadata["fingerprint"] == table_fingerprint and todo.previous is not None:
-        figures = json.loads(metadata["figures"])
-        return _report(todo, todo.previous, table_fingerprint, figures)
+    if todo.is_current and todo.metadata["fingerprint"] == table_fingerprint and todo.previous is not None:
+        return _report(todo, todo.previous, table_fingerprint, json.loads(todo.metadata["figures"]))
     nprobe = todo.spec.nprobe_for(row_count)
-    figures = {"search": "exact" if nprobe is None else f"approximate, nprobe {nprobe}"}
+    figures: dict[str, str | int | float] = {"search": "exact" if nprobe is None else f"approximate, nprobe {nprobe}"}
     if index.sources:
         vectors = pool_vectors(workspace, index, "prompts").values
         table = todo.search(vectors, progress)

@@ -6,6 +6,7 @@ corpus-wide step reads, so they all see one pool.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -51,19 +52,15 @@ class Index:
 
     def version_of(self, kinds: frozenset[str]) -> str:
         """Hash of the pool's samples, the sources they stand in, and the versions of these kinds of score alone."""
-        of_kinds = {
-            name: {kind: version for kind, version in versions.items() if kind in kinds | {"samples"}}
-            for name, versions in self.sources.items()
-        }
-        return fingerprint([self.frame["sample_id"].to_list(), of_kinds])
+        return fingerprint([self.frame["sample_id"].to_list(), versions_of_kinds(self.sources, kinds)])
 
 
-def index_versions(workspace: Workspace) -> dict[str, dict[str, str]]:
-    """`Index.sources` of the index that was built last; empty where there is none."""
-    try:
-        return read_index(workspace).sources
-    except DselectError:
-        return {}
+def versions_of_kinds(sources: Mapping[str, Mapping[str, str]], kinds: frozenset[str]) -> dict[str, dict[str, str]]:
+    """Of `Index.sources`, the versions of the samples and of these kinds of score alone."""
+    return {
+        name: {kind: version for kind, version in versions.items() if kind in kinds | {"samples"}}
+        for name, versions in sources.items()
+    }
 
 
 def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str]) -> Index:

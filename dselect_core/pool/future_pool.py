@@ -13,7 +13,7 @@ import polars as pl
 from dselect_core.corpus.raw_dataset import preview_samples
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
-from dselect_core.pool.corpus_index import read_index
+from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, read_with_metadata
 
@@ -35,11 +35,10 @@ class SourceRows:
 
 @dataclass(frozen=True)
 class FuturePool:
-    """sources: by name. landing: {source: how its files differ}, of those that can be read; problems: of the others."""
+    """sources: by name. problems: {source: why it cannot be read}."""
 
     workspace: Workspace
     sources: dict[str, SourceRows]
-    landing: dict[str, FileChange] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -55,12 +54,24 @@ class FuturePool:
         return pl.concat([empty, *ids]).unique().sort("sample_id")
 
     @cached_property
-    def indexed_ids(self) -> pl.DataFrame | None:
-        """sample_id of the pool as the corpus index has it; None where there is no index yet."""
+    def index(self) -> Index | None:
+        """The corpus index that was built last; None where there is none yet."""
         try:
-            return read_index(self.workspace).frame.select("sample_id")
+            return read_index(self.workspace)
         except DselectError:
             return None
+
+    @cached_property
+    def new_ids(self) -> pl.DataFrame | None:
+        """sample_id of what the index lacks; None where there is no index yet."""
+        return None if self.index is None else self.ids.join(self.index.frame, on="sample_id", how="anti")
+
+    @cached_property
+    def departed_ids(self) -> pl.DataFrame | None:
+        """sample_id of what only the index has; None where there is no index yet."""
+        if self.index is None:
+            return None
+        return self.index.frame.select("sample_id").join(self.ids, on="sample_id", how="anti")
 
     @cached_property
     def characters(self) -> pl.DataFrame:
@@ -91,7 +102,6 @@ def future_pool(workspace: Workspace, landing: Mapping[str, FileChange], sources
                 version = digest(samples["sample_id"])
                 moved = landed is None or landed.version != version
                 pool.sources[name] = SourceRows(samples, version, moved)
-                pool.landing[name] = landing[name]
                 continue
         if landed is not None:
             pool.sources[name] = landed

@@ -159,7 +159,7 @@ def appender(workspace: Workspace, kind: Kind, store: Store, seconds: float | No
 
 
 def with_reused(progress: Progress | None, reused_rows: int) -> Progress | None:
-    """The same progress, row_progress how many rows need not be computed."""
+    """The same progress, which also says how many rows need not be computed."""
     if progress is None:
         return None
     inner = progress

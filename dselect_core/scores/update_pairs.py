@@ -23,15 +23,11 @@ from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
 
 @dataclass(frozen=True)
 class PairTodo:
-    """What is to be computed of one kind. pairs: sample_id, shot_id and more, of the pool; missing_pairs: some of them.
-
-    exact: whether the pairs are those that the run will see.
-    """
+    """What is to be computed of one kind. pairs: sample_id, shot_id and more, of the pool; missing_pairs: of those."""
 
     kind: Kind
     pairs: pl.DataFrame
     missing_pairs: pl.DataFrame
-    exact: bool = True
 
 
 def pair_todo(kind: Kind, pairs: pl.DataFrame, store: Store | None) -> PairTodo:
