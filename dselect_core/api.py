@@ -22,6 +22,7 @@ from dselect_core.lm.load import IDENTITIES, LanguageModel, identity, load
 from dselect_core.neighbors.nearest import nearest
 from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import forward_scores
+from dselect_core.scores.update_pairs import with_inputs, with_similarity
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
@@ -113,13 +114,8 @@ def _pair_scores(
 ) -> pl.DataFrame:
     prompts = scores["prompts"]
     shots = nearest(prompts["sample_id"], _vectors(prompts["prompt_embedding"])[0])
-    pairs = shots.select("sample_id", "shot_id")
-    for column, (kind, value) in computation.inputs.items():
-        values = scores[kind].select("sample_id", pl.col(value).alias(column))
-        pairs = pairs.join(values, on="sample_id", how="left", maintain_order="left")
-    table = _table(name, list(computation.compute(model, samples, pairs, progress)))
-    similarity = shots.rename({"similarity": "shot_similarity"})
-    return table.join(similarity, on=["sample_id", "shot_id"], how="left", nulls_equal=True, maintain_order="left")
+    pairs = with_inputs(computation, shots.select("sample_id", "shot_id"), lambda kind, _: scores[kind])
+    return with_similarity(_table(name, list(computation.compute(model, samples, pairs, progress))), shots)
 
 
 def make_pool(scores: Mapping[str, pl.DataFrame]) -> Pool:

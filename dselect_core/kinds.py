@@ -165,6 +165,11 @@ class Kind:
         return self.keys == SAMPLE
 
     @property
+    def table_columns(self) -> tuple[Column, ...]:
+        """The columns of its table beside the keys: those that are stored, then those of the pair."""
+        return (*self.columns, *self.pair_columns)
+
+    @property
     def retry(self) -> str | None:
         """The column whose null is tried again; None where a null is an answer."""
         return self.value if self.retry_nulls else None
@@ -201,8 +206,7 @@ class Kind:
 
     def pool_columns(self) -> tuple[str, ...]:
         """The columns that selection sees beside the sample's id."""
-        columns = (*self.columns, *self.pair_columns)
-        return (*self.keys[1:], *(c.name for c in columns if c.rankable or c.of_text))
+        return (*self.keys[1:], *(column.name for column in self.table_columns if column.rankable or column.of_text))
 
     def of_text_columns(self) -> tuple[str, ...]:
         """The columns that every coreset shows, whatever it ranks by."""
@@ -254,14 +258,15 @@ def kinds_by_asset(*, by_source: bool | None = None) -> dict[str, tuple[Kind, ..
     return assets
 
 
+def assets_making(names: frozenset[str], *, by_source: bool) -> list[str]:
+    """The assets that make any of these kinds: source by source, or over the pool."""
+    by_asset = kinds_by_asset(by_source=by_source)
+    return [asset for asset, kinds in by_asset.items() if any(kind.name in names for kind in kinds)]
+
+
 def rankable_columns() -> dict[str, str]:
     """{column: name of the kind that brings it}, of all columns that `topk:<column>` may rank by."""
-    return {
-        column.name: kind.name
-        for kind in all_kinds().values()
-        for column in (*kind.columns, *kind.pair_columns)
-        if column.rankable
-    }
+    return {column.name: kind.name for kind in all_kinds().values() for column in kind.table_columns if column.rankable}
 
 
 def _check(kind: Kind, others: Mapping[str, Kind]) -> None:

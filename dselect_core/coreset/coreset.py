@@ -18,13 +18,11 @@ from dselect_core.pool.pool_tables import load_pool, pool_samples, version_of_po
 from dselect_core.progress import Progress
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.saved_order import SCHEMA as ORDER_COLUMNS
 from dselect_core.select.saved_order import read_saved_order, write_saved_order
 from dselect_core.select.select import Selection, required_kinds, select
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, write_parquet
-
-# Columns of a kept order that are the order's; the others are scores, as the strategy read them.
-_OF_ORDER = ("sample_id", "reason", "rank", "gain", "pass", "standing")
 
 
 @dataclass(frozen=True)
@@ -121,8 +119,9 @@ def _changes(
         return None
 
     def pool(table: pl.DataFrame, order: pl.DataFrame) -> pl.DataFrame:
+        # What is neither the order's own nor its state are scores, as the strategy read them.
         ranks = order.select("sample_id", chosen="rank")
-        scores = [c for c in table.columns if c not in _OF_ORDER and not c.startswith("state_")]
+        scores = [c for c in table.columns if c not in ORDER_COLUMNS and not c.startswith("state_")]
         return table.select("sample_id", "reason", *scores).join(ranks, on="sample_id", how="left")
 
     last_scores, scores = last_manifest["scores"], manifest["scores"]

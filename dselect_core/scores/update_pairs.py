@@ -3,6 +3,7 @@
 A value is computed once for a sample and its shot, and found again when the shot returns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
@@ -47,8 +48,7 @@ def update_pairs(workspace: Workspace, name: str, index: Index, progress: Progre
     tokens = None if todo.missing_pairs.is_empty() else _compute(workspace, todo, store, index, progress)
     values = store.read(pairs)
     require_complete(store, pairs, values)
-    similarity = pairs.rename({"similarity": "shot_similarity"})
-    table = values.join(similarity, on=list(kind.keys), how="left", nulls_equal=True)
+    table = with_similarity(values, pairs)
     shots = read_metadata(workspace.neighbors)["version"]
     version = fingerprint([version_of(values, kind.value, store.fingerprint), shots])
     write_parquet(table, workspace.pool_table(name), {"fingerprint": store.fingerprint, "version": version})
@@ -57,14 +57,30 @@ def update_pairs(workspace: Workspace, name: str, index: Index, progress: Progre
     return TableReport(table, kind.value, version, store.fingerprint, computed, reused, tokens, store.skipped)
 
 
+def with_inputs(
+    computation: FromPairs, pairs: pl.DataFrame, read_scores: Callable[[str, str], pl.DataFrame]
+) -> pl.DataFrame:
+    """The pairs with the scores beside them that the computation starts from.
+
+    read_scores: (kind, column) → a frame with sample_id and that column.
+    """
+    for column, (kind, name) in computation.inputs.items():
+        scores = read_scores(kind, name).select("sample_id", pl.col(name).alias(column))
+        pairs = pairs.join(scores, on="sample_id", how="left", maintain_order="left")
+    return pairs
+
+
+def with_similarity(values: pl.DataFrame, shots: pl.DataFrame) -> pl.DataFrame:
+    """Values of pairs with `shot_similarity`, from a table of shots (neighbors/nearest.py)."""
+    similarity = shots.rename({"similarity": "shot_similarity"})
+    return values.join(similarity, on=["sample_id", "shot_id"], how="left", nulls_equal=True, maintain_order="left")
+
+
 def _compute(workspace: Workspace, todo: PairTodo, store: Store, index: Index, progress: Progress | None) -> int:
     """Compute and append the missing pairs; returns the tokens it took."""
     computation = todo.kind.computed_by(workspace.settings)
     assert isinstance(computation, FromPairs)
-    pairs = todo.missing_pairs
-    for column, (kind, name) in computation.inputs.items():
-        scores = pool_scores(workspace, index, kind, [name]).select("sample_id", pl.col(name).alias(column))
-        pairs = pairs.join(scores, on="sample_id", how="left", maintain_order="left")
+    pairs = with_inputs(computation, todo.missing_pairs, lambda kind, name: pool_scores(workspace, index, kind, [name]))
     lm, samples = open_target_model(workspace), pool_samples(workspace, index)
     tokens_before = lm.forward.tokens
     row_progress = with_reused(progress, todo.pairs.height - pairs.height)

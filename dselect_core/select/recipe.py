@@ -33,6 +33,13 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
 
 
+def explain_unknown_key(key: str, known_keys: list[str]) -> str:
+    """What is wrong with a key that the settings do not have: the nearest one, else all there are."""
+    nearest = difflib.get_close_matches(key, known_keys, n=1, cutoff=0.5)
+    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys: {', '.join(known_keys)}"
+    return f"unknown key `{key}`; {hint}"
+
+
 def _parse_budget(value: Any) -> Any:
     if isinstance(value, Budget):
         return value
@@ -68,10 +75,7 @@ class CoresetSpec(StrictModel):
         options = all_options()
         for name, value in self.options.items():
             if name not in options:
-                keys = [*type(self).model_fields, *options]
-                nearest = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
-                hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys: {', '.join(keys)}"
-                raise ValueError(f"unknown key `{name}`; {hint}")
+                raise ValueError(explain_unknown_key(name, [*type(self).model_fields, *options]))
             (self.model_extra or {})[name] = _validate(name, options[name], value)
         try:
             strategy_with_options(self.strategy, self.options)

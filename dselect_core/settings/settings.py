@@ -4,7 +4,6 @@ Paths in the file are relative to the file. Nothing here touches data or models:
 settings is cheap enough to do at code-location load and on every sensor tick.
 """
 
-import difflib
 import json
 import os
 import typing
@@ -15,7 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dselect_core.errors import DselectError
-from dselect_core.select.recipe import CoresetSpec, StrictModel
+from dselect_core.select.recipe import CoresetSpec, StrictModel, explain_unknown_key
 
 CONFIG_ENV = "DSELECT_CONFIG"
 SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
@@ -238,10 +237,7 @@ def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "(top level)"
     if error["type"] == "extra_forbidden":
         *parents, key = error["loc"]
-        known = _keys_at(parents)
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
-        return f"{where}: unknown key `{key}`; {hint}"
+        return f"{where}: {explain_unknown_key(str(key), _keys_at(parents))}"
     if error["type"] == "missing":
         return f"{where}: this key is required"
     return f"{where}: {str(error['msg']).removeprefix('Value error, ')}"

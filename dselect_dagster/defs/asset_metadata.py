@@ -11,7 +11,9 @@ import polars as pl
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.scores.score_table import TableReport
 
-_KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
+KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
+"""What the keys of a score are, in words."""
+
 # Left, bottom, width, height of the axes. A layout that is computed draws every picture twice.
 _WHERE = (0.14, 0.19, 0.83, 0.69)
 
@@ -87,8 +89,8 @@ def columns_of_kinds(kinds: Iterable[Kind], types: Mapping[str, str] | None = No
     columns: dict[str, dg.TableColumn] = {}
     for kind in kinds:
         for key in kind.keys:
-            columns.setdefault(key, dg.TableColumn(key, str(pl.String()), _KEYS[key]))
-        for column in (*kind.columns, *kind.pair_columns):
+            columns.setdefault(key, dg.TableColumn(key, str(pl.String()), KEYS[key]))
+        for column in kind.table_columns:
             dtype = f"Array({column.type})" if column.vector else str(column.type)
             dtype = (types or {}).get(column.name, dtype)
             columns.setdefault(column.name, dg.TableColumn(column.name, dtype, column.described()))
@@ -115,18 +117,19 @@ def tables_metadata(
         "nulls": sum(report.value.null_count() for report in reports.values() if report.frame.height),
         "seconds": round(seconds, 2),
     }
-    kinds = [kind for name, kind in all_kinds().items() if name in reports]
+    kinds = {name: kind for name, kind in all_kinds().items() if name in reports}
     if kinds:
         types = {name: dtype for report in reports.values() for name, dtype in report.types.items()}
-        shown["dagster/column_schema"] = columns_of_kinds(kinds, types)
+        shown["dagster/column_schema"] = columns_of_kinds(kinds.values(), types)
     for name, report in reports.items():
         if len(reports) > 1:
             shown[f"{name} rows computed"] = report.computed
-        shown |= _of_table(name if len(reports) > 1 else "", report, seconds)
+        reason_column = kinds[name].reason_column if name in kinds else None
+        shown |= _of_table(name if len(reports) > 1 else "", report, reason_column, seconds)
     return shown
 
 
-def _of_table(prefix: str, report: TableReport, seconds: float) -> dict[str, Any]:
+def _of_table(prefix: str, report: TableReport, reason_column: str | None, seconds: float) -> dict[str, Any]:
     frame = report.frame
     shown: dict[str, Any] = {
         f"{prefix} provenance fingerprint".strip(): report.fingerprint,
@@ -138,10 +141,9 @@ def _of_table(prefix: str, report: TableReport, seconds: float) -> dict[str, Any
     if frame.is_empty():
         return shown
     value = report.value
-    why = next((name for name in ("reason", "error") if name in frame.columns), None)
-    if value.null_count() and why is not None:
+    if value.null_count() and reason_column is not None:
         shown[f"why {prefix} null".replace("  ", " ")] = markdown_table(
-            frame.filter(value.is_null())[why].value_counts(sort=True)
+            frame.filter(value.is_null())[reason_column].value_counts(sort=True)
         )
     if value.dtype.is_numeric() and value.drop_nulls().len():
         shown[f"mean {value.name}"] = value.mean()

@@ -14,10 +14,10 @@ from dselect_core.coreset.coreset import Coreset, make_coreset
 from dselect_core.coreset.coreset import candidates as recipe_candidates
 from dselect_core.coreset.manifest import REVISION
 from dselect_core.coreset.spec import write_spec
-from dselect_core.kinds import all_kinds, kinds_by_asset
+from dselect_core.kinds import all_kinds, assets_making
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_metadata import column_schema, curve, histogram, markdown_table
+from dselect_dagster.defs.asset_metadata import KEYS, column_schema, curve, histogram, markdown_table
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.progress_log import RunProgress
@@ -45,18 +45,12 @@ def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
     return coreset_spec
 
 
-def _pair_assets(needed: frozenset[str]) -> list[str]:
-    """Assets of the needed scores that are made over the pool, and so are not seen through the corpus index."""
-    return [
-        asset for asset, kinds in kinds_by_asset(by_source=False).items() if any(kind.name in needed for kind in kinds)
-    ]
-
-
 def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
     """The asset that says what a recipe chooses from. needed: kinds of score that some recipe reads."""
 
     @dg.asset(
-        deps=["corpus_index", "coreset_spec", *_pair_assets(needed)],
+        # What is made over the pool is not seen through the corpus index.
+        deps=["corpus_index", "coreset_spec", *assets_making(needed, by_source=False)],
         partitions_def=RECIPE,
         group_name="selection",
         kinds={"json"},
@@ -117,14 +111,13 @@ def coreset(settings: Settings) -> dg.AssetsDefinition:
 
 def _column_descriptions() -> dict[str, str]:
     """What the columns of an order hold: its own, and those of every kind of score."""
-    of_kinds = [column for kind in all_kinds().values() for column in (*kind.columns, *kind.pair_columns)]
+    of_kinds = [column for kind in all_kinds().values() for column in kind.table_columns]
     return {column.name: column.described() for column in of_kinds} | {
-        "sample_id": "the sample: 128-bit hash of its messages",
+        **KEYS,
         "rank": "place in the coreset, from 1",
         "gain": "what the pick added, as the strategy counts it",
         "pass": "coverage pass in which it was picked",
         "sources": "sources that hold the sample",
-        "shot_id": "the sample that stands in front of it",
     }
 
 

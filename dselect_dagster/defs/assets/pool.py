@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dselect_core.fingerprint import fingerprint
-from dselect_core.kinds import Kind, kind_of, kinds_by_asset
+from dselect_core.kinds import Kind, assets_making, kinds_by_asset
 from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
 from dselect_core.pool.corpus_index import SCHEMA, build_index, read_index
 from dselect_core.settings.settings import Settings
@@ -19,7 +19,7 @@ from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
 
-NEIGHBOR_COLUMNS = {
+_NEIGHBOR_COLUMNS = {
     "sample_id": "the sample",
     "shot_id": "the nearest other sample of the pool; null where there is none",
     "similarity": "cosine of the two prompts",
@@ -29,9 +29,7 @@ _INDEX_COLUMNS = {"sample_id": "128-bit hash of the messages", "sources": "sourc
 
 def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
     """The asset that lists the pool. needed: kinds of score that some recipe reads."""
-    by_source = [
-        asset for asset, kinds in kinds_by_asset(by_source=True).items() if any(kind.name in needed for kind in kinds)
-    ]
+    by_source = assets_making(needed, by_source=True)
 
     @dg.asset(
         # Not on raw_dataset beside the scores: both would be asked for at once, and the index made too early.
@@ -70,13 +68,8 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
     return corpus_index
 
 
-def _pairs_are_needed(needed: frozenset[str]) -> bool:
-    """Whether some recipe reads a score of samples with their shots."""
-    return any(not kind_of(name).by_source for name in needed)
-
-
 def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
-    """The asset that finds each sample's shot."""
+    """The asset that finds each sample's shot, due where some recipe reads a score of samples with their shots."""
 
     @dg.asset(
         deps=["corpus_index"],
@@ -84,8 +77,8 @@ def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> 
         kinds={"numpy", "parquet"},
         owners=settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change() if _pairs_are_needed(needed) else None,
-        metadata={"dagster/column_schema": column_schema(NEIGHBORS, NEIGHBOR_COLUMNS)},
+        automation_condition=on_input_change() if assets_making(needed, by_source=False) else None,
+        metadata={"dagster/column_schema": column_schema(NEIGHBORS, _NEIGHBOR_COLUMNS)},
         description=(
             "The nearest other sample of each sample by cosine over prompts: MIWV's shot. Its data version hashes the "
             "assignments, so what follows moves only when a neighbour does."
