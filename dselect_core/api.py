@@ -20,6 +20,7 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import Column, FromForwardPass, FromPairs, FromSamples, Kind, kind_of, register, with_needs
 from dselect_core.lm.load import IDENTITIES, LanguageModel, identity, load
 from dselect_core.neighbors.nearest import nearest
+from dselect_core.pool.pool_tables import pool_arrays
 from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.scores.update_pairs import with_inputs, with_similarity
@@ -129,9 +130,7 @@ def make_pool(scores: Mapping[str, pl.DataFrame]) -> Pool:
         kind = kind_of(name)
         ids = frame.sort("sample_id")
         if kind.pool_field is not None:
-            arrays[kind.pool_field], present = _vectors(ids[kind.value])
-            if kind.pool_field == "neurons":
-                arrays["has_neurons"] = present
+            arrays |= pool_arrays(kind.pool_field, *_vectors(ids[kind.value]))
         visible = [column for column in ids.columns if column in kind.pool_columns()]
         columns = ids.select("sample_id", *visible)
         table = columns if table is None else table.join(columns, on="sample_id", how="full", coalesce=True)

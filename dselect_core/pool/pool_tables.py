@@ -92,15 +92,18 @@ def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool
         kind = kinds[name]
         if kind.pool_field is not None:
             vectors = pool_vectors(workspace, index, name)
-            arrays[kind.pool_field] = vectors.values
-            if kind.pool_field == "neurons":
-                arrays["has_neurons"] = vectors.present
+            arrays |= pool_arrays(kind.pool_field, vectors.values, vectors.present)
             continue
         visible = kind.pool_columns() if name in names else kind.of_text_columns()
         table = pool_scores(workspace, index, name)
         table = table.select("sample_id", *(column for column in table.columns if column in visible))
         scores = scores.join(table, on="sample_id", how="left", maintain_order="left")
     return Pool(scores, **arrays)
+
+
+def pool_arrays(pool_field: str, values: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:
+    """Arguments of `Pool` for one array. present: boolean [n]; of integers only it tells which rows hold something."""
+    return {pool_field: values} | ({"has_neurons": present} if pool_field == "neurons" else {})
 
 
 def _store_of_pool(workspace: Workspace, index: Index, name: str) -> Store:
