@@ -11,6 +11,7 @@ import polars as pl
 import yaml
 from upath import UPath
 
+from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples, trim_fields
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.select.select import Selection
@@ -23,10 +24,6 @@ _SIZES = (
     (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
 )
-_FEATURES = [
-    {"name": "messages", "list": [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]},
-    {"name": "sample_id", "dtype": "string"},
-]
 
 
 def write_coreset(
@@ -34,14 +31,14 @@ def write_coreset(
 ) -> dict[str, int]:
     """Write the coreset to `folder` (local or object store) and return the counts that went into its manifest.
 
-    samples: frame with sample_id, messages, n_rows, origins; more rows than were chosen are fine.
+    samples: frame with sample_id, messages, tools, n_rows, origins; more rows than were chosen are fine.
     manifest: what the caller knows of the recipe (JSON values; `recipe` names it, a `counts` mapping is kept and added
         to).
 
     Files, rows in rank order:
       order.parquet    the selection's order: sample_id, rank, gain, scores
-      coreset.jsonl    {"sample_id", "messages"} per line
-      coreset.parquet  sample_id, rank, messages, origins, n_rows, gain, scores
+      coreset.jsonl    {"sample_id", "messages"} per line, and "tools" where the conversation has some
+      coreset.parquet  sample_id, rank, messages, (tools,) origins, n_rows, gain, scores
       alpaca.json      [{"instruction", "input", "output"}], plus "system" where there is one. Single-turn samples only;
                        the whole user turn is the instruction, for an Alpaca row's two parts are one turn by then
       dataset/         a folder for `datasets.load_dataset`: messages, sample_id, and a card
@@ -56,12 +53,14 @@ def write_coreset(
             f"{folder}: {len(absent)} chosen samples are not in the corpus, {absent['sample_id'][0]} the first: "
             f"the scores are of another state of it; refresh both and select again"
         )
-    of_sample = ["messages", "origins", "n_rows"]
-    texts = samples.select("sample_id", *of_sample)
+    of_sample = ["messages", "tools", "origins", "n_rows"]
+    texts = conform_samples(samples).select("sample_id", *of_sample)
     # The pool may carry n_rows beside the scores; the corpus says it once for all.
     steps = selection.order.drop(of_sample, strict=False)
     chosen = steps.join(texts, on="sample_id", how="left", maintain_order="left")
     chosen = chosen.select("sample_id", "rank", *of_sample, pl.exclude("sample_id", "rank", *of_sample))
+    lines = [_line(*row) for row in chosen.select("sample_id", "messages", "tools").iter_rows()]
+    chosen = trim_fields(chosen)
     single_turn = _alpaca(chosen["messages"].to_list())
     counts = {
         "rows": selection.rows,
@@ -84,15 +83,34 @@ def write_coreset(
 
     (folder / "manifest.json").unlink(missing_ok=True)
     write_parquet(selection.order, folder / "order.parquet")
-    write_text(chosen.select("sample_id", "messages").write_ndjson(), folder / "coreset.jsonl")
+    write_text("".join(lines), folder / "coreset.jsonl")
     write_parquet(chosen, folder / "coreset.parquet")
     write_text(json.dumps(single_turn, ensure_ascii=False, indent=1) + "\n", folder / "alpaca.json")
     data = folder / "dataset" / "data" / "train-00000-of-00001.parquet"
-    write_parquet(chosen.select("messages", "sample_id"), data)
+    dataset = chosen.select(name for name in ("messages", "tools", "sample_id") if name in chosen.columns)
+    write_parquet(dataset, data)
     content = digest(chosen["sample_id"])
-    write_text(_card(record, _per_source(chosen), content), folder / "dataset" / "README.md")
+    write_text(_card(record, _per_source(chosen), content, _features(dataset.schema)), folder / "dataset" / "README.md")
     write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", folder / "manifest.json")
     return counts
+
+
+def _line(sample_id: str, messages: list[dict[str, str | None]], tools: str | None) -> str:
+    """A sample as a line of JSON: fields that it lacks are left out, calls and tools are objects."""
+    own = {} if tools is None else {"tools": chat_tools(tools)}
+    line = {"sample_id": sample_id, "messages": chat_messages(messages), **own}
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _features(schema: pl.Schema) -> list[dict[str, Any]]:
+    """The columns of the dataset as its card names them: all text, and messages a list of texts by name."""
+    messages = schema["messages"]
+    assert isinstance(messages, pl.List)
+    assert isinstance(messages.inner, pl.Struct)
+    fields = [{"name": field.name, "dtype": "string"} for field in messages.inner.fields]
+    return [
+        {"name": name, "list": fields} if name == "messages" else {"name": name, "dtype": "string"} for name in schema
+    ]
 
 
 def _alpaca(conversations: list[list[dict[str, str]]]) -> list[dict[str, str]]:
@@ -117,7 +135,7 @@ def _per_source(chosen: pl.DataFrame) -> dict[str, int]:
     return dict(source_of_sample.group_by("source").len().sort("source").iter_rows())
 
 
-def _card(record: dict[str, Any], per_source: dict[str, int], content: str) -> str:
+def _card(record: dict[str, Any], per_source: dict[str, int], content: str, features: list[dict[str, Any]]) -> str:
     """The dataset card: YAML front matter that `datasets` reads, then recipe, counts and origin in words.
 
     `content` is the hash of the chosen ids. `datasets` keys its cache on the card's configs and not on the files they
@@ -138,7 +156,7 @@ def _card(record: dict[str, Any], per_source: dict[str, int], content: str) -> s
             }
         ],
         # The Parquet writer's types are Arrow's large ones; trainers expect, and other datasets have, the plain ones.
-        "dataset_info": {"features": _FEATURES},
+        "dataset_info": {"features": features},
     }
     recipe = {key: value for key, value in record.items() if isinstance(value, str | int | float)}
     return "\n".join(

@@ -118,6 +118,7 @@ class _Tally:
         columns = {
             "sample_id": ids,
             "messages": [self.messages.pop(id) for id in ids],
+            "tools": [None for _ in ids],
             "n_rows": [len(rows) for rows in origins],
             "origins": origins,
         }

@@ -12,13 +12,13 @@ from typing import Any
 import polars as pl
 
 from dselect_core.corpus.ingest import IngestedSource, ingest
-from dselect_core.corpus.sample import QUARANTINE, SAMPLES
+from dselect_core.corpus.sample import QUARANTINE, SAMPLES, conform_samples
 from dselect_core.corpus.source_files import files_signature
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.settings.settings import SourceSpec
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_metadata, write_parquet
+from dselect_core.storage.files import read_metadata, read_parquet, write_parquet
 
 TOMBSTONE = "gone"
 """The signature of a source that is not in the settings."""
@@ -99,6 +99,11 @@ def land_source(workspace: Workspace, source: str) -> LandedSource:
     write_parquet(quarantine, workspace.quarantine(source))
     write_parquet(samples, workspace.samples(source), {"version": version, _ROW_COUNTS: json.dumps(row_counts)})
     return LandedSource(version, signature, row_counts, samples, quarantine, ingested)
+
+
+def read_samples(workspace: Workspace, source: str) -> pl.DataFrame:
+    """The SAMPLES frame of a source, also where an older version wrote it. Raises FileNotFoundError."""
+    return conform_samples(read_parquet(workspace.samples(source)))
 
 
 def read_row_counts(workspace: Workspace, source: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ stays, because it is content in code (so " Paris" and "Paris" are two samples); 
 stay. A text that a UTF-8 table cannot hold (a lone surrogate), or that no clean source has (NUL), makes a bad row.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,11 +17,18 @@ from dselect_core.fingerprint import digest
 
 ROLES = ("system", "user", "assistant")
 
-MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+OPTIONAL_FIELDS = ("reasoning_content", "tool_calls", "tool_call_id", "name")
+"""Fields of a message beside role and content, null where a turn has none. `tool_calls` is JSON text: OpenAI's list of
+{type: function, function: {name, arguments}}, the arguments as an object."""
+
+MESSAGES = pl.List(pl.Struct(dict.fromkeys(("role", "content", *OPTIONAL_FIELDS), pl.String())))
 ORIGINS = pl.List(pl.Struct({"source": pl.String, "file": pl.String, "row": pl.Int64}))
 
-SAMPLES = pl.Schema({"sample_id": pl.String(), "messages": MESSAGES, "n_rows": pl.UInt32(), "origins": ORIGINS})
-"""One row per distinct sample, ascending by `sample_id`. `n_rows` counts the rows with this content. `origins` are
+SAMPLES = pl.Schema(
+    {"sample_id": pl.String(), "messages": MESSAGES, "tools": pl.String(), "n_rows": pl.UInt32(), "origins": ORIGINS}
+)
+"""One row per distinct sample, ascending by `sample_id`. `tools` is JSON text: the list of tool definitions that the
+conversation was given, null without any. `n_rows` counts the rows with this content. `origins` are
 sorted; their `row` counts from 1: the line of a JSONL file, the element of a JSON array, the row of a table."""
 
 QUARANTINE = pl.Schema(
@@ -92,6 +100,63 @@ def json_type(value: Any) -> str:
     return words.get(type(value), f"a {type(value).__name__}")
 
 
-def sample_id(messages: Iterable[Mapping[str, str]]) -> str:
-    """128-bit hash of canonical messages, as 32 hex digits: role and content of each, nothing else."""
-    return digest(field for message in messages for field in (message["role"], message["content"]))
+def sample_id(messages: Iterable[Mapping[str, str | None]], tools: str | None = None) -> str:
+    """128-bit hash of canonical messages and tools, as 32 hex digits: role and content, and the fields that are there.
+
+    Texts hold no NUL, so the name of a field behind one cannot be taken for a content.
+    """
+    fields: list[str] = []
+    for message in messages:
+        fields += (message["role"] or "", message["content"] or "")
+        if len(message) > 2:
+            for name in OPTIONAL_FIELDS:
+                value = message.get(name)
+                if value is not None:
+                    fields += (f"\0{name}", value)
+    if tools is not None:
+        fields += ("\0tools", tools)
+    return digest(fields)
+
+
+def conform_samples(samples: pl.DataFrame) -> pl.DataFrame:
+    """A table of samples with the columns and fields of today: versions 0.1 and 0.2 knew only role and content."""
+    if "messages" in samples.columns and samples.schema["messages"] != MESSAGES:
+        samples = samples.with_columns(pl.col("messages").cast(MESSAGES))
+    if "tools" not in samples.columns:
+        samples = samples.with_columns(tools=pl.lit(None, pl.String))
+    return samples.select(name for name in SAMPLES if name in samples.columns)
+
+
+def trim_fields(samples: pl.DataFrame) -> pl.DataFrame:
+    """The table without the fields of messages, and without the column `tools`, that are null in every row.
+
+    A corpus of plain text so has messages of {role, content}, as everybody expects them.
+    """
+    fields = pl.element().struct
+    present = samples.select(
+        pl.col("messages").list.eval(fields.field(name).is_not_null()).list.any().any().alias(name)
+        for name in OPTIONAL_FIELDS
+    ).row(0, named=True)
+    kept = ["role", "content", *(name for name in OPTIONAL_FIELDS if present[name])]
+    struct = pl.struct(fields.field(name) for name in kept)
+    samples = samples.with_columns(pl.col("messages").list.eval(struct))
+    return samples.drop("tools") if samples["tools"].null_count() == samples.height else samples
+
+
+def chat_messages(messages: Iterable[Mapping[str, str | None]]) -> list[dict[str, Any]]:
+    """The messages as chat templates and trainers take them: without empty fields, calls of tools as objects."""
+    chat = []
+    for message in messages:
+        own: dict[str, Any] = {name: value for name, value in message.items() if value is not None}
+        if "tool_calls" in own:
+            own["tool_calls"] = json.loads(own["tool_calls"])
+        chat.append(own)
+    return chat
+
+
+def chat_tools(tools: str | None) -> list[dict[str, Any]] | None:
+    """The tool definitions as chat templates take them."""
+    if tools is None:
+        return None
+    definitions: list[dict[str, Any]] = json.loads(tools)
+    return definitions

@@ -11,6 +11,8 @@ from typing import Any
 import polars as pl
 
 from dselect_core.coreset.manifest import read_manifest
+from dselect_core.corpus.raw_dataset import read_samples
+from dselect_core.corpus.sample import chat_messages
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index, read_index
@@ -63,7 +65,7 @@ def story(workspace: Workspace, sample: str, sources: list[str]) -> Story:
     shot = _shot(workspace, sample_id)
     return Story(
         sample_id,
-        rows["messages"].to_list()[0],
+        chat_messages(rows["messages"].to_list()[0]),
         [origin for origins in rows["origins"].to_list() for origin in origins],
         shot,
         list(_scores(workspace, sample_id, None if shot is None else shot["shot_id"])),
@@ -75,8 +77,8 @@ def _rows_of_sample(workspace: Workspace, sample: str, sources: list[str]) -> pl
     """The sample's row in each source that holds it."""
     rows = []
     for source in sorted(sources):
-        if (path := workspace.samples(source)).exists():
-            rows.append(read_parquet(path).filter(pl.col("sample_id").str.starts_with(sample.lower())))
+        if workspace.samples(source).exists():
+            rows.append(read_samples(workspace, source).filter(pl.col("sample_id").str.starts_with(sample.lower())))
     samples = pl.concat(rows) if rows else pl.DataFrame({"sample_id": []})
     ids = samples["sample_id"].unique().sort().to_list()
     if not ids:

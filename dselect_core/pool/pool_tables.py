@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from dselect_core.corpus.raw_dataset import read_samples
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index
@@ -20,10 +21,10 @@ from dselect_core.storage.score_store import Store, Vectors
 def pool_samples(workspace: Workspace, index: Index) -> pl.DataFrame:
     """SAMPLES frame of the pool, ascending by id: a sample of several sources once, with all its origins."""
     return (
-        pl.concat([read_parquet(workspace.samples(name)) for name in index.sources])
+        pl.concat([read_samples(workspace, name) for name in index.sources])
         .group_by("sample_id")
         .agg(
-            pl.col("messages").first(),
+            pl.col("messages", "tools").first(),
             pl.col("n_rows").sum(),
             pl.col("origins").list.explode(keep_nulls=False, empty_as_null=False),
         )

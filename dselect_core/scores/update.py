@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from dselect_core.corpus.sample import conform_samples
 from dselect_core.errors import DselectError
 from dselect_core.kinds import FromSamples, Kind, kind_of
 from dselect_core.lm.target_model import open_target_model
@@ -110,6 +111,7 @@ def update_scores(
     whole cannot be computed.
     """
     samples, landed = read_with_metadata(workspace.samples(source))
+    samples = conform_samples(samples)
     rows = {source: SourceRows(samples, landed["version"])}
     stores = {name: store_of(workspace, name) for name in sorted(names)}
     todos = {name: score_todos(workspace, kind_of(name), rows, store)[source] for name, store in stores.items()}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dselect_core.corpus import ingest as ingest_module
 from dselect_core.corpus.ingest import IngestedSource, ingest
-from dselect_core.corpus.sample import QUARANTINE, SAMPLES, sample_id
+from dselect_core.corpus.sample import QUARANTINE, SAMPLES, chat_messages, sample_id
 from dselect_core.corpus.source_files import files_signature
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
@@ -109,7 +109,7 @@ def test_duplicates_are_counted_within_the_source_and_keep_every_origin(tmp_path
     got = ingest_paths(b, a)
     assert (got.rows, got.samples.height, got.duplicates, got.quarantined) == (4, 2, 2, 0)
     one = got.samples.row(by_predicate=pl.col("n_rows") == 3, named=True)
-    assert one["messages"] == [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]
+    assert chat_messages(one["messages"]) == [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]
     assert one["origins"] == [{"source": "s", "file": str(f), "row": r} for f, r in ((a, 1), (a, 3), (b, 1))]
     assert got.formats == ["prompt_completion", "messages"]
     assert [(f.layout, f.rows) for f in got.files] == [

@@ -15,6 +15,7 @@ import pytest
 import zstandard
 
 from dselect_core.corpus.ingest import IngestedSource, ingest
+from dselect_core.corpus.sample import chat_messages
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
 
@@ -118,7 +119,7 @@ def test_a_table_from_polars_with_nulls_and_nested_turns(tmp_path: Path) -> None
     ]
     pl.DataFrame(rows).write_parquet(tmp_path / "x.parquet")
     got = take(tmp_path / "x.parquet")
-    assert got.samples["messages"].to_list() == [rows[0]["messages"]]
+    assert chat_messages(got.samples["messages"].item().to_list()) == rows[0]["messages"]
     assert got.quarantine.select("row", "reason").rows() == [
         (2, "`messages` turn 2 is missing, not text"),
         (3, "no `messages`, which messages (messages) needs; keys found: messages, system"),
@@ -139,8 +140,9 @@ def test_columns_of_mixed_types_that_datasets_keeps_as_json_are_decoded(tmp_path
             with writer(str(tmp_path / name), table.schema) as out:
                 out.write_table(table)
         got = take(tmp_path / name)
-        assert got.samples["messages"].to_list() == [
-            [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+        assert chat_messages(got.samples["messages"].item().to_list()) == [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a"},
         ]
         assert got.quarantined == 1
 

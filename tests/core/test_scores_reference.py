@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from dselect_core.corpus.sample import chat_messages
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import padded_batches
 from dselect_core.lm.render import one_shot
@@ -64,7 +65,9 @@ def test_upd_loss_and_entropy_agree_with_the_formula_to_1e_5(lm: LanguageModel, 
     samples = samples_frame(CONVERSATIONS)
     settings = SETTINGS.model_copy(update={"difficulty": SETTINGS.difficulty.model_copy(update={"beta": beta})})
     scored = score(lm, samples, frozenset({"difficulty"}), settings)["difficulty"]
-    for row, messages in zip(scored.iter_rows(named=True), samples["messages"].to_list(), strict=True):
+    for row, messages in zip(
+        scored.iter_rows(named=True), map(chat_messages, samples["messages"].to_list()), strict=True
+    ):
         rendered = lm.renderer.render(messages)
         expected = reference(lm, rendered.ids, rendered.response, beta)
         for name, value in expected.items():
@@ -80,7 +83,7 @@ def test_miwv_agrees_with_two_reference_passes_to_1e_5(lm: LanguageModel) -> Non
     pairs = nearest(vectors["sample_id"], vectors["prompt_embedding"].to_numpy())
     zero = scored["difficulty"].select("sample_id", zero_shot_loss="loss")
     values = pl.concat(list(miwv.compute(lm, samples, pairs.join(zero, on="sample_id", maintain_order="left"))))
-    rendered = {i: lm.renderer.render(m) for i, m in samples.select("sample_id", "messages").iter_rows()}
+    rendered = {i: lm.renderer.render(chat_messages(m)) for i, m in samples.select("sample_id", "messages").iter_rows()}
     assert values["miwv"].null_count() == 0
     for row in values.iter_rows(named=True):
         target, shot = rendered[row["sample_id"]], rendered[row["shot_id"]]
@@ -127,7 +130,9 @@ def test_embeddings_are_means_of_the_last_layer_over_prompt_and_all_tokens(lm: L
     samples = samples_frame(CONVERSATIONS)
     scored = score(lm, samples, frozenset({"embeddings", "prompts"}), SETTINGS)
     both = scored["embeddings"].join(scored["prompts"], on="sample_id", maintain_order="left")
-    for row, messages in zip(both.iter_rows(named=True), samples["messages"].to_list(), strict=True):
+    for row, messages in zip(
+        both.iter_rows(named=True), map(chat_messages, samples["messages"].to_list()), strict=True
+    ):
         r = lm.renderer.render(messages)
         with torch.no_grad():
             out = lm.forward.model(input_ids=torch.tensor(r.ids[None].astype(np.int64)), output_hidden_states=True)
@@ -145,7 +150,9 @@ def test_active_neurons_are_the_top_of_each_layer_recounted_from_the_gate_and_up
     settings = SETTINGS.model_copy(update={"activations": spec})
     scored = score(lm, samples, frozenset({"activations"}), settings)["activations"]
     layers = lm.forward.model.model.layers  # type: ignore[union-attr]
-    for row, messages in zip(scored.iter_rows(named=True), samples["messages"].to_list(), strict=True):
+    for row, messages in zip(
+        scored.iter_rows(named=True), map(chat_messages, samples["messages"].to_list()), strict=True
+    ):
         r = lm.renderer.render(messages)
         over = r.first_response if tokens == "prompt" else len(r.ids)
         expected = []
@@ -189,7 +196,9 @@ def test_a_model_that_scales_its_logits_is_scored_by_its_own_logits(lm: Language
     assert not capped.forward.plain_head
     samples = samples_frame(CONVERSATIONS[:3])
     scored = score(capped, samples, KINDS, SETTINGS)["difficulty"]
-    for row, messages in zip(scored.iter_rows(named=True), samples["messages"].to_list(), strict=True):
+    for row, messages in zip(
+        scored.iter_rows(named=True), map(chat_messages, samples["messages"].to_list()), strict=True
+    ):
         r = capped.renderer.render(messages)
         assert row["upd"] == pytest.approx(reference(capped, r.ids, r.response)["upd"], abs=1e-5)
 

@@ -5,9 +5,9 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from dselect_core.corpus.raw_dataset import read_samples
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_parquet
 from dselect_dagster.defs.automation_condition import once_there_is_data
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
@@ -53,5 +53,5 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
 
 def _landed(place: Workspace, context: dg.AssetExecutionContext) -> pl.DataFrame:
     names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
-    tables = [read_parquet(place.samples(name)) for name in names if place.samples(name).exists()]
+    tables = [read_samples(place, name) for name in names if place.samples(name).exists()]
     return pl.concat(tables).unique("sample_id").sort("sample_id")
