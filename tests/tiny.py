@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from dselect_core.corpus.sample import SAMPLES, sample_id
-from dselect_core.lm.builtin_model import CHAT_TEMPLATE
+from dselect_core.lm.chat_template import BUILTIN_TEMPLATE
 from dselect_core.lm.load import LanguageModel, load
 from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.settings.settings import ModelSpec, Settings
@@ -65,11 +65,35 @@ def tokenizer() -> Any:
         bos_token="<|bos|>",
         eos_token="<|im_end|>",
         pad_token="<|pad|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=BUILTIN_TEMPLATE,
     )
 
 
-def save_llama(folder: Path, *, seed: int = 0, window: int = 256, template: str | None = CHAT_TEMPLATE) -> Path:
+@lru_cache(maxsize=1)
+def sentencepiece_tokenizer() -> Any:
+    """A BPE in the manner of Llama 2: a space in front of any text it is given, bytes for unknown characters."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])  # type: ignore[assignment]
+    raw.decoder = decoders.Sequence(  # type: ignore[assignment]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    raw.pre_tokenizer = Split("▁", "merged_with_next")  # type: ignore[assignment]
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    raw.train_from_iterator(
+        [*TEXTS * 3, *["Iron is a metal. Iron. Name a metal."] * 5],
+        trainers.BpeTrainer(vocab_size=700, special_tokens=special, show_progress=False),
+    )
+    raw.pre_tokenizer = None  # type: ignore[assignment]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = BUILTIN_TEMPLATE
+    return tokenizer
+
+
+def save_llama(folder: Path, *, seed: int = 0, window: int = 256, template: str | None = BUILTIN_TEMPLATE) -> Path:
     """A random Llama with peaked outputs (so that scores spread), saved as a user's model folder would be."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

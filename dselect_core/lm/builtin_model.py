@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from dselect_core.corpus.sample import chat_messages, chat_tools, with_tools
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
+from dselect_core.lm.chat_template import BUILTIN_TEMPLATE
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import WarmupSpec
 
 REVISION = 1
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 # Limits on the text that trains the tokenizer: more text changes a 4k vocabulary little and costs minutes.
 TOKENIZER_SAMPLES = 20_000
 TOKENIZER_CHARACTERS = 2_000
@@ -59,7 +57,7 @@ def train_tokenizer(pool: pl.DataFrame, spec: WarmupSpec) -> Any:
         bos_token="<|bos|>",
         eos_token="<|im_end|>",
         pad_token="<|pad|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=BUILTIN_TEMPLATE,
         model_max_length=spec.window,
     )
 
@@ -82,7 +80,10 @@ def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress 
     quiet_transformers()
     tokenizer = train_tokenizer(pool, spec)
     renderer = Renderer(tokenizer, min(spec.max_length, spec.window))
-    rendered = [renderer.render(messages) for messages in warmup_sample(pool, spec)["messages"].to_list()]
+    rendered = [
+        renderer.render(chat_messages(messages), chat_tools(tools))
+        for _, messages, tools in with_tools(warmup_sample(pool, spec)).iter_rows()
+    ]
     rendered = [r for r in rendered if r.response_tokens]
 
     torch.manual_seed(spec.seed)

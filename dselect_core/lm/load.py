@@ -122,12 +122,12 @@ class LanguageModel:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What of the model can change a score: weights, numeric type, window and template; not the device."""
+        """What of the model can change a score: weights, numeric type, window and rendering; not the device."""
         return {
             "model": self.identity,
             "dtype": self.spec.dtype,
             "window": self.window,
-            "template": fingerprint(self.renderer.template),
+            **self.renderer.provenance,
         }
 
 
@@ -137,15 +137,15 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
     Raises DselectError naming the path when it is not a causal language model or has no tokenizer.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from dselect_core.lm.forward import Forward
     from dselect_core.lm.render import Renderer
 
     spread = spec.device == "balanced"
     placed = {"device_map": "balanced"} if spread else {}
+    tokenizer = open_tokenizer(path, spec)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=spec.revision)
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, revision=spec.revision, dtype=getattr(torch, spec.dtype), **placed
         )
@@ -160,7 +160,17 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
         model.to(device(spec.device))
     own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_WINDOW
     window = min(spec.max_length or own, own)
-    return LanguageModel(model_identity, Renderer(tokenizer, window, spec.template), Forward(model), spec)
+    return LanguageModel(model_identity, Renderer(tokenizer, window, spec.template, spec.date), Forward(model), spec)
+
+
+def open_tokenizer(path: str, spec: ModelSpec) -> Any:
+    """The tokenizer of the model at `path`, without its weights. Raises DselectError when it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=spec.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise DselectError(f"model {path}: cannot be opened as a causal language model: {first_line(error)}") from error
 
 
 def device(name: str) -> str:

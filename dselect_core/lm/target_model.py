@@ -18,6 +18,7 @@ from upath import UPath
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.lm import load
+from dselect_core.lm.render import RENDERING, Renderer
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import ModelSpec
 from dselect_core.settings.workspace import Workspace
@@ -44,8 +45,9 @@ def make_target_model(
     _save_provenance(workspace, model_identity, lm.provenance)
     record |= {
         "window": lm.window,
-        "template": lm.renderer.template_name,
-        "template_is_fallback": lm.renderer.uses_fallback,
+        "template": lm.renderer.template.name,
+        "template_is_fallback": lm.renderer.template.uses_fallback,
+        "shares_prefixes": lm.renderer.shares_prefixes,
         "parameters": sum(p.numel() for p in lm.forward.model.parameters()),
         "vocabulary": lm.forward.vocabulary,
         "provenance": lm.provenance,
@@ -77,23 +79,49 @@ def provenance(workspace: Workspace) -> dict[str, Any]:
 
 
 def known_provenance(workspace: Workspace, model_identity: str) -> dict[str, Any] | None:
-    """The provenance of a model under the present settings; None if it was never opened with them."""
-    # Version 0.1 kept it under models/recipes/.
+    """The provenance of a model under the present settings; None if it was never opened with them. Writes nothing."""
+    with contextlib.suppress(FileNotFoundError):
+        saved: dict[str, Any] = json.loads(_provenance_path(workspace, model_identity).read_text("utf-8"))
+        return saved
+    opened_before = _provenance_of_0_2(workspace, model_identity)
+    if opened_before is None:
+        return None
+    # What the rendering of today makes of the model's template is told by its tokenizer, without the weights.
+    try:
+        tokenizer = load.open_tokenizer(_path_of(workspace, model_identity), workspace.settings.model)
+    except DselectError:
+        return None
+    spec = workspace.settings.model
+    return opened_before | Renderer(tokenizer, opened_before["window"], spec.template, spec.date).provenance
+
+
+def _provenance_of_0_2(workspace: Workspace, model_identity: str) -> dict[str, Any] | None:
+    """The provenance that version 0.1 or 0.2 saved when it opened the model under the present settings."""
+    rendering = workspace.settings.model.model_dump(include={"dtype", "max_length", "template"})
+    name = f"{fingerprint([model_identity, rendering])}.json"
     for folder in ("provenance", "recipes"):
         with contextlib.suppress(FileNotFoundError):
-            saved: dict[str, Any] = json.loads(_provenance_path(workspace, model_identity, folder).read_text("utf-8"))
+            saved: dict[str, Any] = json.loads((workspace.models / folder / name).read_text("utf-8"))
             return saved
     return None
+
+
+def _path_of(workspace: Workspace, model_identity: str) -> str:
+    """Where a model of the settings can be opened: a path or a hub name."""
+    if workspace.settings.model.path != "builtin":
+        return workspace.settings.model.path
+    folder = workspace.models / _builtin_folder(model_identity)
+    return str(_local_folder(folder, model_identity)) if folder.exists() else str(folder)
 
 
 def _save_provenance(workspace: Workspace, model_identity: str, model_provenance: dict[str, Any]) -> None:
     write_text(json.dumps(model_provenance), _provenance_path(workspace, model_identity))
 
 
-def _provenance_path(workspace: Workspace, model_identity: str, folder: str = "provenance") -> UPath:
-    # A provenance follows from the weights and these settings, but only the opened model tells it.
-    rendering = workspace.settings.model.model_dump(include={"dtype", "max_length", "template"})
-    return workspace.models / folder / f"{fingerprint([model_identity, rendering])}.json"
+def _provenance_path(workspace: Workspace, model_identity: str) -> UPath:
+    # A provenance follows from the weights, these settings and the rendering, but only the opened model tells it.
+    settings = workspace.settings.model.model_dump(mode="json", include={"dtype", "max_length", "template", "date"})
+    return workspace.models / "provenance" / f"{fingerprint([model_identity, settings, RENDERING])}.json"
 
 
 def read_record(workspace: Workspace) -> dict[str, Any]:
@@ -120,11 +148,16 @@ def _tuned(workspace: Workspace, pool: pl.DataFrame, progress: Progress | None) 
     with tempfile.TemporaryDirectory() as scratch:
         facts = tune(pool, workspace.settings.warmup, Path(scratch), progress)
         model_identity = load.folder_identity(Path(scratch))
+        model_identity = f"local:{model_identity}"
         # Named by its content: two refreshes at once write the same files, or different folders.
-        path = f"builtin-{model_identity}"
+        path = _builtin_folder(model_identity)
         for file in Path(scratch).iterdir():
             write_bytes(file.read_bytes(), workspace.models / path / file.name)
-    return {"path": path, "identity": f"local:{model_identity}", "made_from": made_from, "warmup": facts}
+    return {"path": path, "identity": model_identity, "made_from": made_from, "warmup": facts}
+
+
+def _builtin_folder(model_identity: str) -> str:
+    return f"builtin-{model_identity.removeprefix('local:')}"
 
 
 def _open(workspace: Workspace, path: str, model_identity: str) -> load.LanguageModel:

@@ -10,13 +10,22 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.errors import DselectError
+from dselect_core.corpus.sample import chat_messages, chat_tools, with_tools
 from dselect_core.kinds import FromForwardPass, Kind, all_kinds
+from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Sequence, Tree
 from dselect_core.lm.render import Rendered
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import Settings
+
+
+@dataclass(frozen=True)
+class Unrendered:
+    """A sample that the model's chat template cannot render, and why."""
+
+    id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -47,21 +56,48 @@ def forward_scores(
 ) -> Iterator[dict[str, pl.DataFrame]]:
     """SAMPLES frame → batch by batch, one frame per kind in `kinds` (⊆ forward_kinds); in the end a row per sample.
 
-    The batches, and with them the parts that a killed run leaves behind, follow from the samples alone. Raises
-    DselectError naming the sample when the chat template cannot render it.
+    The batches, and with them the parts that a killed run leaves behind, follow from the samples alone. A sample that
+    the model's chat template cannot render has nulls with the reason.
     """
     wanted = [(all_kinds()[name], from_pass(all_kinds()[name], settings)) for name in sorted(kinds)]
     signals_wanted = frozenset[str]().union(*(computation.signals for _, computation in wanted))
-    trees = (Tree(sample.zero_shot()) for sample in render(lm, samples))
-    samples_done = 0
+    unrendered: list[Unrendered] = []
+
+    def trees() -> Iterator[Tree]:
+        for sample in render(lm, samples):
+            if isinstance(sample, Unrendered):
+                unrendered.append(sample)
+            else:
+                yield Tree(sample.zero_shot())
+
+    samples_done, widths = 0, dict[str, int]()
     for batch, signals in lm.forward.over(
-        trees, lm.spec.batch_tokens, want=signals_wanted, **forward_options(settings)
+        trees(), lm.spec.batch_tokens, want=signals_wanted, **forward_options(settings)
     ):
         batch_samples = [sequence.name for sequence in batch]
-        yield {kind.name: computation.frame(batch_samples, signals, settings) for kind, computation in wanted}
+        frames = {kind.name: computation.frame(batch_samples, signals, settings) for kind, computation in wanted}
+        for kind, _ in wanted:
+            widths[kind.name] = _width(kind, frames[kind.name])
+        yield frames
         samples_done += len(batch)
         if progress is not None:
             progress(samples_done, samples.height)
+    if unrendered:
+        yield {kind.name: _nulls(kind, unrendered, widths.get(kind.name, 1)) for kind, _ in wanted}
+        if progress is not None:
+            progress(samples.height, samples.height)
+
+
+def _width(kind: Kind, frame: pl.DataFrame) -> int:
+    """Width of the kind's vectors in a frame; 1 where it has none."""
+    types = [frame.schema[column.name] for column in kind.columns if column.vector]
+    return next((type.shape[0] for type in types if isinstance(type, pl.Array)), 1)
+
+
+def _nulls(kind: Kind, unrendered: "list[Unrendered]", width: int) -> pl.DataFrame:
+    """Rows of the kind without a value, each with its reason."""
+    rows = [{"sample_id": sample.id, kind.reason_column: sample.reason} for sample in unrendered]
+    return pl.DataFrame(rows, schema=kind.schema(width))
 
 
 def from_pass(kind: Kind, settings: Settings) -> FromForwardPass:
@@ -82,15 +118,10 @@ def forward_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def render(lm: LanguageModel, samples: pl.DataFrame) -> Iterator[RenderedSample]:
-    """SAMPLES frame → every sample as token ids, one at a time. Raises DselectError naming the sample."""
-    for sample_id, messages in samples.select("sample_id", "messages").iter_rows():
+def render(lm: LanguageModel, samples: pl.DataFrame) -> Iterator[RenderedSample | Unrendered]:
+    """SAMPLES frame → every sample as token ids, one at a time, or the reason why the template cannot render it."""
+    for sample_id, messages, tools in with_tools(samples).iter_rows():
         try:
-            yield RenderedSample(sample_id, lm.renderer.render(messages))
-        except DselectError as error:
-            raise DselectError(f"sample {sample_id}: {error}") from None
-        except Exception as error:  # jinja raises what the template's author chose
-            raise DselectError(
-                f"sample {sample_id}: the model's chat template refuses this conversation ({error}); "
-                "set `template: alpaca` under `model`"
-            ) from error
+            yield RenderedSample(sample_id, lm.renderer.render(chat_messages(messages), chat_tools(tools)))
+        except UnrenderableError as error:
+            yield Unrendered(sample_id, str(error))

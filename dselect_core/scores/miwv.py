@@ -17,11 +17,12 @@ import numpy as np
 import polars as pl
 
 from dselect_core.kinds import PAIR, Column, FromPairs, Kind, ProvenanceInputs
+from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Sequence, Tree
-from dselect_core.lm.render import Rendered, one_shot
+from dselect_core.lm.render import Rendered, Renderer
 from dselect_core.progress import Progress
-from dselect_core.scores.forward_scores import render
+from dselect_core.scores.forward_scores import Unrendered, render
 
 REVISION = 1
 _NO_SHOT = "no other sample to be its shot"
@@ -42,29 +43,32 @@ class Pair:
 
     sample_id: str
     shot_id: str
-    cut_shot_tokens: int
+    cut_shot_tokens: int | None
 
 
 def behind(
-    shot_id: str, shot: Rendered, targets: list[tuple[str, Rendered]], window: int
-) -> tuple[tuple[Sequence, ...], list[Tree], list[str]]:
+    renderer: Renderer, shot_id: str, shot: Rendered, targets: list[tuple[str, Rendered]]
+) -> tuple[tuple[Sequence, ...], list[Tree], list[tuple[str, str]]]:
     """One-shot sequences of samples with one shot: continuations of the whole shot; trees of their own where the shot
-    had to be cut to fit the window; and the ids of the samples that have no room for one.
+    had to be cut to fit the window, or is printed in another way in front of them; and [(sample_id, reason)] of the
+    samples that cannot have one.
     """
-    continuations, apart, no_room = [], [], []
+    continuations, apart, without = [], [], []
     for sample_id, target in targets:
-        built = one_shot(target, shot, window)
-        if built is None:
-            no_room.append(sample_id)
+        try:
+            built = renderer.one_shot(target, shot)
+        except UnrenderableError as error:
+            without.append((sample_id, str(error)))
             continue
-        ids, scored, cut = built
-        name = Pair(sample_id, shot_id, cut)
-        if cut:
-            apart.append(Tree(Sequence(name, ids, scored)))
+        if built is None:
+            without.append((sample_id, _NO_ROOM))
+            continue
+        name = Pair(sample_id, shot_id, built.cut_shot)
+        if built.shared:
+            continuations.append(Sequence(name, built.ids[built.shared :], built.scored[built.shared :]))
         else:
-            own = slice(len(shot.ids), None)
-            continuations.append(Sequence(name, ids[own], scored[own]))
-    return tuple(continuations), apart, no_room
+            apart.append(Tree(Sequence(name, built.ids, built.scored)))
+    return tuple(continuations), apart, without
 
 
 def compute(
@@ -86,18 +90,30 @@ def compute(
     # Those with one shot side by side, so that it runs once for them.
     scorable = pairs.join(without, on="sample_id", how="anti").sort("shot_id", "sample_id")
     zero_shot = dict(scorable.select("sample_id", "zero_shot_loss").iter_rows())
-    no_room: list[tuple[str, str]] = []
+    # {sample_id: (shot_id, reason)} of samples that cannot stand behind their shot
+    not_scored: dict[str, tuple[str, str]] = {}
 
     def trees() -> Iterator[Tree]:
         for part in scorable.iter_slices(_PAIRS):
             wanted = pl.concat([part["sample_id"], part["shot_id"]]).unique()
             part_samples = samples.join(wanted.to_frame("sample_id"), on="sample_id", how="semi")
-            rendered = {sample.id: sample.rendered for sample in render(lm, part_samples)}
+            rendered = {sample.id: sample for sample in render(lm, part_samples)}
             for shot_id, group in groupby(part.iter_rows(), key=lambda row: str(row[1])):
-                shot = rendered[shot_id]
-                targets = [(str(row[0]), rendered[row[0]]) for row in group]
-                continuations, apart, full = behind(shot_id, shot, targets, lm.window)
-                no_room.extend((sample_id, shot_id) for sample_id in full)
+                sample_ids = [str(row[0]) for row in group]
+                of_shot = rendered[shot_id]
+                if isinstance(of_shot, Unrendered):
+                    not_scored.update(dict.fromkeys(sample_ids, (shot_id, f"its shot: {of_shot.reason}")))
+                    continue
+                targets = []
+                for sample_id in sample_ids:
+                    of_target = rendered[sample_id]
+                    if isinstance(of_target, Unrendered):
+                        not_scored[sample_id] = (shot_id, of_target.reason)
+                    else:
+                        targets.append((sample_id, of_target.rendered))
+                shot = of_shot.rendered
+                continuations, apart, without_shot = behind(lm.renderer, shot_id, shot, targets)
+                not_scored.update({sample_id: (shot_id, reason) for sample_id, reason in without_shot})
                 if continuations:
                     yield Tree(Sequence(None, shot.ids, np.zeros(len(shot.ids), dtype=bool)), continuations)
                 yield from apart
@@ -113,9 +129,12 @@ def compute(
         done += len(scored)
         if progress is not None:
             progress(done, pairs.height)
-    if no_room:
+    if not_scored:
         yield _rows(
-            [{"sample_id": a, "shot_id": b, "zero_shot_loss": zero_shot[a], "reason": _NO_ROOM} for a, b in no_room]
+            [
+                {"sample_id": sample_id, "shot_id": shot_id, "zero_shot_loss": zero_shot[sample_id], "reason": reason}
+                for sample_id, (shot_id, reason) in not_scored.items()
+            ]
         )
 
 

@@ -4,6 +4,7 @@ Paths in the file are relative to the file. Nothing here touches data or models:
 settings is cheap enough to do at code-location load and on every sensor tick.
 """
 
+import datetime
 import json
 import os
 import typing
@@ -55,6 +56,9 @@ class ModelSpec(StrictModel):
     )
     max_length: int | None = Field(None, gt=8, description="window in tokens; by default the model's own")
     template: Literal["auto", "alpaca", "plain"] = Field("auto", description="auto: the tokenizer's chat template")
+    date: datetime.date = Field(
+        datetime.date(2025, 1, 1), description="what a chat template that prints today's date prints instead"
+    )
     batch_tokens: int = Field(4096, gt=0, description="tokens per forward pass; halved when memory does not do")
 
 

@@ -9,6 +9,7 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, ProvenanceInputs, kinds_by_asset
 from dselect_core.lm.load import IDENTITIES, identity
+from dselect_core.lm.render import RENDERING
 from dselect_core.neighbors.nearest import REVISION as NEIGHBORS_REVISION
 from dselect_core.settings.settings import Settings
 
@@ -18,7 +19,8 @@ def code_versions(settings: Settings) -> dict[str, str]:
 
     The model's identity is not among them: scores depend on it through `warmup_model`'s data version.
     """
-    rendering = settings.model.model_dump(include={"dtype", "max_length", "template"})
+    rendering = settings.model.model_dump(mode="json", include={"dtype", "max_length", "template", "date"})
+    rendering["rendering"] = RENDERING
     inputs = ProvenanceInputs(settings, rendering, _known_identity)
     parts: dict[str, object] = {
         "warmup_model": _model_version(settings),

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dselect_core.errors import DselectError
-from dselect_core.lm.render import Renderer, one_shot
+from dselect_core.lm.chat_template import UnrenderableError
+from dselect_core.lm.render import Renderer
 from tests.tiny import conversation, tokenizer
 
 THINKING = (
@@ -68,8 +68,8 @@ def test_response_ids_do_not_depend_on_what_stands_before_them() -> None:
 
 def test_without_a_chat_template_the_named_one_is_used_and_said() -> None:
     renderer = Renderer(with_template(None), 512)
-    assert (renderer.template_name, renderer.uses_fallback) == ("alpaca", True)
-    assert not Renderer(tokenizer(), 512).uses_fallback
+    assert (renderer.template.name, renderer.template.uses_fallback) == ("alpaca", True)
+    assert not Renderer(tokenizer(), 512).template.uses_fallback
     text = renderer.tokenizer.decode(renderer.render(conversation("Add 1 and 1", "2")).ids)
     assert "### Instruction:\nAdd 1 and 1\n\n### Response:\n2" in text
 
@@ -94,30 +94,29 @@ def test_a_shot_is_trimmed_from_the_left_and_left_out_when_there_is_no_room() ->
         renderer.render(conversation("What?", "That.")),
         renderer.render(conversation("Who? " * 9, "Me. " * 9)),
     )
-    whole = one_shot(target, shot, 10_000)
+    whole = renderer.one_shot(target, shot)
     assert whole is not None
-    assert whole[2] == 0
-    window = len(whole[0]) - 5
-    trimmed = one_shot(target, shot, window)
+    assert (whole.cut_shot, whole.shared) == (0, len(shot.ids))
+    trimmed = Renderer(tokenizer(), len(whole.ids) - 5).one_shot(target, shot)
     assert trimmed is not None
-    assert (len(trimmed[0]), trimmed[2]) == (window, 5)
-    assert trimmed[0].tolist() == whole[0][5:].tolist()
-    assert one_shot(target, shot, len(whole[0]) - len(shot.ids)) is None
+    assert (len(trimmed.ids), trimmed.cut_shot, trimmed.shared) == (len(whole.ids) - 5, 5, 0)
+    assert trimmed.ids.tolist() == whole.ids[5:].tolist()
+    assert Renderer(tokenizer(), len(whole.ids) - len(shot.ids)).one_shot(target, shot) is None
 
 
 @pytest.mark.parametrize("template", [tokenizer().chat_template, NO_SYSTEM, DEFAULT_SYSTEM, None])
 def test_one_shot_ids_are_what_the_template_renders_for_both_turns(template: str | None) -> None:
     renderer = Renderer(with_template(template), 512)
     shot, target = conversation("Who?", "Me."), conversation("What?", "That.")
-    built = one_shot(renderer.render(target), renderer.render(shot), 512)
+    built = renderer.one_shot(renderer.render(target), renderer.render(shot))
     assert built is not None
     # up to the end of the last answer: what closes it is never part of a sequence
-    together = renderer.text(shot + target, False)
-    assert together.startswith(renderer.tokenizer.decode(built[0]))
-    assert renderer.tokenizer.decode(built[0]).endswith("That.")
+    together = renderer.template.text(shot + target)
+    assert together.startswith(renderer.tokenizer.decode(built.ids))
+    assert renderer.tokenizer.decode(built.ids).endswith("That.")
 
 
-def test_a_template_that_hides_the_answer_is_an_error_with_a_remedy() -> None:
+def test_a_template_that_rewrites_answers_is_a_reason_for_a_null() -> None:
     renderer = Renderer(with_template("{% for m in messages %}{{ m.content | upper }}\n{% endfor %}"), 512)
-    with pytest.raises(DselectError, match="template: alpaca"):
+    with pytest.raises(UnrenderableError, match="does not print the response as it is"):
         renderer.render(conversation("Hi", "answer"))
