@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dselect_core.corpus.sample import chat_messages, chat_tools, with_tools
+from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.lm.chat_template import BUILTIN_TEMPLATE
@@ -82,7 +82,9 @@ def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress 
     renderer = Renderer(tokenizer, min(spec.max_length, spec.window))
     rendered = [
         renderer.render(chat_messages(messages), chat_tools(tools))
-        for _, messages, tools in with_tools(warmup_sample(pool, spec)).iter_rows()
+        for _, messages, tools in conform_samples(warmup_sample(pool, spec))
+        .select("sample_id", "messages", "tools")
+        .iter_rows()
     ]
     rendered = [r for r in rendered if r.response_tokens]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.corpus.sample import chat_messages, chat_tools, with_tools
+from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples
 from dselect_core.kinds import FromForwardPass, Kind, all_kinds
 from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.load import LanguageModel
@@ -120,7 +120,8 @@ def forward_options(settings: Settings) -> dict[str, Any]:
 
 def render(lm: LanguageModel, samples: pl.DataFrame) -> Iterator[RenderedSample | Unrendered]:
     """SAMPLES frame → every sample as token ids, one at a time, or the reason why the template cannot render it."""
-    for sample_id, messages, tools in with_tools(samples).iter_rows():
+    contents = conform_samples(samples).select("sample_id", "messages", "tools")
+    for sample_id, messages, tools in contents.iter_rows():
         try:
             yield RenderedSample(sample_id, lm.renderer.render(chat_messages(messages), chat_tools(tools)))
         except UnrenderableError as error:

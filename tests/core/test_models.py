@@ -1,17 +1,21 @@
 """Models: what identifies one, the record of a workspace's model, and the warm-up."""
 
+import json
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from dselect_core.errors import DselectError
+from dselect_core.fingerprint import fingerprint
 from dselect_core.lm import load as load_module
 from dselect_core.lm import target_model
 from dselect_core.lm.builtin_model import tune, warmup_sample
 from dselect_core.lm.load import identity, load
 from dselect_core.settings.settings import ModelSpec, Settings, WarmupSpec
 from dselect_core.settings.workspace import Workspace
+from tests.chat_templates import FAMILIES
 from tests.tiny import conversation, samples_frame, save_llama, score
 
 POOL = samples_frame([conversation(f"Say {i} and {i * i}", f"{i} and {i * i}.") for i in range(60)])
@@ -63,12 +67,35 @@ def test_the_provenance_that_version_0_1_recorded_is_read_and_a_new_one_opens_no
     target_model._load_once.cache_clear()
     assert target_model.provenance(workspace) == expected
     # As version 0.1 wrote both.
-    (tmp_path / "s" / "models" / "provenance").rename(tmp_path / "s" / "models" / "recipes")
+    shutil.rmtree(tmp_path / "s" / "models" / "provenance")
+    settings = {"dtype": "float32", "max_length": None, "template": "auto"}
+    recorded = tmp_path / "s" / "models" / "recipes" / f"{fingerprint([record['identity'], settings])}.json"
+    recorded.parent.mkdir()
+    recorded.write_text(json.dumps(expected))
     current = tmp_path / "s" / "models" / "current.json"
     current.write_text(current.read_text().replace('"provenance"', '"recipe"'))
     assert target_model.provenance(workspace) == expected
     assert target_model.read_record(workspace) == record
     assert target_model.known_provenance(workspace, "local:another") is None
+
+
+def test_scores_of_a_template_that_older_versions_garbled_have_another_provenance(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "model", template=FAMILIES["qwen3"])
+    workspace = Workspace(
+        Settings.model_validate(
+            {"storage": str(tmp_path / "s"), "sources": {}, "coresets": {}, "model": {"path": str(folder)}}
+        )
+    )
+    record = target_model.make_target_model(workspace, pl.DataFrame)
+    assert record["provenance"]["rendering"] == 2
+    assert record["shares_prefixes"] is False
+    # As version 0.2 recorded it.
+    shutil.rmtree(tmp_path / "s" / "models" / "provenance")
+    settings = {"dtype": "float32", "max_length": None, "template": "auto"}
+    recorded = tmp_path / "s" / "models" / "provenance" / f"{fingerprint([record['identity'], settings])}.json"
+    recorded.parent.mkdir()
+    recorded.write_text(json.dumps({k: v for k, v in record["provenance"].items() if k != "rendering"}))
+    assert target_model.known_provenance(workspace, record["identity"]) == record["provenance"]
 
 
 def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path: Path) -> None:

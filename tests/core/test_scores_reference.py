@@ -11,7 +11,6 @@ import torch
 from dselect_core.corpus.sample import chat_messages
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import padded_batches
-from dselect_core.lm.render import one_shot
 from dselect_core.neighbors.nearest import nearest
 from dselect_core.scores import miwv
 from dselect_core.scores.forward_scores import forward_kinds
@@ -87,9 +86,9 @@ def test_miwv_agrees_with_two_reference_passes_to_1e_5(lm: LanguageModel) -> Non
     assert values["miwv"].null_count() == 0
     for row in values.iter_rows(named=True):
         target, shot = rendered[row["sample_id"]], rendered[row["shot_id"]]
-        built = one_shot(target, shot, lm.window)
+        built = lm.renderer.one_shot(target, shot)
         assert built is not None
-        ids, response, _ = built
+        ids, response = built.ids, built.scored
         # The same response tokens in both passes, and the shot's own zero-shot ids in front, literally.
         assert ids[response].tolist() == target.ids[target.response].tolist()
         assert ids[: len(shot.ids)].tolist() == shot.ids.tolist()
