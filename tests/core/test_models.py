@@ -1,5 +1,8 @@
 """Models: what identifies one, the record of a workspace's model, and the warm-up."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -94,6 +97,33 @@ def test_the_warm_up_learns_is_seeded_and_makes_a_model_anybody_can_open(tmp_pat
     )
     assert text.endswith("<|im_start|>assistant\nYes<|im_end|>\n")
     assert model.config.max_position_embeddings == 128
+
+
+TUNE = """
+import sys
+from pathlib import Path
+import torch
+from dselect_core.lm.builtin_model import tune
+from dselect_core.settings.settings import WarmupSpec
+from tests.core.test_models import POOL
+threads, folder = int(sys.argv[1]), Path(sys.argv[2])
+torch.set_num_threads(threads)
+tune(POOL.sample(fraction=1, shuffle=True, seed=threads), WarmupSpec(steps=4), folder)
+assert torch.get_num_threads() == threads, "the setting of the process was not put back"
+"""
+
+
+def test_the_builtin_model_does_not_depend_on_threads(tmp_path: Path) -> None:
+    """Real processes. Two threads alone may agree by chance: it depends on the CPU where sums are split."""
+    threads = (1, 2, 3, 7)
+    for n in threads:
+        # The tokenizer's own threads count too.
+        parallel = {"TOKENIZERS_PARALLELISM": "false" if n == 1 else "true", "RAYON_NUM_THREADS": str(n)}
+        command = [sys.executable, "-c", TUNE, str(n), str(tmp_path / str(n))]
+        subprocess.run(command, env=os.environ | parallel, check=True, timeout=300)
+    folders = [{file.name: file.read_bytes() for file in (tmp_path / str(n)).iterdir()} for n in threads]
+    assert "model.safetensors" in folders[0] and "tokenizer.json" in folders[0]
+    assert all(folder == folders[0] for folder in folders)
 
 
 def test_the_warm_up_sample_does_not_depend_on_order_and_hardly_on_other_rows() -> None:
