@@ -3,9 +3,15 @@
 It replaces a real base model where there is none (a demo, a test, a laptop without network): 2–3 M parameters, a
 byte-level BPE tokenizer trained on the same pool, a ChatML template. Its losses rank rows far better than an untrained
 model's and far worse than a real one's. One line of dselect.yaml names any Hugging Face causal LM in its place.
+
+It is tuned on one thread, whatever the process may use: sums that several threads share are rounded in another order,
+300 steps amplify that, and the model would depend on the number of cores. One thread costs about a tenth of the time on
+two cores. Another type of CPU still rounds in its own way, and so makes another model.
 """
 
+import contextlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,7 @@ from dselect_core.progress import Progress
 from dselect_core.settings.settings import WarmupSpec
 
 REVISION = 1
+"""Not raised when tuning went to one thread: a store keeps the model that it has, and no score moves."""
 # Limits on the text that trains the tokenizer: more text changes a 4k vocabulary little and costs minutes.
 TOKENIZER_SAMPLES = 20_000
 TOKENIZER_CHARACTERS = 2_000
@@ -62,9 +69,24 @@ def train_tokenizer(pool: pl.DataFrame, spec: WarmupSpec) -> Any:
     )
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside the context torch computes on one thread, so that sums do not depend on the number of cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Make the builtin model from a SAMPLES frame and save it to `folder` (save_pretrained layout).
 
+    The same pool and spec give the same bytes, whatever the number of threads and the order of the rows.
     Returns the number of parameters, vocabulary entries, samples, steps and tokens, and the first and last loss (nats
     per token, mean of 8 steps). Raises DselectError on an empty pool.
     """

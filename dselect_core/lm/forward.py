@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dselect_core.errors import DselectError
 from dselect_core.lm.attention import CannotPackError, packed
 from dselect_core.lm.loss import OwnHead, loss_and_entropy, loss_and_entropy_of
+from dselect_core.lm.neurons import Layer, NeuronRecorder, neuron_layers
 from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded, padded_batches
 
 # Trees that are sorted by length at a time where batches are padded: this bounds memory.
@@ -56,21 +57,36 @@ class Forward:
     """Runs batches through one causal LM. Between calls it keeps only counts.
 
     tokens: number of tokens run since it was opened, without padding; packs: whether batches run flat; why_padded: the
-    reason if they do not; memory_budget: tokens of a batch that fit into memory, None until a batch did not fit.
+    reason if they do not; memory_budget: tokens of a batch that fit into memory, None until a batch did not fit;
+    cannot: {signal: why this model does not give it}; layers: where its neurons are.
+
+    A few tokens are run when it is opened, so that what this model cannot do shows before any row is scored. Raises
+    DselectError for a model that is not causal or has no output layer, and whatever the model's own code raises.
     """
 
     def __init__(self, model: Any):
         self.model = model
         self.device: torch.device = next(model.parameters()).device
-        self.body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.body = _decoder(model)
         self.head: Any = model.get_output_embeddings()
         if self.head is None:
             raise DselectError(f"{type(model).__name__} has no output layer; a causal language model is needed")
         self.vocabulary = int(self.head.weight.shape[0])
         self.tokens = 0
         self.memory_budget: int | None = None
+        self.cannot: dict[str, str] = {}
+        self.layers: list[Layer] = []
+        self._check_causal()
         self.plain_head = self._head_is_plain()
         self.why_padded = self._cannot_pack()
+        probe = Sequence("probe", np.arange(1, 7, dtype=np.int32), np.arange(6) > 2, 3)
+        self.run([probe], want=frozenset({"difficulty", "embeddings"}))
+        try:
+            self.layers = neuron_layers(self.body)
+            self.run([probe], want=frozenset({"activations"}))
+        except DselectError as error:
+            self.cannot["activations"] = str(error)
+        self.tokens = 0
 
     @property
     def packs(self) -> bool:
@@ -138,23 +154,28 @@ class Forward:
     ) -> Signals:
         """Signals of one batch. `want` ⊆ {difficulty, embeddings, activations}; roots precede their continuations.
 
-        beta: UPD's exponent; neuron_tokens: `prompt` or `all`; neuron_layers: all by default.
+        beta: UPD's exponent; neuron_tokens: `prompt` or `all`; neuron_layers: all by default. Raises DselectError when
+        a signal is wanted that this model does not give.
         """
+        for signal in sorted(want & self.cannot.keys()):
+            raise DselectError(self.cannot[signal])
         layout, longest = (flat(sequences), None) if self.packs else padded(sequences)
         self.tokens += sum(len(s) if longest is None else s.total_tokens for s in sequences)
         signals = Signals()
-        hooks = []
+        recorder = None
         pooled = [
             (*span, span[0] + s.prompt) for s, span in zip(sequences, layout.spans, strict=True) if s.prompt is not None
         ]
         if "activations" in want and pooled:
             over = [(start, mid if neuron_tokens == "prompt" else end) for start, end, mid in pooled]
-            hooks = self._hook_neurons(signals, over, neuron_layers)
+            recorder = NeuronRecorder(self.layers, over, neuron_layers)
         try:
             states = self._packed_states(layout)[0] if longest is None else self._padded_states(layout, longest)
         finally:
-            for hook in hooks:
-                hook.remove()
+            if recorder is not None:
+                recorder.detach()
+        if recorder is not None:
+            signals.neurons = recorder.values()
         if "embeddings" in want and pooled:
             signals.state = _means(states, [(start, end) for start, end, _ in pooled])
             signals.prompt_state = _means(states, [(start, mid) for start, _, mid in pooled])
@@ -196,23 +217,17 @@ class Forward:
                 for values in (loss, entropy, upd)
             )
 
-    def _hook_neurons(self, signals: Signals, over: list[tuple[int, int]], layers: list[int] | None) -> list[Any]:
-        def hook(layer: int) -> Any:
-            def capture(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                values = args[0].reshape(-1, args[0].shape[-1])
-                # Sums of slices avoid a copy of all values; a mean gives length no advantage.
-                sums = [
-                    values[start:end].abs().sum(0, dtype=torch.float32) / max(1, end - start) for start, end in over
-                ]
-                signals.neurons[layer] = torch.stack(sums).cpu().numpy()
-
-            return capture
-
-        projections = down_projections(self.body)
-        chosen = range(len(projections)) if layers is None else layers
-        if any(layer >= len(projections) for layer in chosen):
-            raise DselectError(f"activations.layers names a layer above {len(projections) - 1}, the model's last")
-        return [projections[layer].register_forward_pre_hook(hook(layer)) for layer in chosen]
+    @torch.inference_mode()
+    def _check_causal(self) -> None:
+        """Raises DselectError when tokens see what follows: an encoder's losses are no difficulty."""
+        ids = torch.arange(1, 13, device=self.device).repeat(2, 1)
+        ids[1, -1] = 13
+        one, other = self.body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].double()
+        if (one - other).norm() > _NOISE[next(self.model.parameters()).dtype] * one.norm():
+            raise DselectError(
+                f"{type(self.model).__name__} is not causal: its tokens see the tokens that follow (an encoder?). "
+                "A causal language model is needed."
+            )
 
     @torch.inference_mode()
     def _head_is_plain(self) -> bool:
@@ -221,6 +236,8 @@ class Forward:
             return False
         ids = torch.arange(1, 9, device=self.device)[None]
         states = self.body(input_ids=ids, use_cache=False).last_hidden_state
+        if self.head.in_features != states.shape[-1]:
+            return False
         whole = self.model(input_ids=ids, use_cache=False).logits
         return torch.allclose(self.head(states.to(self.head.weight.device)), whole, atol=1e-4, rtol=1e-3)
 
@@ -254,20 +271,16 @@ class Forward:
         return None
 
 
-# The name of the MLP's last linear layer in each family: Llama/Qwen/Mistral/Gemma/OLMo, GPT-2, GPT-NeoX, Phi, GPT-J,
-# OPT.
-_DOWN = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2", "mlp.fc_out", "fc2")
-
-
-def down_projections(body: nn.Module) -> list[nn.Module]:
-    """The down projection of each layer's MLP, in layer order. Raises DselectError when there is none."""
-    for suffix in _DOWN:
-        projections = [module for name, module in body.named_modules() if name.endswith("." + suffix)]
-        if projections:
-            return projections
-    raise DselectError(
-        f"no MLP down projection found in {type(body).__name__}; activations need one of {', '.join(_DOWN)}"
-    )
+def _decoder(model: Any) -> Any:
+    """The part of the model from token ids to last states."""
+    body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    head = model.get_output_embeddings()
+    if body is model or body is head:
+        # transformers guesses by names of attributes, and knows no answer for some families (Llama 4).
+        body = next((child for child in model.children() if hasattr(child, "get_input_embeddings")), None)
+        if body is None:
+            raise DselectError(f"{type(model).__name__}: its layers are not found below its output layer")
+    return body
 
 
 def _means(states: Tensor, spans: list[tuple[int, int]]) -> np.ndarray:

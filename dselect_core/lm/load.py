@@ -134,7 +134,8 @@ class LanguageModel:
 def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
     """Open the model at `path` (folder or hub name) in evaluation mode on the chosen device.
 
-    Raises DselectError naming the path when it is not a causal language model or has no tokenizer.
+    Raises DselectError naming the path when it is not a causal language model or has no tokenizer, when its tokenizer
+    has more tokens than the model, and with the family and the reason when its code does not run here.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -153,14 +154,24 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
         raise DselectError(
             f"model {path}: `device: balanced` needs accelerate (pip install accelerate): {first_line(error)}"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise DselectError(f"model {path}: cannot be opened as a causal language model: {first_line(error)}") from error
+    except Exception as error:  # whatever the code of hundreds of families raises
+        raise DselectError(f"model {path}: cannot be opened as a causal language model: {_described(error)}") from error
+    _check_vocabulary(path, tokenizer, model)
     model.eval()
-    if not spread:
-        model.to(device(spec.device))
+    try:
+        if not spread:
+            model.to(device(spec.device))
+        forward = Forward(model)
+    except DselectError as error:
+        raise DselectError(f"model {path} ({_family(model)}): {error}") from error
+    except Exception as error:
+        raise DselectError(
+            f"model {path}: models of the family {_family(model)} do not run here: {_described(error)}. "
+            "Choose another model under `model`."
+        ) from error
     own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_WINDOW
     window = min(spec.max_length or own, own)
-    return LanguageModel(model_identity, Renderer(tokenizer, window, spec.template, spec.date), Forward(model), spec)
+    return LanguageModel(model_identity, Renderer(tokenizer, window, spec.template, spec.date), forward, spec)
 
 
 def open_tokenizer(path: str, spec: ModelSpec) -> Any:
@@ -169,8 +180,33 @@ def open_tokenizer(path: str, spec: ModelSpec) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path, revision=spec.revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise DselectError(f"model {path}: cannot be opened as a causal language model: {first_line(error)}") from error
+    except Exception as error:  # whatever the code of hundreds of families raises
+        raise DselectError(f"model {path}: cannot be opened as a causal language model: {_described(error)}") from error
+
+
+def _check_vocabulary(path: str, tokenizer: Any, model: Any) -> None:
+    """Raises DselectError when a token's id lies beyond the model's embedding, or beyond its output layer."""
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    layers = {"embedding": model.get_input_embeddings(), "output layer": model.get_output_embeddings()}
+    for name, layer in layers.items():
+        rows = None if layer is None else len(layer.weight)
+        if rows is not None and tokens and tokens[-1][1] >= rows:
+            beyond = [token for token, number in tokens if number >= rows]
+            some = ", ".join(map(repr, beyond[:3])) + (", …" if len(beyond) > 3 else "")
+            raise DselectError(
+                f"model {path}: its tokenizer has {tokens[-1][1] + 1} tokens, its {name} {rows}: {some} would not be "
+                "found. Save the model once more after `model.resize_token_embeddings(len(tokenizer))`, or take the "
+                "tokenizer that it was tuned with."
+            )
+
+
+def _family(model: Any) -> str:
+    return f"{getattr(model.config, 'model_type', None) or '?'}, {type(model).__name__}"
+
+
+def _described(error: BaseException) -> str:
+    line = first_line(error)
+    return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
 
 
 def device(name: str) -> str:

@@ -80,25 +80,42 @@ class OwnHead:
 
     def __init__(self, model: nn.Module, body: nn.Module):
         self._model = model
-        self._name = next(name for name, module in model.named_children() if module is body)
+        path = next(name for name, module in model.named_modules() if module is body)
+        parent, _, self._name = path.rpartition(".")
+        self._parent = model.get_submodule(parent)
 
     def __call__(self, states: Tensor) -> Tensor:
         """Last states [positions, d] → logits [positions, V]."""
-        from transformers.modeling_outputs import BaseModelOutputWithPast
-
-        body = getattr(self._model, self._name)
-        setattr(self._model, self._name, _StubBody(BaseModelOutputWithPast(last_hidden_state=states[None])))
+        body = getattr(self._parent, self._name)
+        setattr(self._parent, self._name, _StubBody(states[None]))
         try:
             logits: Tensor = self._model(input_ids=None, inputs_embeds=states[None], use_cache=False).logits[0]
         finally:
-            setattr(self._model, self._name, body)
+            setattr(self._parent, self._name, body)
         return logits
 
 
 class _StubBody(nn.Module):
-    def __init__(self, output: Any):
+    def __init__(self, states: Tensor):
         super().__init__()
-        self._output = output
+        self._states = states
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        return self._output
+        """The states, as the output of a body."""
+        return _StubOutput(last_hidden_state=self._states)
+
+
+class _StubOutput:
+    """A body's output as a tuple and as an object.
+
+    None is all that it says of what some families return beside the states (router logits, cross attentions).
+    """
+
+    def __init__(self, last_hidden_state: Tensor):
+        self.last_hidden_state = last_hidden_state
+
+    def __getitem__(self, at: Any) -> Any:
+        return (self.last_hidden_state,)[at]
+
+    def __getattr__(self, _: str) -> None:
+        return None

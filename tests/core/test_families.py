@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from dselect_core.errors import DselectError
 from dselect_core.lm.forward import Forward, Signals
 from dselect_core.lm.load import quiet_transformers
 from dselect_core.lm.packing import Sequence, Tree
@@ -47,15 +49,37 @@ PACK: dict[str, dict[str, Any]] = {
     "olmo2": {},
     "granite": {"logits_scaling": 3.0},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "lfm2": {"layer_types": ["full_attention"] * 3},
 }
+ROUTED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+DEEPSEEK = ROUTED | LATENT | {
+    "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 2,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+# Mixtures of experts: layers without experts, shared experts, interleaved gates with biases, weights at the input.
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": ROUTED | {"num_local_experts": 4},
+    "qwen2_moe": ROUTED | {"num_experts": 4, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": ROUTED | {"num_experts": 4, "mlp_only_layers": [1]},
+    "deepseek_v2": DEEPSEEK,
+    "deepseek_v3": DEEPSEEK,
+    "olmoe": ROUTED | {"num_experts": 4},
+    "granitemoe": ROUTED | {"num_local_experts": 4},
+    "granitemoeshared": ROUTED | {"num_local_experts": 4, "shared_intermediate_size": 24},
+    "cohere2_moe": ROUTED | {"num_experts": 4},
+    "glm4_moe": ROUTED | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+}
+PACK |= EXPERTS
 # Biases by position, attention sinks, recurrence: these run padded, and say why.
 PAD: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 3, "n_head": 4},
     "gptj": GPT | {"rotary_dim": 4},
-    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1},
+    "gpt_oss": ROUTED | {"num_local_experts": 4},
+    "llama4_text": ROUTED | {"num_local_experts": 4, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 2},
     "mamba": {},
 }
-NO_NEURONS = {"gpt_oss", "mamba"}
+EXPERTS |= {name: PAD[name] for name in ("gpt_oss", "llama4_text")}
 
 
 def make(name: str) -> torch.nn.Module:
@@ -63,7 +87,7 @@ def make(name: str) -> torch.nn.Module:
 
     quiet_transformers()
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **TINY | (PACK | PAD)[name])).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **TINY | (PACK | PAD).get(name, {}))).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
@@ -130,7 +154,8 @@ def reference(model: torch.nn.Module, sequence: Sequence, root: Sequence | None)
 def test_every_family_gives_the_scores_of_one_unpadded_row_in_float64(name: str) -> None:
     forward = Forward(make(name))
     assert forward.packs == (name in PACK), forward.why_padded
-    want = WANT - ({"activations"} if name in NO_NEURONS else set())
+    want = WANT - forward.cannot.keys()
+    assert forward.cannot.keys() == ({"activations"} if name == "mamba" else set())
     found = scores(forward, 10_000, want)
     for budget in (1, 45):  # one tree a batch, and trees split over several
         for at, again in scores(forward, budget, want).items():
@@ -142,7 +167,7 @@ def test_every_family_gives_the_scores_of_one_unpadded_row_in_float64(name: str)
             for kind, value in again.items():
                 assert np.abs(value - found[at][kind]).max() < 2e-5, ("padded", at, kind)
     # Experts' products know no float64.
-    model = forward.model if name == "gpt_oss" else forward.model.double()
+    model = forward.model if name in EXPERTS else forward.model.double()
     if name != "mamba":
         model.set_attn_implementation("eager")  # type: ignore[operator]
     for tree in trees():
@@ -150,6 +175,76 @@ def test_every_family_gives_the_scores_of_one_unpadded_row_in_float64(name: str)
             expected = reference(model, sequence, None if sequence is tree.root else tree.root)
             for kind, value in expected.items():
                 assert np.abs(value - found[sequence.name][kind]).max() < 1e-4, (sequence.name, kind)
+
+
+class Received(TorchFunctionMode):
+    """What the down projections of routed experts receive while the model's own code runs, whoever calls them."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.sums = {
+            weight.untyped_storage().data_ptr(): torch.zeros(len(weight), set(weight.shape[1:]).difference({32}).pop())
+            for name, weight in model.named_parameters()
+            if name.endswith("experts.down_proj")
+        }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("linear", "matmul", "__matmul__", "bmm"):
+            values, weight = args[:2]
+            sums = self.sums.get(weight.untyped_storage().data_ptr())
+            if sums is not None and weight.dim() == 3:
+                sums += values.abs().sum(1)
+            elif sums is not None:
+                sums[weight.storage_offset() // weight.numel()] += values.abs().sum(0)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_the_neurons_of_experts_are_what_their_down_projections_receive(name: str) -> None:
+    forward = Forward(make(name))
+    found = scores(forward, 10_000)
+    forward.model.set_experts_implementation("eager")  # type: ignore[operator]
+    for tree in trees():
+        assert tree.root.prompt is not None
+        prompt = torch.from_numpy(tree.root.ids[: tree.root.prompt].astype(np.int64))[None]
+        with torch.no_grad(), Received(forward.model) as received:
+            forward.model(input_ids=prompt, use_cache=False)
+        of_layers = [found[tree.root.name][f"neurons {n}"] for n in range(3)]  # every layer is there
+        with_experts = [n for n, layer in enumerate(forward.layers) if layer.experts]
+        assert len(received.sums) == len(with_experts) >= 1
+        for number, sums in zip(with_experts, received.sums.values(), strict=True):
+            expected = (sums / tree.root.prompt).flatten().numpy()
+            assert expected.max() > 0
+            assert np.abs(of_layers[number][-len(expected) :] - expected).max() < 1e-4
+
+
+def test_shared_experts_and_layers_without_experts_count_too() -> None:
+    forward = Forward(make("deepseek_v3"))
+    [(_, signals)] = forward.over([trees()[0]], 10_000, want=frozenset({"activations"}))
+    assert {n: values.shape[1] for n, values in signals.neurons.items()} == {0: 48, 1: 2 * 16 + 4 * 16, 2: 96}
+
+
+def test_experts_whose_neurons_are_not_known_are_named_and_the_other_signals_are_given() -> None:
+    forward = Forward(make("jetmoe"))
+    assert "JetMoeModel" in forward.cannot["activations"] and "experts" in forward.cannot["activations"]
+    assert np.isfinite(next(iter(forward.over(trees(), 10_000)))[1].loss).all()
+    with pytest.raises(DselectError, match="JetMoeModel"):
+        list(forward.over(trees(), 10_000, want=WANT))
+
+
+def test_a_layer_without_known_neurons_is_never_passed_over() -> None:
+    """One layer of three has an MLP of other names: none is measured, and the layer is named."""
+    model = make("llama")
+    mlp = model.model.layers[1].mlp  # type: ignore[union-attr, index]
+    mlp.last, mlp.down_proj = mlp.down_proj, None
+    mlp.forward = lambda x: mlp.last(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+    assert "1 of its 3 layers are not known (layers 1)" in Forward(model).cannot["activations"]
+
+
+def test_an_encoder_is_refused() -> None:
+    with pytest.raises(DselectError, match="BertLMHeadModel is not causal"):
+        Forward(make("bert"))
 
 
 def test_bfloat16_runs_packed_and_stays_near_float32() -> None:
