@@ -1,9 +1,9 @@
 """Text that somebody else wrote, shown as text: on a terminal, and in markdown. No other place escapes.
 
 A sample, a file name, a reply or a name in the settings may hold control sequences (clear the screen, set the
-clipboard, make a link), marks that reorder a line, markup, or HTML. `visible` is for terminals and logs, `markdown_code` and
-`markdown_table` are for pages. Trade-off: in markdown all such text is code, in a fixed-width face, because only there
-is nothing markup.
+clipboard, make a link), marks that reorder a line, markup, or HTML. `visible` is for terminals and logs,
+`markdown_code` and `markdown_table` are for pages. Trade-off: in markdown all such text is code, in a fixed-width
+face, because only there is nothing markup.
 """
 
 import re
