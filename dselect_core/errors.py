@@ -24,6 +24,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: ("the name is too long", "Use a shorter one: 255 bytes at most for a file, path and all 4096."),
     errno.ENOENT: ("no such file or folder", "Check the path; if dselect wrote it, run `dselect refresh`."),
     errno.ELOOP: ("links that lead in a circle", "Remove the link, or name another path."),
+    errno.EFBIG: ("the file is larger than may be", f"Raise the limit (`ulimit -f unlimited`), or {_PLACE}."),
     errno.EMFILE: ("too many open files", "Raise the limit (`ulimit -n 4096`) and run the command again."),
     errno.ENFILE: ("too many open files on this machine", "Close programs, or ask for a higher limit."),
     errno.EIO: ("the disk does not answer", "Check the disk, then run the command again: what was finished is kept."),

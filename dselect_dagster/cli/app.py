@@ -92,6 +92,7 @@ def refresh(
     import dagster as dg
 
     from dselect_dagster.cli.progress_bars import ProgressBars
+    from dselect_dagster.refresh.dagster_private import step_tracebacks_of
     from dselect_dagster.refresh.instance import hold_refresh_lock, open_instance
     from dselect_dagster.refresh.plan_refresh import plan_refresh
     from dselect_dagster.refresh.refresh import RefreshResult
@@ -134,6 +135,10 @@ def refresh(
             result = run_stoppable(work, say_that_it_stops)
             seconds = bars.seconds
     render.print_result(result, seconds)
+    if DEBUG in sys.argv:
+        for run in result.failed:
+            for step_traceback in step_tracebacks_of(run.result):
+                err.print(step_traceback, soft_wrap=True)
     render.print_coresets(workspace, [recipe] if recipe else list(settings.coresets))
     if result.failed:
         raise typer.Exit(1)

@@ -23,6 +23,8 @@ def explain(error: BaseException) -> tuple[str, int]:
             return explain_os_error(each), BAD_INPUT
         if isinstance(each, ImportError):
             return f"{each}. Install it into this environment (`pip install {each.name or '…'}`).", BAD_INPUT
+        if isinstance(each, UnicodeEncodeError):
+            return f"{each}. The locale of this terminal lacks it: set PYTHONUTF8=1.", BAD_INPUT
         if isinstance(each, MemoryError):
             return "no memory left. Close programs, or set a smaller `model.batch_tokens`.", FAILED
     what = " ".join(str(error).split())[:500]

@@ -18,6 +18,7 @@ from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import with_clean_errors
 
 _NEIGHBOR_COLUMNS = {
     "sample_id": "the sample",
@@ -46,6 +47,7 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         ),
         metadata={"dagster/column_schema": column_schema(SCHEMA, _INDEX_COLUMNS)},
     )
+    @with_clean_errors
     def corpus_index(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         progress = RunProgress(context, "corpus_index")
         names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
@@ -84,6 +86,7 @@ def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> 
             "assignments, so what follows moves only when a neighbour does."
         ),
     )
+    @with_clean_errors
     def neighbors(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         from dselect_core.neighbors.update_neighbors import update_neighbors
 
@@ -124,6 +127,7 @@ def _pair_scores(
         description=" ".join(kind.described(settings) for kind in kinds),
         metadata={"dagster/column_schema": columns_of_kinds(kinds)},
     )
+    @with_clean_errors
     def pair_scores(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         from dselect_core.scores.update_pairs import update_pairs
 

@@ -10,6 +10,7 @@ from dselect_dagster.defs.asset_metadata import column_schema, markdown_table
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import with_clean_errors
 
 
 def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
@@ -28,6 +29,7 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
         ),
         metadata={"dagster/column_schema": column_schema(SAMPLES, {"sample_id": "128-bit hash of the messages"})},
     )
+    @with_clean_errors
     def raw_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         place = workspace.open()
         progress = RunProgress(context, f"raw_dataset {context.partition_key}")
