@@ -17,6 +17,9 @@ _INVISIBLE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _RUN = re.compile("`+")
+_WORD = "[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*"
+# Nothing of it is markup anywhere, and no dot makes it a link.
+_PLAIN = re.compile(rf"{_WORD}(?:[ :]{_WORD})*%?")
 
 
 def visible(text: str) -> str:
@@ -42,16 +45,18 @@ def markdown_code(text: str) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A markdown table. Numbers and nulls are shown as they are, everything else as code."""
-    lines = [list(columns), ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
+    """A markdown table. Numbers, nulls and plain words are shown as they are, everything else as code."""
+    lines = [list(columns), ["---"] * len(columns), *([markdown_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _cell(value: Any) -> str:
+def markdown_cell(value: Any) -> str:
+    """A number, a null or plain words as they are, everything else as code."""
     if value is None:
         return ""
     if isinstance(value, bool | int):
         return str(value)
     if isinstance(value, float):
         return f"{value:.6g}"
-    return markdown_code(str(value)) if str(value) else ""
+    text = str(value)
+    return text if not text or _PLAIN.fullmatch(text) else markdown_code(text)

@@ -3,14 +3,18 @@
 import dagster as dg
 
 from dselect_core.lineage import quality_checks as checks
+from dselect_core.redact import redact_all
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.resources import WorkspaceResource
-from dselect_dagster.defs.run_errors import with_clean_errors
+from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 
 def _result(verdict: checks.Verdict, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        passed=verdict.passed, severity=severity, description=verdict.description, metadata=verdict.facts
+        passed=verdict.passed,
+        severity=severity,
+        description=clean(verdict.description),
+        metadata=redact_all(verdict.facts),
     )
 
 

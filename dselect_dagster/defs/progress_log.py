@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 
 from dselect_core.stop import raise_if_stopped
+from dselect_dagster.defs.run_errors import clean
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -39,7 +40,7 @@ class RunProgress:
     def __init__(self, context: dg.AssetExecutionContext, unit: str):
         raise_if_stopped()
         self._log = context.log
-        self._unit = unit
+        self._unit = clean(unit)
         self._start = self._last_line = time.monotonic()
 
     @property

@@ -57,8 +57,10 @@ def test_markdown_code_is_one_span_whatever_it_holds(text: str) -> None:
     assert not re.search(r"(?<!\\)\|", inside)
 
 
-def test_a_table_shows_numbers_as_they_are_and_texts_as_code() -> None:
-    table = markdown_table(["a", "b"], [[1, "x|y"], [0.123456789, None], [True, "![](http://e)"]])
+def test_a_table_shows_numbers_and_words_as_they_are_and_all_else_as_code() -> None:
+    rows = [[1, "x|y"], [0.123456789, None], [True, "![](http://e)"], ["topk:loss", "evil.com"], ["a_b-c 9%", "_a_"]]
+    table = markdown_table(["a", "b"], rows)
     assert table.splitlines() == [
         "| a | b |", "| --- | --- |", r"| 1 | `x\|y` |", "| 0.123457 |  |", "| True | `![](http://e)` |",
+        "| topk:loss | `evil.com` |", "| a_b-c 9% | `_a_` |",
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from dselect_core.coreset.spec import write_spec
 from dselect_core.kinds import all_kinds, assets_making
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_metadata import KEYS, column_schema, curve, histogram, markdown_table
+from dselect_dagster.defs.asset_metadata import KEYS, column_schema, curve, histogram, markdown_table, path
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.progress_log import RunProgress
@@ -99,7 +99,7 @@ def coreset(settings: Settings) -> dg.AssetsDefinition:
                 "dagster/partition_row_count": new_coreset.selection.rows,
                 **new_coreset.counts,
                 "seconds": round(progress.seconds, 2),
-                "path": dg.MetadataValue.path(str(place.coreset(context.partition_key))),
+                "path": path(place.coreset(context.partition_key)),
                 "dagster/column_schema": column_schema(new_coreset.selection.order.schema, _column_descriptions()),
                 **_difference(new_coreset),
                 "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,

@@ -12,13 +12,14 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, assets_making, kinds_by_asset
 from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
 from dselect_core.pool.corpus_index import SCHEMA, build_index, read_index
+from dselect_core.redact import redact_all
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, columns_of_kinds, markdown_table, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
-from dselect_dagster.defs.run_errors import with_clean_errors
+from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 _NEIGHBOR_COLUMNS = {
     "sample_id": "the sample",
@@ -61,8 +62,8 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
             "seconds": round(progress.seconds, 2),
         }
         if index.excluded:
-            metadata["excluded"] = dg.MetadataValue.json(index.excluded)
-            context.log.warning(f"left out of the pool: {index.excluded}")
+            metadata["excluded"] = dg.MetadataValue.json(redact_all(index.excluded))
+            context.log.warning(clean(f"left out of the pool: {index.excluded}"))
         counts = index.frame.explode("sources")["sources"].value_counts(sort=True)
         metadata["samples by source"] = markdown_table(counts)
         return dg.MaterializeResult(data_version=dg.DataVersion(index.version), metadata=metadata)
@@ -93,7 +94,7 @@ def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> 
         place = workspace.open()
         progress = RunProgress(context, "neighbors")
         report = update_neighbors(place, read_index(place), progress)
-        context.log.info(", ".join(f"{name}: {figure}" for name, figure in report.figures.items()))
+        context.log.info(clean(", ".join(f"{name}: {figure}" for name, figure in report.figures.items())))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.version),
             metadata=tables_metadata(context, {"neighbors": report}, progress.seconds),
