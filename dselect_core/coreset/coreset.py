@@ -22,6 +22,7 @@ from dselect_core.select.saved_order import SCHEMA as ORDER_COLUMNS
 from dselect_core.select.saved_order import read_saved_order, write_saved_order
 from dselect_core.select.select import Selection, required_kinds, select
 from dselect_core.settings.workspace import Workspace
+from dselect_core.stop import raise_if_stopped
 from dselect_core.storage.files import read_parquet, write_parquet
 
 
@@ -98,6 +99,7 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     if selection.saved is not None and selection.saved_changed:
         write_saved_order(selection.saved, workspace.orders / f"{selection.saved.key}.parquet")
     samples = pool_samples(workspace, index)
+    raise_if_stopped()  # nothing is published after it
     write_parquet(
         pl.DataFrame(schema=CHANGES) if changed is None else changed, workspace.coreset(recipe) / "changes.parquet"
     )

@@ -13,7 +13,9 @@ from upath import UPath
 
 from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples, trim_fields
 from dselect_core.errors import DselectError
+from dselect_core.escape import markdown_cell, markdown_table, visible
 from dselect_core.fingerprint import digest
+from dselect_core.redact import redact
 from dselect_core.select.select import Selection
 from dselect_core.storage.files import write_bytes, write_parquet, write_text
 
@@ -142,7 +144,7 @@ def _card(record: dict[str, Any], per_source: dict[str, int], content: str, feat
     name, so without it a rewritten coreset, or another recipe's, would load as whichever was loaded first.
     """
     counts = record["counts"]
-    name = str(record.get("recipe", "coreset"))
+    name = visible(redact(str(record.get("recipe", "coreset"))))
     front = {
         "pretty_name": name,
         "task_categories": ["text-generation"],
@@ -165,7 +167,7 @@ def _card(record: dict[str, Any], per_source: dict[str, int], content: str, feat
             yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
             "---",
             "",
-            f"# {name}",
+            f"# {markdown_cell(name)}",
             "",
             f"{counts['rows']} samples for instruction tuning, chosen by dselect from a pool of {counts['pool']}.",
             "Each row: `messages` (role, content), in the order of choice, and `sample_id`, the hash of its content.",
@@ -180,8 +182,9 @@ def _card(record: dict[str, Any], per_source: dict[str, int], content: str, feat
 
 
 def _table(title: str, rows: dict[str, Any]) -> list[str]:
-    lines = [f"| {key} | {str(value).replace('|', '&#124;')} |" for key, value in rows.items()]
-    return [f"## {title}", "", "| | |", "| --- | --- |", *lines, ""]
+    # Keys and values are names, settings and reasons of whoever wrote them, and this page is shown to others.
+    shown = [(redact(key), redact(value) if isinstance(value, str) else value) for key, value in rows.items()]
+    return [f"## {title}", "", markdown_table(["", ""], shown), ""]
 
 
 _EXPORTS = {

@@ -18,6 +18,7 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.settings.settings import SourceSpec
 from dselect_core.settings.workspace import Workspace
+from dselect_core.stop import raise_if_stopped
 from dselect_core.storage.files import read_metadata, read_parquet, write_parquet
 
 TOMBSTONE = "gone"
@@ -96,6 +97,7 @@ def land_source(workspace: Workspace, source: str) -> LandedSource:
         # Of the listing from before the reading, so that a change during the reading shows next time.
         signature = _signature(spec, ingested.signature)
     version = digest(samples["sample_id"])
+    raise_if_stopped()  # nothing lands after it
     write_parquet(quarantine, workspace.quarantine(source))
     write_parquet(samples, workspace.samples(source), {"version": version, _ROW_COUNTS: json.dumps(row_counts)})
     return LandedSource(version, signature, row_counts, samples, quarantine, ingested)

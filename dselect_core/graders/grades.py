@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from dselect_core.escape import markdown_cell
 from dselect_core.graders import heuristic_grader, openai_grader
 from dselect_core.kinds import Column, Emit, FromSamples, Kind
 from dselect_core.progress import Progress
@@ -105,7 +106,7 @@ def _description(settings: Settings) -> str:
     by = (
         "the builtin heuristic grader, which is no LLM and says so in every record"
         if settings.grader.is_builtin
-        else f"{settings.grader.model} behind an OpenAI-compatible endpoint"
+        else f"{markdown_cell(settings.grader.model)} behind an OpenAI-compatible endpoint"
     )
     return f"Correctness, helpfulness and reliability of each response (D3's dependability), by {by}."
 

@@ -24,6 +24,7 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import GraderSpec
+from dselect_core.stop import until_stopped
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -188,7 +189,8 @@ def judge(
 
 
 def _run(coroutine: Coroutine[Any, Any, list[Judgement]]) -> list[Judgement]:
-    """asyncio.run, also from a notebook or another place where an event loop already runs."""
+    """asyncio.run, also from a notebook or another place where an event loop already runs. It ends on a stop."""
+    coroutine = until_stopped(coroutine)
     try:
         asyncio.get_running_loop()
     except RuntimeError:

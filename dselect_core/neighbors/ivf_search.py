@@ -14,6 +14,7 @@ import numpy as np
 from dselect_core.neighbors.exact_search import NearestRows
 from dselect_core.progress import Progress
 from dselect_core.select.rounding import round_unit_vectors
+from dselect_core.stop import raise_if_stopped
 
 _SEED = 0
 _ITERATIONS = 4
@@ -57,6 +58,7 @@ def _k_means(grid: np.ndarray, lists: int) -> np.ndarray:
     sample = grid[random.choice(len(grid), min(len(grid), _SAMPLE_ROWS * lists), replace=False)]
     centroids = np.unique(sample[:lists], axis=0)
     for _ in range(_ITERATIONS):
+        raise_if_stopped()
         home_lists = np.concatenate([(block @ centroids.T).argmax(axis=1) for block in _blocks(sample)])
         for number, members in enumerate(_positions_by_list(home_lists, len(centroids))):
             total = sample[members].sum(axis=0, dtype=np.float64)

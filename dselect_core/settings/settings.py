@@ -14,11 +14,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.select.recipe import CoresetSpec, StrictModel, explain_unknown_key
 
 CONFIG_ENV = "DSELECT_CONFIG"
 SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
+LONGEST_NAME = 200
+"""Bytes of the name of a source or a coreset: a file system takes 255, and endings are added."""
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
 
 
@@ -204,6 +206,11 @@ class Settings(StrictModel):
                     raise ValueError(
                         f"{kind} name {name!r}: use letters, digits, - _ and . (it names a partition and a folder)"
                     )
+                if not name.isprintable() or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+                    raise ValueError(
+                        f"{kind} name {name[:40]!r}…: use printable characters, {LONGEST_NAME} bytes of them at most "
+                        "(it names a partition and a folder)"
+                    )
         return self
 
 
@@ -219,13 +226,21 @@ def load_settings(path: Path | None = None) -> Settings:
     """
     path = path or config_path()
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise DselectError(
             f"{path}: no such file. Write one with `dselect init FOLDER`, or name it in ${CONFIG_ENV}."
         ) from None
+    except OSError as error:
+        raise DselectError(explain_os_error(error)) from None
+    except UnicodeDecodeError as error:
+        raise DselectError(f"{path}: not UTF-8 (byte {error.start + 1}). Save it as UTF-8 text.") from None
     except yaml.YAMLError as error:
-        raise DselectError(f"{path}: not valid YAML: {error}") from None
+        raise DselectError(f"{path}: not valid YAML: {_where_in_yaml(error)}") from None
+    except RecursionError:
+        raise DselectError(f"{path}: nested too deeply. Write fewer lists or mappings inside one another.") from None
+    if (place := _with_null(data)) is not None:
+        raise DselectError(f"{path}: {place or '(top level)'}: holds a null character (\\0). Take it out.")
     if not isinstance(data, dict):
         raise DselectError(
             f"{path}: expected a mapping with `sources` and `coresets`. `dselect init FOLDER` writes one."
@@ -235,6 +250,29 @@ def load_settings(path: Path | None = None) -> Settings:
     except ValidationError as error:
         raise DselectError(f"{path}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
     return _absolute(settings, path.parent)
+
+
+def _with_null(value: Any, place: str = "") -> str | None:
+    """The place of a text with a null character, which no path and no name can hold; None if there is none."""
+    if isinstance(value, str):
+        return place if "\0" in value else None
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        below = f"{place}.{key}".lstrip(".")
+        if "\0" in str(key):
+            return below
+        if (found := _with_null(child, below)) is not None:
+            return found
+    return None
+
+
+def _where_in_yaml(error: yaml.YAMLError) -> str:
+    """What is wrong, with its line; not the text of the line, which may hold a password."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+    position = getattr(error, "position", None)
+    what = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
+    return f"{what}{place}{'' if position is None else f' at character {position + 1}'}"
 
 
 def _explain(error: Any) -> str:

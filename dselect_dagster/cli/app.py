@@ -4,25 +4,56 @@ Dagster and the model libraries are imported inside the commands, so that `--hel
 """
 
 import contextlib
+import os
+import signal
 import sys
+import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import CONFIG_ENV, Settings, config_path, load_settings
 from dselect_core.settings.workspace import Workspace
+from dselect_core.stop import Stopped
 from dselect_dagster.cli import render
-from dselect_dagster.cli.console import err, out, styled
+from dselect_dagster.cli.console import err, out, prepare_terminal, styled
+from dselect_dagster.cli.failures import explain
 
 if TYPE_CHECKING:
     import dagster as dg
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Choose the best small part of a corpus, and keep it fresh."
+STOPPED_EXIT_CODE = 130
+STOPPING = (
+    "Stopping: what is finished is written, and `dselect refresh` goes on from there. A second signal stops at once."
 )
+DEBUG = "--debug"
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Stopped:
+            raise typer.Exit(STOPPED_EXIT_CODE) from None
+        except KeyboardInterrupt:
+            err.print("Stopped; no run was under way.")
+            raise typer.Exit(STOPPED_EXIT_CODE) from None
+
+
+app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _of_all_commands(
+    debug: Annotated[bool, typer.Option(DEBUG, help="show the traceback of an error; goes with every command")] = False,
+) -> None:
+    """Choose the best small part of a corpus, and keep it fresh."""
+
+
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", envvar=CONFIG_ENV, help="dselect.yaml; by default ./dselect.yaml")
 ]
@@ -61,9 +92,12 @@ def refresh(
     import dagster as dg
 
     from dselect_dagster.cli.progress_bars import ProgressBars
+    from dselect_dagster.refresh.dagster_private import step_tracebacks_of
     from dselect_dagster.refresh.instance import hold_refresh_lock, open_instance
     from dselect_dagster.refresh.plan_refresh import plan_refresh
+    from dselect_dagster.refresh.refresh import RefreshResult
     from dselect_dagster.refresh.refresh import refresh as refresh_graph
+    from dselect_dagster.refresh.stop_signals import run_stoppable
 
     workspace = Workspace(settings)
     selection = None if select is None else dg.AssetSelection.from_string(select)
@@ -88,11 +122,23 @@ def refresh(
         if dry_run:
             return
         with ProgressBars() as bars:
-            result = refresh_graph(
-                defs, instance, workspace, select=selection, recipe=recipe, lost=lost, on_run=bars.start_run
-            )
+
+            def work() -> RefreshResult:
+                return refresh_graph(
+                    defs, instance, workspace, select=selection, recipe=recipe, lost=lost, on_run=bars.start_run
+                )
+
+            def say_that_it_stops() -> None:
+                bars.stop()
+                err.print(STOPPING, soft_wrap=True)
+
+            result = run_stoppable(work, say_that_it_stops)
             seconds = bars.seconds
     render.print_result(result, seconds)
+    if DEBUG in sys.argv:
+        for run in result.failed:
+            for step_traceback in step_tracebacks_of(run.result):
+                err.print(step_traceback, soft_wrap=True)
     render.print_coresets(workspace, [recipe] if recipe else list(settings.coresets))
     if result.failed:
         raise typer.Exit(1)
@@ -148,9 +194,6 @@ def dev(
     host: Annotated[str, typer.Option(help="address the UI listens on")] = "127.0.0.1",
 ) -> None:
     """Open the Dagster UI on this graph, with the runs that `refresh` made. Ctrl-C stops it."""
-    import os
-    import subprocess
-
     from dselect_dagster.refresh.instance import open_instance
 
     _, path = _load(config)
@@ -158,7 +201,8 @@ def dev(
         pass  # one process makes the instance's tables, before the several that follow
     os.environ[CONFIG_ENV] = str(path)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "dselect_dagster.definitions", "-p", str(port), "-h", host]
-    raise typer.Exit(subprocess.call(command))
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # the signals are Dagster's own, which ends the processes that it started
 
 
 @app.command()
@@ -197,10 +241,37 @@ def init(
 
 
 def main() -> None:
-    """Entry point: an error that a person can mend is printed without a traceback, and exits with 2."""
+    """Entry point. An error is one line with its remedy, never a traceback: `--debug`, anywhere in the line, shows it.
+
+    Exits with 2 for what a person can mend in files and options, 130 when stopped by a signal, 1 for all else.
+    """
+    prepare_terminal()
     warnings.filterwarnings("ignore", module=r"dagster\..*")
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     try:
-        app()
-    except DselectError as error:
-        err.print(styled(("error", "red"), f" {error}"), soft_wrap=True)
-        sys.exit(2)
+        code = app(arguments or ["--help"], standalone_mode=False)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            _leave_closed_pipe()
+        if DEBUG in sys.argv:
+            err.print("".join(traceback.format_exception(error)), soft_wrap=True)
+        message, code = explain(error)
+        err.print(styled(("error", "red"), f" {message}"), soft_wrap=True)
+    if code == STOPPED_EXIT_CODE:
+        # What had to be written is. Python would take another second to take torch down.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _leave_closed_pipe() -> None:
+    """Whoever read the output has gone (`| head`), and needs no message."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

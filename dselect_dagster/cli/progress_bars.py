@@ -48,6 +48,10 @@ class ProgressBars:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._listening.__exit__(None, None, None)
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bars off the terminal, and give it its cursor back."""
         self._progress.stop()
 
     def start_run(self, run: str) -> None:

@@ -3,13 +3,18 @@
 import dagster as dg
 
 from dselect_core.lineage import quality_checks as checks
+from dselect_core.redact import redact_all
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 
 def _result(verdict: checks.Verdict, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        passed=verdict.passed, severity=severity, description=verdict.description, metadata=verdict.facts
+        passed=verdict.passed,
+        severity=severity,
+        description=clean(verdict.description),
+        metadata=redact_all(verdict.facts),
     )
 
 
@@ -22,12 +27,14 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
         partitions_def=SOURCE,
         description="rows in = samples + duplicates + quarantined",
     )
+    @with_clean_errors
     def every_row_accounted_for(
         context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
     ) -> dg.AssetCheckResult:
         return _result(checks.rows_accounted_for(workspace.open(), context.partition_key), dg.AssetCheckSeverity.ERROR)
 
     @dg.asset_check(asset="raw_dataset", partitions_def=SOURCE, description="at most 5% of the rows in quarantine")
+    @with_clean_errors
     def quarantine_is_small(
         context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
     ) -> dg.AssetCheckResult:
@@ -38,10 +45,12 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
         blocking=True,
         description="one provenance a kind; no score column mostly null, constant, or out of its range",
     )
+    @with_clean_errors
     def scores_are_sound(workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.scores_are_sound(workspace.open(), needed), dg.AssetCheckSeverity.ERROR)
 
     @dg.asset_check(asset="corpus_index", description="no source is left out of the pool")
+    @with_clean_errors
     def every_source_complete(workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.every_source_complete(workspace.open()), dg.AssetCheckSeverity.WARN)
 

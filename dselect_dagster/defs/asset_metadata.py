@@ -2,14 +2,19 @@
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from dselect_core import escape
 from dselect_core.kinds import Kind, all_kinds
+from dselect_core.redact import redact
 from dselect_core.scores.score_table import TableReport
+from dselect_dagster.defs.run_errors import clean
 
 KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
 """What the keys of a score are, in words."""
@@ -34,7 +39,7 @@ def histogram(values: pl.Series, title: str, chosen: pl.Series | None = None) ->
             chosen.drop_nulls().cast(pl.Float64).to_numpy(), bins=list(edges), density=True, alpha=0.5, label="chosen"
         )
         axes.legend(fontsize=7)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.tick_params(labelsize=7)
     return png(figure, title)
 
@@ -46,8 +51,8 @@ def curve(values: pl.Series, title: str, x: str) -> dg.MetadataValue:
     figure = Figure(figsize=(4.6, 2.2))
     axes = figure.add_axes(_WHERE)
     axes.plot(range(1, len(values) + 1), values.to_list())
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel(x, fontsize=7)
+    axes.set_title(title, fontsize=9, parse_math=False)
+    axes.set_xlabel(x, fontsize=7, parse_math=False)
     axes.tick_params(labelsize=7)
     return png(figure, title)
 
@@ -56,21 +61,27 @@ def png(figure: Any, title: str) -> dg.MetadataValue:
     """A matplotlib figure as an inline image in markdown, which the UI shows."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+    name = re.sub(r"[^\w ,.]", " ", title)
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
 
 
 def markdown_table(frame: pl.DataFrame) -> dg.MetadataValue:
-    """At most 50 rows as a markdown table; line ends and bars in texts become spaces."""
-    with pl.Config(
-        tbl_formatting="MARKDOWN",
-        tbl_hide_column_data_types=True,
-        tbl_hide_dataframe_shape=True,
-        tbl_rows=50,
-        tbl_cols=20,
-        fmt_str_lengths=160,
-        tbl_width_chars=10_000,
-    ):
-        return dg.MetadataValue.md(str(frame.with_columns(pl.col(pl.String).str.replace_all(r"[\n|]", " "))))
+    """At most 50 rows as a markdown table. Texts are shown as they are, cut after 160 characters, and without secrets.
+
+    What a sample says is never markdown here: a picture in it would be fetched by whoever looks at the page.
+    """
+    return dg.MetadataValue.md(escape.markdown_table(frame.columns, map(_cells, frame.head(50).iter_rows())))
+
+
+def _cells(row: tuple[Any, ...]) -> list[Any]:
+    plain = (int, float, NoneType)
+    texts = [value if isinstance(value, plain) else redact(str(value)) for value in row]
+    return [value if isinstance(value, plain) or len(value) <= 160 else f"{value[:159]}…" for value in texts]
+
+
+def path(place: object) -> dg.MetadataValue:
+    """A path or URL, without the password that it may hold."""
+    return dg.MetadataValue.path(clean(str(place)))
 
 
 def column_schema(
@@ -107,7 +118,7 @@ def tables_metadata(
     """
     for report in reports.values():
         for file, why in report.skipped.items():
-            context.log.warning(f"{file}: skipped, {why}; its rows count as missing. Remove the file.")
+            context.log.warning(clean(f"{file}: skipped, {why}; its rows count as missing. Remove the file."))
     rows = max(report.frame.height for report in reports.values())
     computed = max(report.computed for report in reports.values())
     shown: dict[str, Any] = {

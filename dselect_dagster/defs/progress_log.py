@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 
 import dagster as dg
 
+from dselect_core.stop import raise_if_stopped
+from dselect_dagster.defs.run_errors import clean
+
 SECONDS_BETWEEN_LINES = 10.0
 
 # Called with (unit of work, rows done, rows to do, rows reused).
@@ -30,12 +33,14 @@ def listen_to_progress(listener: ProgressListener) -> Iterator[None]:
 class RunProgress:
     """A `dselect_core.progress.Progress` for one unit of work of a run: call it with (done, total).
 
-    unit: the work as a person would name it, "difficulty of sharegpt".
+    unit: the work as a person would name it, "difficulty of sharegpt". Neither begins nor goes on (it raises Stopped)
+    after somebody asked to stop.
     """
 
     def __init__(self, context: dg.AssetExecutionContext, unit: str):
+        raise_if_stopped()
         self._log = context.log
-        self._unit = unit
+        self._unit = clean(unit)
         self._start = self._last_line = time.monotonic()
 
     @property
@@ -47,6 +52,7 @@ class RunProgress:
         """Tell the listeners, and the log where its last line is old enough. In rows, or tokens where those count."""
         for listener in _listeners:
             listener(self._unit, done, total, reused)
+        raise_if_stopped()
         now = time.monotonic()
         if now - self._last_line < SECONDS_BETWEEN_LINES:
             return

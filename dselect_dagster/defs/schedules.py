@@ -8,6 +8,7 @@ import dagster as dg
 
 from dselect_dagster.defs.changed_inputs import find_changed_inputs, landing_runs, register_partitions
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import with_clean_errors
 
 
 def landing_schedules(cron: str) -> list[dg.ScheduleDefinition]:
@@ -26,6 +27,7 @@ def _landing_schedule(name: str, asset: str, cron: str) -> dg.ScheduleDefinition
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description="Lands what changed, at the time `schedule` in dselect.yaml says; `automation` makes what follows.",
     )
+    @with_clean_errors
     def land_changes(
         context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource
     ) -> list[dg.RunRequest] | dg.SkipReason:

@@ -10,6 +10,7 @@ import dagster as dg
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, landing_runs
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import with_clean_errors
 
 
 @dg.sensor(
@@ -17,6 +18,7 @@ from dselect_dagster.defs.resources import WorkspaceResource
     minimum_interval_seconds=60,
     description="Lands sources and recipes that are new, changed or gone: by file size and etag or time.",
 )
+@with_clean_errors
 def sources_and_recipes(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
     """Request a landing run, and a partition where it is new, for each change."""
     changed_inputs = find_changed_inputs(workspace.open(), context.instance)

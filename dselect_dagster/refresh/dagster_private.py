@@ -34,6 +34,7 @@ __all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver
 
 # Records of one query: below the number of parameters that any SQLite takes.
 RECORDS_PER_QUERY = 500
+_EXPECTED_ERROR = f"{DselectError.__module__}.{DselectError.__name__}"
 _NO_COMPUTE_LOGS = {
     "module": "dagster._core.storage.noop_compute_log_manager",
     "class": "NoOpComputeLogManager",
@@ -193,8 +194,15 @@ def step_errors_of(result: dg.ExecuteInProcessResult) -> dict[str, str]:
             error = error.cause
         step = event.step_key or ""
         of_checks = [f"{name}: {description}" for name, description in failed_checks.items() if step.endswith(name)]
-        errors[step] = "; ".join(of_checks) or (error.message.strip() if error is not None else "failed")
+        message = "failed" if error is None else error.message.strip().removeprefix(f"{_EXPECTED_ERROR}: ")
+        errors[step] = "; ".join(of_checks) or message
     return errors
+
+
+def step_tracebacks_of(result: dg.ExecuteInProcessResult) -> list[str]:
+    """The traceback of each step that failed, causes included."""
+    failures = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return [error.to_string() for error in failures if error is not None]
 
 
 def upstream_first(defs: dg.Definitions) -> Iterable[dg.AssetKey]:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
+import yaml
 from filelock import FileLock, Timeout
 
+from dselect_core.errors import DselectError
 from dselect_dagster.refresh.dagster_private import open_instance_without_compute_logs
 
 DAGSTER_YAML = """\
@@ -40,12 +42,20 @@ def make_dagster_home(config: Path) -> Path:
 def open_instance(config: Path) -> dg.DagsterInstance:
     """The instance for a command in the foreground: what steps print goes to its terminal, not to files.
 
-    Capturing it costs two processes a step, more than most steps take. Events and log lines are kept as always.
+    Capturing it costs two processes a step, more than most steps take. Events and log lines are kept as always. Raises
+    DselectError for a dagster.yaml that Dagster does not take; what its database says comes as it is.
     """
     folder = make_dagster_home(config)
     # Two processes that open a new home at once would both make its tables, and one would fail.
     with FileLock(folder / ".opening.lock"):
-        return open_instance_without_compute_logs(folder)
+        try:
+            return open_instance_without_compute_logs(folder)
+        except (yaml.YAMLError, dg.DagsterInvalidConfigError, UnicodeError) as error:
+            what = " ".join(str(error).split())[:300]
+            raise DselectError(
+                f"{folder / 'dagster.yaml'}: Dagster does not take it ({what}). Mend it, or remove it: a command of "
+                "dselect writes a new one."
+            ) from error
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from dselect_core.settings.workspace import Workspace
+from dselect_core.stop import raise_if_stopped
 from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, inputs_are_ready
 from dselect_dagster.defs.changed_inputs import ChangedInputs, find_changed_inputs, register_partitions
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
@@ -81,7 +82,8 @@ def refresh(
     lost: asset and partition of scores that are gone from the store. No data version shows that; `plan_refresh` does.
     on_run: called with the name of each run as it starts.
 
-    A run that fails raises nothing: its errors are in the result.
+    A run that fails raises nothing: its errors are in the result. Raises Stopped when somebody asks to stop
+    (dselect_core/stop.py): what the run in hand finished is kept, and no other starts.
     """
     scope = Scope(defs, select, recipe)
     _fail_abandoned_runs(instance)
@@ -165,6 +167,7 @@ def _run(
         partition_set = definition.name if isinstance(definition, dg.DynamicPartitionsDefinition) else None
         assets_by_run[partition_set, partition].append(asset)
     for (_, partition), assets in assets_by_run.items():
+        raise_if_stopped()
         on_run(", ".join(asset.to_user_string() for asset in assets) + (f" [{partition}]" if partition else ""))
         run_result = run_assets(
             defs,
@@ -175,4 +178,6 @@ def _run(
             run_config=_NO_CONSOLE_LOG,
             tags=_REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
         )
+        # Dagster counts a run that was stopped as one that failed, and would have the others go on.
+        raise_if_stopped()
         result.runs.append(FinishedRun(tuple(assets), partition, step_errors_of(run_result), run_result))

@@ -17,11 +17,12 @@ from dselect_core.coreset.spec import write_spec
 from dselect_core.kinds import all_kinds, assets_making
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_metadata import KEYS, column_schema, curve, histogram, markdown_table
+from dselect_dagster.defs.asset_metadata import KEYS, column_schema, curve, histogram, markdown_table, path
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import with_clean_errors
 
 
 def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
@@ -35,6 +36,7 @@ def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
         code_version="1",
         description="A recipe of dselect.yaml: strategy, budget, seed. Requested by `dselect refresh` or the sensor.",
     )
+    @with_clean_errors
     def coreset_spec(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         spec, version = write_spec(workspace.open(), context.partition_key)
         return dg.MaterializeResult(
@@ -59,6 +61,7 @@ def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinitio
         automation_condition=on_input_change(),
         description="What a recipe chooses from: the pool's samples, and the versions of exactly the scores it reads.",
     )
+    @with_clean_errors
     def candidates(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         of_recipe = recipe_candidates(workspace.open(), context.partition_key)
         return dg.MaterializeResult(
@@ -85,6 +88,7 @@ def coreset(settings: Settings) -> dg.AssetsDefinition:
             "Alpaca JSON, a `datasets` folder, and a manifest of all that made them."
         ),
     )
+    @with_clean_errors
     def coreset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         place = workspace.open()
         progress = RunProgress(context, f"coreset {context.partition_key}")
@@ -95,7 +99,7 @@ def coreset(settings: Settings) -> dg.AssetsDefinition:
                 "dagster/partition_row_count": new_coreset.selection.rows,
                 **new_coreset.counts,
                 "seconds": round(progress.seconds, 2),
-                "path": dg.MetadataValue.path(str(place.coreset(context.partition_key))),
+                "path": path(place.coreset(context.partition_key)),
                 "dagster/column_schema": column_schema(new_coreset.selection.order.schema, _column_descriptions()),
                 **_difference(new_coreset),
                 "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,

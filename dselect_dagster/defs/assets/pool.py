@@ -12,12 +12,14 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, assets_making, kinds_by_asset
 from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
 from dselect_core.pool.corpus_index import SCHEMA, build_index, read_index
+from dselect_core.redact import redact_all
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, columns_of_kinds, markdown_table, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 _NEIGHBOR_COLUMNS = {
     "sample_id": "the sample",
@@ -46,6 +48,7 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         ),
         metadata={"dagster/column_schema": column_schema(SCHEMA, _INDEX_COLUMNS)},
     )
+    @with_clean_errors
     def corpus_index(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         progress = RunProgress(context, "corpus_index")
         names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
@@ -59,8 +62,8 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
             "seconds": round(progress.seconds, 2),
         }
         if index.excluded:
-            metadata["excluded"] = dg.MetadataValue.json(index.excluded)
-            context.log.warning(f"left out of the pool: {index.excluded}")
+            metadata["excluded"] = dg.MetadataValue.json(redact_all(index.excluded))
+            context.log.warning(clean(f"left out of the pool: {index.excluded}"))
         counts = index.frame.explode("sources")["sources"].value_counts(sort=True)
         metadata["samples by source"] = markdown_table(counts)
         return dg.MaterializeResult(data_version=dg.DataVersion(index.version), metadata=metadata)
@@ -84,13 +87,14 @@ def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> 
             "assignments, so what follows moves only when a neighbour does."
         ),
     )
+    @with_clean_errors
     def neighbors(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         from dselect_core.neighbors.update_neighbors import update_neighbors
 
         place = workspace.open()
         progress = RunProgress(context, "neighbors")
         report = update_neighbors(place, read_index(place), progress)
-        context.log.info(", ".join(f"{name}: {figure}" for name, figure in report.figures.items()))
+        context.log.info(clean(", ".join(f"{name}: {figure}" for name, figure in report.figures.items())))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.version),
             metadata=tables_metadata(context, {"neighbors": report}, progress.seconds),
@@ -124,6 +128,7 @@ def _pair_scores(
         description=" ".join(kind.described(settings) for kind in kinds),
         metadata={"dagster/column_schema": columns_of_kinds(kinds)},
     )
+    @with_clean_errors
     def pair_scores(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         from dselect_core.scores.update_pairs import update_pairs
 

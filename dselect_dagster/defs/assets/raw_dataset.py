@@ -6,10 +6,11 @@ import dagster as dg
 
 from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.corpus.sample import SAMPLES
-from dselect_dagster.defs.asset_metadata import column_schema, markdown_table
+from dselect_dagster.defs.asset_metadata import column_schema, markdown_table, path
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import with_clean_errors
 
 
 def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
@@ -28,6 +29,7 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
         ),
         metadata={"dagster/column_schema": column_schema(SAMPLES, {"sample_id": "128-bit hash of the messages"})},
     )
+    @with_clean_errors
     def raw_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         place = workspace.open()
         progress = RunProgress(context, f"raw_dataset {context.partition_key}")
@@ -38,13 +40,13 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
             **landed.row_counts,
             "seconds": round(progress.seconds, 2),
             "signature": landed.signature,
-            "path": dg.MetadataValue.path(str(place.samples(context.partition_key))),
+            "path": path(place.samples(context.partition_key)),
         }
         if landed.ingested is not None:
             metadata["formats"] = ", ".join(landed.ingested.formats)
             metadata["files skipped"] = len(landed.ingested.skipped)
         if landed.quarantine.height:
-            metadata["quarantine path"] = dg.MetadataValue.path(str(place.quarantine(context.partition_key)))
+            metadata["quarantine path"] = path(place.quarantine(context.partition_key))
             metadata["quarantine by reason"] = markdown_table(
                 landed.quarantine["reason"].value_counts(sort=True).head(20)
             )

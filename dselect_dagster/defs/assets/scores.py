@@ -16,6 +16,7 @@ from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import with_clean_errors
 
 
 def score_assets(
@@ -68,6 +69,7 @@ def _score_asset(
     name: str, specs: list[dg.AssetSpec], kinds_of: dict[str, tuple[Kind, ...]], needed: frozenset[str]
 ) -> dg.AssetsDefinition:
     @dg.multi_asset(specs=specs, can_subset=len(specs) > 1, name=name)
+    @with_clean_errors
     def score_source(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> Iterator[dg.MaterializeResult]:
         from dselect_core.scores.update import update_scores
 

@@ -12,6 +12,7 @@ from dselect_dagster.defs.automation_condition import once_there_is_data
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import with_clean_errors
 
 
 def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
@@ -30,6 +31,7 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
             "new rows do not make another model. Materialise it by hand to tune on the pool of today."
         ),
     )
+    @with_clean_errors
     def warmup_model(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
         from dselect_core.lm.target_model import make_target_model
 
