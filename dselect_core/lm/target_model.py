@@ -5,7 +5,7 @@ kept under models/provenance/, so that a plan can name the scores of a model wit
 """
 
 import contextlib
-import json
+import logging
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,13 +15,16 @@ from typing import Any
 import polars as pl
 from upath import UPath
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.lm import load
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import ModelSpec
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import write_bytes, write_text
+from dselect_core.storage.files import write_bytes
+from dselect_core.storage.json_file import read_json, write_json
+
+_log = logging.getLogger(__name__)
 
 
 def make_target_model(
@@ -50,7 +53,7 @@ def make_target_model(
         "vocabulary": lm.forward.vocabulary,
         "provenance": lm.provenance,
     }
-    write_text(json.dumps(record, indent=2), workspace.models / "current.json")
+    write_json(record, workspace.models / "current.json")
     return record
 
 
@@ -77,17 +80,23 @@ def provenance(workspace: Workspace) -> dict[str, Any]:
 
 
 def known_provenance(workspace: Workspace, model_identity: str) -> dict[str, Any] | None:
-    """The provenance of a model under the present settings; None if it was never opened with them."""
+    """The provenance of a model under the present settings; None if it was never opened with them.
+
+    A damaged record is named in the log and counts as none: whoever opens the model writes it again.
+    """
     # Version 0.1 kept it under models/recipes/.
     for folder in ("provenance", "recipes"):
-        with contextlib.suppress(FileNotFoundError):
-            saved: dict[str, Any] = json.loads(_provenance_path(workspace, model_identity, folder).read_text("utf-8"))
-            return saved
+        try:
+            return read_json(_provenance_path(workspace, model_identity, folder))
+        except FileNotFoundError:
+            continue
+        except DamagedFileError as error:
+            _log.warning("%s", error)
     return None
 
 
 def _save_provenance(workspace: Workspace, model_identity: str, model_provenance: dict[str, Any]) -> None:
-    write_text(json.dumps(model_provenance), _provenance_path(workspace, model_identity))
+    write_json(model_provenance, _provenance_path(workspace, model_identity))
 
 
 def _provenance_path(workspace: Workspace, model_identity: str, folder: str = "provenance") -> UPath:
@@ -97,14 +106,19 @@ def _provenance_path(workspace: Workspace, model_identity: str, folder: str = "p
 
 
 def read_record(workspace: Workspace) -> dict[str, Any]:
-    """models/current.json as `make_target_model` returned it. Raises DselectError when the warm-up has not run."""
+    """models/current.json as `make_target_model` returned it.
+
+    Raises DselectError when the warm-up has not run, DamagedFileError when the record is not what it wrote.
+    """
     path = workspace.models / "current.json"
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record = read_json(path)
     except FileNotFoundError:
         raise DselectError(f"{path}: no model yet; materialise `warmup_model` first (`dselect refresh` does)") from None
     if "recipe" in record:  # version 0.1
         record["provenance"] = record.pop("recipe")
+    if not {"path", "identity", "provenance"} <= record.keys():
+        raise DamagedFileError(path, "it does not name a model")
     return record
 
 
