@@ -60,7 +60,7 @@ def read_with_metadata(path: UPath, columns: list[str] | None = None) -> tuple[p
 
     columns: the columns to read; None: all; an empty list: none, so only the pairs are decoded.
     """
-    return parse_parquet(path.read_bytes(), path, columns)
+    return parse_parquet(read_bytes(path), path, columns)
 
 
 def parse_parquet(data: bytes, path: UPath, columns: list[str] | None = None) -> tuple[pl.DataFrame, dict[str, str]]:
@@ -76,6 +76,17 @@ def parse_parquet(data: bytes, path: UPath, columns: list[str] | None = None) ->
     except (PolarsError, PanicException) as error:
         raise DamagedFileError(path, f"not a readable Parquet file ({str(error).splitlines()[0]})") from None
     return frame, {key: value for key, value in metadata.items() if key not in (_ARROW_SCHEMA, CHECKSUM)}
+
+
+def read_bytes(path: UPath) -> bytes:
+    """The content of a file, of one version of it. Raises FileNotFoundError.
+
+    From an object store by one request: a file that is opened is asked for its size first, and may be another by then.
+    """
+    if is_local(path):
+        return Path(path.path).read_bytes()
+    data: bytes = path.fs.cat_file(path.path)
+    return data
 
 
 def write_text(text: str, path: UPath) -> None:

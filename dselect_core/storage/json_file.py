@@ -11,7 +11,7 @@ from upath import UPath
 
 from dselect_core.errors import DamagedFileError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.storage.files import write_bytes
+from dselect_core.storage.files import read_bytes, write_bytes
 
 CHECKSUM = "checksum"
 """The key that a file has beside those of its object."""
@@ -34,7 +34,7 @@ def json_bytes(value: dict[str, Any]) -> bytes:
 
 def read_json(path: UPath) -> dict[str, Any]:
     """The object, without its checksum. Raises FileNotFoundError, or DamagedFileError."""
-    return parse_json(path.read_bytes(), path)
+    return parse_json(read_bytes(path), path)
 
 
 def parse_json(data: bytes, path: UPath) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.storage import vector_file
 from dselect_core.storage.deduplicate import sort_and_deduplicate
-from dselect_core.storage.files import parquet_bytes, write_bytes, write_text
+from dselect_core.storage.files import parquet_bytes, read_bytes, write_bytes, write_text
 from dselect_core.storage.json_file import parse_json
 from dselect_core.storage.store_folder import (
     CHECK,
@@ -107,10 +107,10 @@ class Store:
         """
         path = self.folder / PROVENANCE
         try:
-            data = path.read_bytes()
+            data = read_bytes(path)
         except FileNotFoundError:
             path = self.folder / PROVENANCE_OF_0_1
-            data = path.read_bytes()
+            data = read_bytes(path)
         provenance = parse_json(data, path)
         if fingerprint(provenance) != self.fingerprint:
             raise DamagedFileError(path, "its fingerprint is not the name of its folder")
@@ -125,7 +125,7 @@ class Store:
             raise ValueError(f"{self.folder}: its name is not the fingerprint of {provenance}")
         path = self.folder / PROVENANCE
         try:
-            if fingerprint(parse_json(path.read_bytes(), path)) == self.fingerprint:
+            if fingerprint(parse_json(read_bytes(path), path)) == self.fingerprint:
                 return
             _log.warning("%s: its fingerprint is not the name of its folder; it is written again", path)
         except FileNotFoundError:

@@ -30,6 +30,7 @@ from upath import UPath
 
 from dselect_core.errors import DamagedFileError
 from dselect_core.fingerprint import digest
+from dselect_core.storage.files import read_bytes
 from dselect_core.storage.folder_listing import FileEntry, list_folder, modification_time
 from dselect_core.storage.json_file import parse_json, write_json
 from dselect_core.storage.vector_file import ArrayLayout
@@ -258,7 +259,7 @@ class StoreFolder:
         return None
 
     def _read_altered_rows(self, note: UPath) -> set[int]:
-        data = note.read_bytes()
+        data = read_bytes(note)
         try:
             if data.startswith(b"["):  # versions 0.1 and 0.2
                 data = b'{"%s": %s}' % (_ALTERED_ROWS.encode(), data)
