@@ -11,11 +11,11 @@ An object store cannot rename a folder. There the manifest is the switch: it nam
     coresets/<recipe>/versions/<time>-<random>/coreset.jsonl, …
 
 The manifest lists size and hash of every file. Every reader of dselect verifies what it reads against the manifest that
-it read first, and starts again when another version has taken its place. So no two versions are ever mixed. The
-replaced version goes at once, and what a killed writer left goes after an hour. A file that somebody else put into the
-folder stays there.
+it read first, and starts again when another version has taken its place. So no two versions are ever mixed. A replaced
+version goes at once; in an object store, where a trainer may be reading it, with the next one. What a killed writer
+left goes after an hour. A file that somebody else put into the folder stays there.
 
-Trade-off: on an object store the files' names change with each version, and `dselect export` gives them fixed names.
+Trade-off: in an object store the files' names change with each version; `dselect export` gives them fixed names.
 """
 
 import contextlib
@@ -205,19 +205,14 @@ def _version_in_force(folder: UPath) -> PublishedVersion | None:
 
 
 def _remove_objects(folder: UPath, replaced: PublishedVersion | None, in_force: str) -> None:
-    """Remove the replaced version, and what lies in other versions for an hour."""
+    """Remove what is older than an hour in versions that are neither in force nor the one replaced last."""
+    kept = {in_force} if replaced is None else {in_force, replaced.manifest.get(_FOLDER)}
     folder.fs.invalidate_cache()
-    found = folder.fs.find(folder.path, detail=True)
-    own = {(folder / name).path for name in FILES if name != MANIFEST}  # version 0.2 wrote there
-    replaced_within = None if replaced is None else replaced.manifest.get(_FOLDER)
-    for path, entry in found.items():
-        within = path.removeprefix(folder.path.rstrip("/") + "/").rpartition("/")[0]
-        is_of_version = within.startswith(f"{_VERSIONS}/")
-        if is_of_version and not f"{within}/".startswith(f"{in_force}/"):
-            written = entry.get("LastModified")
-            is_old = written is not None and time.time() - written.timestamp() > ORPHAN_SECONDS
-            is_replaced = replaced_within is not None and f"{within}/".startswith(f"{replaced_within}/")
-        else:
-            is_old, is_replaced = False, path in own
-        if is_old or is_replaced:
+    for path, entry in folder.fs.find(folder.path, detail=True).items():
+        name = path.removeprefix(folder.path.rstrip("/") + "/")
+        written = entry.get("LastModified")
+        is_old = written is not None and time.time() - written.timestamp() > ORPHAN_SECONDS
+        version = "/".join(name.split("/")[:2])
+        is_replaced = name.startswith(f"{_VERSIONS}/") and version not in kept and is_old
+        if is_replaced or (name in FILES and name != MANIFEST):  # version 0.2 wrote its files there
             folder.fs.rm_file(path)
