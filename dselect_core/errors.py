@@ -1,7 +1,9 @@
-"""The one error class that users read, and the system's own errors in its words: what is wrong, where, what to do."""
+"""The errors that users read, and the system's own in their words: what is wrong, where, what to do about it."""
 
 import errno
 import os
+
+from upath import UPath
 
 
 class DselectError(Exception):
@@ -37,3 +39,16 @@ def explain_os_error(error: OSError) -> str:
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     what, remedy = _REMEDIES.get(error.errno or 0, (error.strerror or str(error) or type(error).__name__, ""))
     return " ".join([f"{' → '.join(dict.fromkeys(names))}: {what}." if names else f"{what}.", remedy]).strip()
+
+
+class DamagedFileError(DselectError):
+    """A file in the storage is not what was written: empty, cut off or altered. A missing one is a FileNotFoundError.
+
+    path: the file. why: what is wrong with it. remedy: what the user does about it.
+    """
+
+    def __init__(
+        self, path: UPath, why: str, remedy: str = "Delete it and run `dselect refresh`, which makes it again."
+    ):
+        super().__init__(f"{path}: damaged, {why}. {remedy}")
+        self.path = path

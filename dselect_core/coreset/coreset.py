@@ -1,5 +1,6 @@
 """Make one coreset: read the pool, select, write the files and the manifest, and say what changed since the last."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ from dselect_core.coreset.diff import SCHEMA as CHANGES
 from dselect_core.coreset.diff import changes, counted
 from dselect_core.coreset.export import write_coreset
 from dselect_core.coreset.manifest import is_of, make_manifest, read_manifest
+from dselect_core.coreset.published import publish, read_version, restore
 from dselect_core.coreset.spec import read_spec
-from dselect_core.errors import DselectError
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.kinds import kind_of
 from dselect_core.pool.corpus_index import read_index
@@ -23,7 +25,8 @@ from dselect_core.select.saved_order import read_saved_order, write_saved_order
 from dselect_core.select.select import Selection, required_kinds, select
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
-from dselect_core.storage.files import read_parquet, write_parquet
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,8 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
         write_saved_order(selection.saved, workspace.orders / f"{selection.saved.key}.parquet")
     samples = pool_samples(workspace, index)
     raise_if_stopped()  # nothing is published after it
-    write_parquet(
-        pl.DataFrame(schema=CHANGES) if changed is None else changed, workspace.coreset(recipe) / "changes.parquet"
-    )
-    counts = write_coreset(workspace.coreset(recipe), selection, samples, manifest)
+    written_changes = pl.DataFrame(schema=CHANGES) if changed is None else changed
+    counts = write_coreset(workspace.coreset(recipe), selection, samples, manifest, written_changes, publish)
     _drop_unused_orders(workspace)
     return Coreset(spec, selection, pool, samples, counts, digest(selection.order["sample_id"]), changed)
 
@@ -111,9 +112,22 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
 def _changes(
     workspace: Workspace, recipe: str, spec: CoresetSpec, selection: Selection, manifest: dict[str, Any]
 ) -> pl.DataFrame | None:
-    """Against the coreset that was made last; None if there is none, or if the order it was cut from is lost."""
-    last_manifest = read_manifest(workspace, recipe)
-    if last_manifest is None or selection.saved is None:
+    """Against the coreset that was made last; None if there is none, or if the order it was cut from is lost.
+
+    One whose files are damaged counts as none, and the log says so.
+    """
+    folder = workspace.coreset(recipe)
+    restore(folder)
+    try:
+        last_manifest, last_chosen = read_version(
+            folder, lambda last: (last.manifest, last.read_table("order.parquet"))
+        )
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        _log.warning("coreset %s is not compared with the last one: %s", recipe, error)
+        return None
+    if selection.saved is None:
         return None
     last_key = last_manifest.get("order") or ""
     last_order = read_saved_order(workspace.orders / f"{last_key}.parquet", last_key)
@@ -128,7 +142,7 @@ def _changes(
 
     last_scores, scores = last_manifest["scores"], manifest["scores"]
     return changes(
-        pool(last_order.table, read_parquet(workspace.coreset(recipe) / "order.parquet")),
+        pool(last_order.table, last_chosen),
         pool(selection.saved.table, selection.order),
         same_recipe=is_of(last_manifest, spec),
         same_vectors=all(
@@ -140,8 +154,15 @@ def _changes(
 
 
 def _drop_unused_orders(workspace: Workspace) -> None:
-    """Remove orders that no coreset is cut from. Another process that is about to use one only loses time."""
-    used = {(read_manifest(workspace, recipe) or {}).get("order") for recipe in workspace.settings.coresets}
+    """Remove orders that no coreset is cut from. Another process that is about to use one only loses time.
+
+    None is removed where a manifest is damaged, so that nobody knows which order it names.
+    """
+    try:
+        used = {(read_manifest(workspace, recipe) or {}).get("order") for recipe in workspace.settings.coresets}
+    except DamagedFileError as error:
+        _log.warning("unused orders are kept: %s", error)
+        return
     for file in list(workspace.orders.iterdir()) if workspace.orders.exists() else []:
         if file.suffix == ".parquet" and file.stem not in used:
             file.unlink(missing_ok=True)

@@ -1,23 +1,25 @@
 """The files of a coreset: for a trainer (JSONL, Parquet, Alpaca JSON, a `datasets` folder) and for the record.
 
-Every file is written whole. The manifest comes last and the old one goes first, so a folder with a manifest is complete
-and of one piece.
+How they become visible is another matter: published.py. One file after the other is made, and no two are held at once.
 """
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import polars as pl
 import yaml
 from upath import UPath
 
+from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, read_version, write_in_place
 from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples, trim_fields
 from dselect_core.errors import DselectError
 from dselect_core.escape import markdown_cell, markdown_table, visible
 from dselect_core.fingerprint import digest
 from dselect_core.redact import redact
 from dselect_core.select.select import Selection
-from dselect_core.storage.files import write_bytes, write_parquet, write_text
+from dselect_core.storage.files import sealed_parquet_bytes, write_bytes
+from dselect_core.storage.json_file import json_bytes
 
 _SIZES = (
     (1_000, "n<1K"),
@@ -28,16 +30,26 @@ _SIZES = (
 )
 
 
+Writer = Callable[[UPath, Iterable[tuple[str, bytes]], dict[str, Any]], None]
+"""Writes files, (name, content), and a manifest to a folder: `publish` or `write_in_place`."""
+
+
 def write_coreset(
-    folder: UPath, selection: Selection, samples: pl.DataFrame, manifest: dict[str, Any]
+    folder: UPath,
+    selection: Selection,
+    samples: pl.DataFrame,
+    manifest: dict[str, Any],
+    changes: pl.DataFrame | None = None,
+    write: Writer = write_in_place,
 ) -> dict[str, int]:
     """Write the coreset to `folder` (local or object store) and return the counts that went into its manifest.
 
     samples: frame with sample_id, messages, tools, n_rows, origins; more rows than were chosen are fine.
     manifest: what the caller knows of the recipe (JSON values; `recipe` names it, a `counts` mapping is kept and added
-        to).
+        to). changes: as diff.py makes them; None: no such file.
 
     Files, rows in rank order:
+      changes.parquet  `changes`
       order.parquet    the selection's order: sample_id, rank, gain, scores
       coreset.jsonl    {"sample_id", "messages"} per line, and "tools" where the conversation has some
       coreset.parquet  sample_id, rank, messages, (tools,) origins, n_rows, gain, scores
@@ -45,7 +57,7 @@ def write_coreset(
                        the whole user turn is the instruction, for an Alpaca row's two parts are one turn by then
       dataset/         a folder for `datasets.load_dataset`: messages, sample_id, and a card
       manifest.json    `manifest` with the counts, and how many were excluded for which reason; `too_alike` counts what
-                       was passed over where that left the budget unfilled
+                       was passed over where that left the budget unfilled; size and hash of every file
 
     Raises DselectError when a chosen sample is not among `samples`.
     """
@@ -83,17 +95,20 @@ def write_coreset(
         "excluded_reasons": dict(selection.excluded["reason"].value_counts().sort("reason").iter_rows()),
     }
 
-    (folder / "manifest.json").unlink(missing_ok=True)
-    write_parquet(selection.order, folder / "order.parquet")
-    write_text("".join(lines), folder / "coreset.jsonl")
-    write_parquet(chosen, folder / "coreset.parquet")
-    write_text(json.dumps(single_turn, ensure_ascii=False, indent=1) + "\n", folder / "alpaca.json")
-    data = folder / "dataset" / "data" / "train-00000-of-00001.parquet"
     dataset = chosen.select(name for name in ("messages", "tools", "sample_id") if name in chosen.columns)
-    write_parquet(dataset, data)
-    content = digest(chosen["sample_id"])
-    write_text(_card(record, _per_source(chosen), content, _features(dataset.schema)), folder / "dataset" / "README.md")
-    write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", folder / "manifest.json")
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        yield "order.parquet", sealed_parquet_bytes(selection.order)
+        if changes is not None:
+            yield "changes.parquet", sealed_parquet_bytes(changes)
+        yield "coreset.jsonl", "".join(lines).encode()
+        yield "coreset.parquet", sealed_parquet_bytes(chosen)
+        yield "alpaca.json", (json.dumps(single_turn, ensure_ascii=False, indent=1) + "\n").encode()
+        yield "dataset/data/train-00000-of-00001.parquet", sealed_parquet_bytes(dataset)
+        card = _card(record, _per_source(chosen), digest(chosen["sample_id"]), _features(dataset.schema))
+        yield "dataset/README.md", card.encode()
+
+    write(folder, files(), record)
     return counts
 
 
@@ -192,23 +207,29 @@ _EXPORTS = {
     "parquet": ["coreset.parquet"],
     "alpaca": ["alpaca.json"],
     "dataset": ["dataset/README.md", "dataset/data/train-00000-of-00001.parquet"],
-    "all": [],
+    "all": [name for name in FILES if name != "changes.parquet"],
 }
 
 
 def export_coreset(folder: UPath, target: str, form: str) -> list[UPath]:
     """Copy a made coreset, whole (`all`) or in one form, to a folder or object-store prefix; returns what was written.
 
-    Raises DselectError for an unknown form, and when the coreset is not made.
+    All files are of one version, also where another is published meanwhile. Raises DselectError for an unknown form,
+    when the coreset is not made, and for a file that is missing or damaged.
     """
     if form not in _EXPORTS:
         raise DselectError(f"unknown format {form!r}; known: {', '.join(_EXPORTS)}")
-    if not (folder / "manifest.json").exists():
-        raise DselectError(f"{folder}: this coreset is not made yet; run `dselect refresh`")
-    names = _EXPORTS[form] or ["order.parquet", *(n for names in _EXPORTS.values() for n in names), "manifest.json"]
-    written = []
-    for name in names:
-        place = UPath(target) / name
-        write_bytes((folder / name).read_bytes(), place)
-        written.append(place)
-    return written
+    names = _EXPORTS[form]
+
+    def copy(version: PublishedVersion) -> list[UPath]:
+        for name in names:
+            data = json_bytes(version.manifest_elsewhere) if name == MANIFEST else version.read(name)
+            write_bytes(data, UPath(target) / name)
+        return [UPath(target) / name for name in names]
+
+    try:
+        return read_version(folder, copy)
+    except FileNotFoundError as error:
+        if not (folder / MANIFEST).exists():
+            raise DselectError(f"{folder}: this coreset is not made yet; run `dselect refresh`") from None
+        raise DselectError(f"{folder}: a file of this coreset is gone ({error}); run `dselect refresh`") from None

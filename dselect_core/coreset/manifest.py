@@ -1,11 +1,11 @@
 """The manifest of a coreset: the recipe, the pool, the scores with their provenance, and the model that made it.
 
-It is written last and removed first, so a folder with a manifest is complete and of one piece.
+Who finds it finds the whole coreset (published.py).
 """
 
-import json
 from typing import Any
 
+from dselect_core.coreset.published import MANIFEST
 from dselect_core.coreset.spec import spec_version
 from dselect_core.errors import DselectError
 from dselect_core.kinds import kind_of
@@ -15,6 +15,7 @@ from dselect_core.pool.pool_tables import fingerprint_of_pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.strategies import strategy_with_options
 from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.json_file import read_json
 from dselect_core.version import __version__
 
 REVISION = 2
@@ -22,12 +23,11 @@ REVISION = 2
 
 
 def read_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | None:
-    """The manifest of the coreset that was made last; None where none was."""
+    """The manifest of the coreset that was made last; None where none was. Raises DamagedFileError."""
     try:
-        manifest: dict[str, Any] = json.loads((workspace.coreset(recipe) / "manifest.json").read_text("utf-8"))
+        return read_json(workspace.coreset(recipe) / MANIFEST)
     except FileNotFoundError:
         return None
-    return manifest
 
 
 def is_of(manifest: dict[str, Any], spec: CoresetSpec) -> bool:

@@ -3,14 +3,15 @@
 Recorded, so that a coreset is made from the recipe that its lineage names, whatever the settings say by then.
 """
 
-import json
 from typing import Any
 
-from dselect_core.errors import DselectError
+from pydantic import ValidationError
+
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import write_text
+from dselect_core.storage.json_file import read_json, write_json
 
 
 def write_spec(workspace: Workspace, recipe: str) -> tuple[CoresetSpec, str]:
@@ -23,13 +24,17 @@ def write_spec(workspace: Workspace, recipe: str) -> tuple[CoresetSpec, str]:
         raise DselectError(
             f"no recipe {recipe!r} under `coresets`; there are: {', '.join(workspace.settings.coresets)}"
         )
-    write_text(json.dumps(_canonical(spec), indent=2), workspace.spec(recipe))
+    write_json(_canonical(spec), workspace.spec(recipe))
     return spec, spec_version(spec)
 
 
 def read_spec(workspace: Workspace, recipe: str) -> CoresetSpec:
-    """The recipe as `write_spec` recorded it. Raises FileNotFoundError where it has not."""
-    return CoresetSpec.model_validate_json(workspace.spec(recipe).read_text())
+    """The recipe as `write_spec` recorded it. Raises FileNotFoundError where it has not, or DamagedFileError."""
+    path = workspace.spec(recipe)
+    try:
+        return CoresetSpec.model_validate(read_json(path))
+    except ValidationError as error:
+        raise DamagedFileError(path, f"not a recipe ({error.errors()[0]['msg']})") from None
 
 
 def spec_version(spec: CoresetSpec) -> str:

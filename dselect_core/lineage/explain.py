@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.coreset.manifest import read_manifest
+from dselect_core.coreset.published import read_version
 from dselect_core.corpus.raw_dataset import read_samples
 from dselect_core.corpus.sample import chat_messages
 from dselect_core.errors import DselectError
@@ -142,11 +142,13 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
 
 def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
     spec = workspace.settings.coresets[recipe]
-    manifest = read_manifest(workspace, recipe)
-    if manifest is None:
+    try:
+        manifest, order = read_version(
+            workspace.coreset(recipe), lambda made: (made.manifest, made.read_table("order.parquet"))
+        )
+    except FileNotFoundError:
         return Choice(recipe, spec.strategy, str(spec.budget), None, None, "this coreset is not made yet")
     recipe_facts = (recipe, manifest["strategy"], manifest["budget"])
-    order = read_parquet(workspace.coreset(recipe) / "order.parquet")
     own_row = order.filter(pl.col("sample_id") == sample_id)
     if own_row.height:
         rank, gain = own_row["rank"][0], own_row["gain"][0]

@@ -1,56 +1,81 @@
 """Identify a causal LM or an encoder, by hub name or local folder, and open a causal LM.
 
 The identity of a local folder is its content (hash of weights, config and tokenizer files), that of a hub model its
-commit. So an overwritten folder is another model. Gigabytes are hashed once per change: the hash is kept by file size
-and modification time, and a file that changes without either is not noticed.
+commit. So an overwritten folder is another model. Gigabytes are hashed once per change: the hash is kept by the place,
+inode, size and times of the files. One of these times is that of the inode's last change, which nobody can set. So a
+folder that was moved, copied or touched is hashed again, and no other content passes for the one that was hashed.
 """
 
-import contextlib
 import hashlib
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dselect_core.errors import DselectError
+from upath import UPath
+
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.settings.settings import ModelSpec
+from dselect_core.storage import json_file
 
 if TYPE_CHECKING:
     from dselect_core.lm.forward import Forward
     from dselect_core.lm.render import Renderer
 
+_FOLDERS = "folders"  # the key of the cache
 _IDENTITY_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 DEFAULT_WINDOW = 2048
 IDENTITIES = Path.home() / ".cache" / "dselect" / "identities.json"
-"""Hashes of local model folders by size and time of their files, so that gigabytes are hashed once."""
+"""Hashes of local model folders by place, inode, size and times of their files, so that gigabytes are hashed once."""
+
+_log = logging.getLogger(__name__)
 
 
 def folder_identity(folder: Path, cache: Path | None = None) -> str:
     """128-bit hash of a model folder's weights, config and tokenizer.
 
     A sentence-transformers folder is hashed with its modules' folders (1_Pooling, 2_Dense), of other folders only the
-    files directly inside. cache: a JSON file that keeps hashes by names, sizes and times.
+    files directly inside. cache: a JSON file that keeps the hash of each folder as it was hashed last. Where it cannot
+    be read or written, the log says so, and the folder is hashed again next time.
     """
     paths = _identity_paths(folder)
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    stats = [path.stat() for path in paths]
-    stamp = fingerprint([[name, s.st_size, s.st_mtime_ns] for name, s in zip(names, stats, strict=True)])
-    hashes: dict[str, str] = {}
-    if cache is not None and cache.exists():
-        with contextlib.suppress(json.JSONDecodeError):
-            hashes = json.loads(cache.read_text())
-    if stamp not in hashes:
+    stamp = fingerprint([_stamp(folder, path) for path in paths])
+    place = str(folder.resolve())
+    hashes = {} if cache is None else _cached_hashes(UPath(cache))
+    if hashes.get(place, {}).get("stamp") != stamp:
         fields: list[str | bytes] = []
-        for name, path in zip(names, paths, strict=True):
+        for path in paths:
             with path.open("rb") as file:
-                fields += [name, hashlib.file_digest(file, "blake2b").digest()]
-        hashes[stamp] = digest(fields)
+                fields += [path.relative_to(folder).as_posix(), hashlib.file_digest(file, "blake2b").digest()]
+        hashes[place] = {"stamp": stamp, "hash": digest(fields)}
         if cache is not None:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            cache.write_text(json.dumps(hashes))
-    return hashes[stamp]
+            try:
+                json_file.write_json({_FOLDERS: hashes}, UPath(cache))
+            except OSError as error:
+                _log.warning("%s: cannot be written (%s); %s is hashed again next time", cache, error, folder)
+    return hashes[place]["hash"]
+
+
+def _stamp(folder: Path, path: Path) -> list[str | int]:
+    """What of a file moves when it becomes another one."""
+    stat = path.stat()
+    name = path.relative_to(folder).as_posix()
+    return [name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _cached_hashes(cache: UPath) -> dict[str, dict[str, str]]:
+    """{folder: {"stamp", "hash"}}; empty where there is no cache of this version."""
+    try:
+        hashes: dict[str, dict[str, str]] = json_file.read_json(cache).get(_FOLDERS, {})
+        return hashes
+    except FileNotFoundError:
+        return {}
+    except (DamagedFileError, OSError) as error:
+        _log.warning("%s: cannot be read (%s); models are hashed again", cache, error)
+        return {}
 
 
 def _identity_paths(folder: Path) -> list[Path]:

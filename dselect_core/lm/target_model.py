@@ -5,7 +5,7 @@ kept under models/provenance/, so that a plan can name the scores of a model wit
 """
 
 import contextlib
-import json
+import logging
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,14 +15,17 @@ from typing import Any
 import polars as pl
 from upath import UPath
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.lm import load
 from dselect_core.lm.render import RENDERING, Renderer
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import ModelSpec
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import write_bytes, write_text
+from dselect_core.storage.files import write_bytes
+from dselect_core.storage.json_file import read_json, write_json
+
+_log = logging.getLogger(__name__)
 
 
 def make_target_model(
@@ -52,7 +55,7 @@ def make_target_model(
         "vocabulary": lm.forward.vocabulary,
         "provenance": lm.provenance,
     }
-    write_text(json.dumps(record, indent=2), workspace.models / "current.json")
+    write_json(record, workspace.models / "current.json")
     return record
 
 
@@ -79,9 +82,12 @@ def provenance(workspace: Workspace) -> dict[str, Any]:
 
 
 def known_provenance(workspace: Workspace, model_identity: str) -> dict[str, Any] | None:
-    """The provenance of a model under the present settings; None if it was never opened with them. Writes nothing."""
-    with contextlib.suppress(FileNotFoundError):
-        saved: dict[str, Any] = json.loads(_provenance_path(workspace, model_identity).read_text("utf-8"))
+    """The provenance of a model under the present settings; None if it was never opened with them. Writes nothing.
+
+    A damaged record is named in the log and counts as none: whoever opens the model writes it again.
+    """
+    saved = _read_provenance(_provenance_path(workspace, model_identity))
+    if saved is not None:
         return saved
     opened_before = _provenance_of_0_2(workspace, model_identity)
     if opened_before is None:
@@ -100,10 +106,20 @@ def _provenance_of_0_2(workspace: Workspace, model_identity: str) -> dict[str, A
     rendering = workspace.settings.model.model_dump(include={"dtype", "max_length", "template"})
     name = f"{fingerprint([model_identity, rendering])}.json"
     for folder in ("provenance", "recipes"):
-        with contextlib.suppress(FileNotFoundError):
-            saved: dict[str, Any] = json.loads((workspace.models / folder / name).read_text("utf-8"))
+        saved = _read_provenance(workspace.models / folder / name)
+        if saved is not None:
             return saved
     return None
+
+
+def _read_provenance(path: UPath) -> dict[str, Any] | None:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        _log.warning("%s", error)
+        return None
 
 
 def _path_of(workspace: Workspace, model_identity: str) -> str:
@@ -115,7 +131,7 @@ def _path_of(workspace: Workspace, model_identity: str) -> str:
 
 
 def _save_provenance(workspace: Workspace, model_identity: str, model_provenance: dict[str, Any]) -> None:
-    write_text(json.dumps(model_provenance), _provenance_path(workspace, model_identity))
+    write_json(model_provenance, _provenance_path(workspace, model_identity))
 
 
 def _provenance_path(workspace: Workspace, model_identity: str) -> UPath:
@@ -125,14 +141,19 @@ def _provenance_path(workspace: Workspace, model_identity: str) -> UPath:
 
 
 def read_record(workspace: Workspace) -> dict[str, Any]:
-    """models/current.json as `make_target_model` returned it. Raises DselectError when the warm-up has not run."""
+    """models/current.json as `make_target_model` returned it.
+
+    Raises DselectError when the warm-up has not run, DamagedFileError when the record is not what it wrote.
+    """
     path = workspace.models / "current.json"
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record = read_json(path)
     except FileNotFoundError:
         raise DselectError(f"{path}: no model yet; materialise `warmup_model` first (`dselect refresh` does)") from None
     if "recipe" in record:  # version 0.1
         record["provenance"] = record.pop("recipe")
+    if not {"path", "identity", "provenance"} <= record.keys():
+        raise DamagedFileError(path, "it does not name a model")
     return record
 
 

@@ -8,7 +8,7 @@ corpus/index.parquet, neighbors.parquet         the pool, and each sample's shot
 corpus/<kind>.parquet                           scores that are made over the pool (miwv)
 specs/<recipe>.json
 orders/<key>.parquet                            saved orders with their state
-coresets/<recipe>/…
+coresets/<recipe>/…                             one version of it, whole (coreset/published.py)
 """
 
 from dataclasses import dataclass

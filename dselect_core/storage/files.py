@@ -1,40 +1,52 @@
-"""Write and read whole files in the storage: tables, texts, bytes. A file is visible complete or not at all.
+"""Write and read whole files in the storage: tables and bytes. A file is visible complete or not at all.
 
-On a local disk a file is written under a temporary name in the same folder and then renamed. An object store shows an
-object only when it is complete. So a process that is killed leaves the old file or none.
+On a local disk a file is written under a temporary name in the same folder, flushed to the disk, and then renamed; the
+folder is flushed too. An object store shows an object only when it is complete. So a process that is killed, or a
+machine that loses its power, leaves the old file or none. A table carries a checksum of its bytes, which is verified
+whenever it is read.
 
-Trade-off: a table is held in memory as compressed bytes while it is written or read. That suits tables of scores and
-samples; vectors have files of their own (vector_file.py).
+Trade-offs: a table is held in memory as compressed bytes while it is written or read. That suits tables of scores and
+samples; vectors have files of their own (vector_file.py). A flush costs milliseconds a file; parts are large and heads
+are few.
 """
 
+import contextlib
+import errno
 import io
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 from upath import UPath
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DamagedFileError
+from dselect_core.storage.parquet_checksum import CHECKSUM, UNSEALED, is_intact, seal
 
 _ARROW_SCHEMA = "ARROW:schema"  # a pair that the Parquet writer adds
 
 
 def write_parquet(frame: pl.DataFrame, path: UPath, metadata: dict[str, str] | None = None) -> None:
     """Write a table (zstd) with `metadata` as Parquet key-value pairs. Makes the folder, replaces the file."""
-    write_bytes(parquet_bytes(frame, metadata), path)
+    write_bytes(sealed_parquet_bytes(frame, metadata), path)
+
+
+def sealed_parquet_bytes(frame: pl.DataFrame, metadata: dict[str, str] | None = None) -> bytes:
+    """The bytes of a Parquet file with a checksum, as `write_parquet` writes them."""
+    return seal(parquet_bytes(frame, (metadata or {}) | UNSEALED))
 
 
 def parquet_bytes(frame: pl.DataFrame, metadata: dict[str, str] | None = None) -> bytes:
-    """The bytes of a Parquet file (zstd) of the table, with `metadata` as key-value pairs."""
+    """The bytes of a Parquet file (zstd) of the table, with `metadata` as key-value pairs and no checksum."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd", metadata=metadata)
     return buffer.getvalue()
 
 
 def read_parquet(path: UPath) -> pl.DataFrame:
-    """The table. Raises FileNotFoundError, or DselectError naming a file that is not Parquet."""
+    """The table. Raises FileNotFoundError, or DamagedFileError for a file that is not what was written."""
     return read_with_metadata(path)[0]
 
 
@@ -48,13 +60,33 @@ def read_with_metadata(path: UPath, columns: list[str] | None = None) -> tuple[p
 
     columns: the columns to read; None: all; an empty list: none, so only the pairs are decoded.
     """
-    data = path.read_bytes()
+    return parse_parquet(read_bytes(path), path, columns)
+
+
+def parse_parquet(data: bytes, path: UPath, columns: list[str] | None = None) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The table with its key-value pairs in the bytes of the file `path`. Raises DamagedFileError."""
+    if not data:
+        raise DamagedFileError(path, "it is empty")
+    if not is_intact(data):
+        raise DamagedFileError(path, "its content does not match its checksum")
     try:
         metadata = pl.read_parquet_metadata(io.BytesIO(data))
         frame = pl.DataFrame() if columns == [] else pl.read_parquet(io.BytesIO(data), columns=columns)
-    except PolarsError as error:
-        raise _unreadable(path, error) from None
-    return frame, {key: value for key, value in metadata.items() if key != _ARROW_SCHEMA}
+    # Polars panics at some of the files that it cannot read.
+    except (PolarsError, PanicException) as error:
+        raise DamagedFileError(path, f"not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    return frame, {key: value for key, value in metadata.items() if key not in (_ARROW_SCHEMA, CHECKSUM)}
+
+
+def read_bytes(path: UPath) -> bytes:
+    """The content of a file, of one version of it. Raises FileNotFoundError.
+
+    From an object store by one request: a file that is opened is asked for its size first, and may be another by then.
+    """
+    if is_local(path):
+        return Path(path.path).read_bytes()
+    data: bytes = path.fs.cat_file(path.path)
+    return data
 
 
 def write_text(text: str, path: UPath) -> None:
@@ -75,22 +107,43 @@ def is_local(path: UPath) -> bool:
 def write_buffers(buffers: Sequence[bytes | memoryview], path: UPath) -> None:
     """Write the buffers one after the other as one file, on a disk without a copy in memory.
 
-    Makes the folder, replaces the file.
+    Makes the folder, replaces the file. On a local disk it has reached the disk when this returns.
     """
     if not is_local(path):
         path.fs.pipe_file(path.path, b"".join(buffers))
         return
     target = Path(path.path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             for buffer in buffers:
                 file.write(buffer)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+    flush_folder(target.parent)
 
 
-def _unreadable(path: UPath, error: Exception) -> DselectError:
-    return DselectError(f"{path}: not a readable Parquet file ({error}); delete it and make it again")
+def make_folder(folder: Path) -> None:
+    """Make a local folder and those above it, so that their names have reached the disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    flush_folder(folder.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush the names in a local folder to the disk, where its file system can do that."""
+    with contextlib.suppress(FileNotFoundError):  # removed by now, so there is no name to keep
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+                raise
+        finally:
+            os.close(descriptor)

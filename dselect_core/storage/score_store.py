@@ -18,6 +18,7 @@ next refresh computes it again.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,11 +29,12 @@ import numpy as np
 import polars as pl
 from upath import UPath
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.storage import vector_file
 from dselect_core.storage.deduplicate import sort_and_deduplicate
-from dselect_core.storage.files import parquet_bytes, write_bytes, write_text
+from dselect_core.storage.files import parquet_bytes, read_bytes, write_bytes, write_text
+from dselect_core.storage.json_file import parse_json
 from dselect_core.storage.store_folder import (
     CHECK,
     PROVENANCE,
@@ -55,6 +57,8 @@ It joins smaller parts until they have twice this size, which bounds its memory.
 
 COMPACT_MIN_PARTS = 8
 """From this many small parts on, a compaction is worth its cost."""
+
+_log = logging.getLogger(__name__)
 
 _PART_NUMBER = "part_number"  # column in memory: which of several parts the row is from
 
@@ -97,19 +101,38 @@ class Store:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What `write_provenance` wrote, also in version 0.1. Raises FileNotFoundError where nothing was written."""
+        """What `write_provenance` wrote, also in version 0.1.
+
+        Raises FileNotFoundError where nothing was written, DamagedFileError where it is not of this store.
+        """
         path = self.folder / PROVENANCE
-        if not path.exists():
+        try:
+            data = read_bytes(path)
+        except FileNotFoundError:
             path = self.folder / PROVENANCE_OF_0_1
-        provenance: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            data = read_bytes(path)
+        provenance = parse_json(data, path)
+        if fingerprint(provenance) != self.fingerprint:
+            raise DamagedFileError(path, "its fingerprint is not the name of its folder")
         return provenance
 
     def write_provenance(self, provenance: dict[str, Any]) -> None:
-        """Write how the scores are made beside the parts, once. Raises ValueError when it is not this store's."""
+        """Write how the scores are made beside the parts, where it is missing or damaged.
+
+        Its checksum is the name of the folder. Raises ValueError when it is not this store's.
+        """
         if fingerprint(provenance) != self.fingerprint:
             raise ValueError(f"{self.folder}: its name is not the fingerprint of {provenance}")
-        if not (self.folder / PROVENANCE).exists():
-            write_text(json.dumps(provenance, indent=2, sort_keys=True), self.folder / PROVENANCE)
+        path = self.folder / PROVENANCE
+        try:
+            if fingerprint(parse_json(read_bytes(path), path)) == self.fingerprint:
+                return
+            _log.warning("%s: its fingerprint is not the name of its folder; it is written again", path)
+        except FileNotFoundError:
+            pass
+        except DamagedFileError as error:
+            _log.warning("%s It is written again.", error)
+        write_text(json.dumps(provenance, indent=2, sort_keys=True), path)
 
     def missing(self, rows: pl.DataFrame, *, include_failed: bool = True) -> pl.DataFrame:
         """Those of `rows` that no part holds; their order and columns are kept.

@@ -3,12 +3,12 @@
 The scores lie in the store, which all sources share. A source has one head for each kind of score.
 """
 
-import json
 from dataclasses import asdict, dataclass
 
 from upath import UPath
 
-from dselect_core.storage.files import write_text
+from dselect_core.errors import DamagedFileError
+from dselect_core.storage.json_file import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Head:
 
 def write_head(head: Head, path: UPath) -> None:
     """Write the head as JSON. Makes the folder, replaces the file."""
-    write_text(json.dumps(asdict(head)), path)
+    write_json(asdict(head), path)
 
 
 def read_head(path: UPath) -> Head | None:
-    """The head; None where the source has no scores of this kind yet."""
+    """The head; None where the source has no scores of this kind yet. Raises DamagedFileError."""
     try:
-        return Head(**json.loads(path.read_text("utf-8")))
+        return Head(**read_json(path))
     except FileNotFoundError:
         return None
+    except TypeError:
+        raise DamagedFileError(path, "it lacks what a head says") from None

@@ -15,7 +15,6 @@ on a disk and in an object store. When a file vanishes under a reader, the reade
 
 import contextlib
 import io
-import json
 import logging
 import re
 import time
@@ -29,9 +28,11 @@ import polars as pl
 from polars.exceptions import ColumnNotFoundError, PolarsError
 from upath import UPath
 
+from dselect_core.errors import DamagedFileError
 from dselect_core.fingerprint import digest
-from dselect_core.storage.files import write_text
+from dselect_core.storage.files import read_bytes
 from dselect_core.storage.folder_listing import FileEntry, list_folder, modification_time
+from dselect_core.storage.json_file import parse_json, write_json
 from dselect_core.storage.vector_file import ArrayLayout
 
 WRITTEN_AT = "written_at"
@@ -50,6 +51,7 @@ _PART = re.compile(r"(?P<hash>[0-9a-f]{32})\.parquet")
 _SIBLING = re.compile(r"(?P<hash>[0-9a-f]{32})\.(npy|bad)")
 _STORE_FILE = re.compile(r"[0-9a-f]{32}\.(parquet|npy|bad)")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(parquet|npy|bad)\.[0-9a-f]{32}\.tmp")
+_ALTERED_ROWS = "rows"  # the key of a `.bad` file
 # How long a reader retries while files vanish. A compaction in an object store removes its files one by one.
 _PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
@@ -166,7 +168,7 @@ class StoreFolder:
         try:
             with contextlib.suppress(FileNotFoundError):
                 altered |= self._read_altered_rows(note)
-            write_text(json.dumps(sorted(altered)), note)
+            write_json({_ALTERED_ROWS: sorted(altered)}, note)
         except OSError as error:
             _log.warning("%s: cannot be written (%s); other processes will not know", note, error)
 
@@ -257,9 +259,12 @@ class StoreFolder:
         return None
 
     def _read_altered_rows(self, note: UPath) -> set[int]:
+        data = read_bytes(note)
         try:
-            return {int(row) for row in json.loads(note.read_text("utf-8"))}
-        except (ValueError, TypeError):
+            if data.startswith(b"["):  # versions 0.1 and 0.2
+                data = b'{"%s": %s}' % (_ALTERED_ROWS.encode(), data)
+            return {int(row) for row in parse_json(data, note)[_ALTERED_ROWS]}
+        except (DamagedFileError, KeyError, ValueError, TypeError):
             self._skip(note, "not a list of row numbers")
             return set()
 

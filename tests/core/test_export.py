@@ -1,5 +1,6 @@
 """A coreset's files as their readers see them: `datasets`, a chat-template trainer, polars, an object store."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from upath import UPath
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when `datasets` is first imported
 
 from dselect_core.coreset.export import write_coreset
-from dselect_core.errors import DselectError
+from dselect_core.errors import DamagedFileError, DselectError
+from dselect_core.fingerprint import fingerprint
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
@@ -100,6 +102,12 @@ def test_files_counts_and_manifest(folder: UPath) -> None:
         "alpaca_rows": 6,
         "alpaca_left_out_multi_turn": 2,
         "response_tokens": 24,
+    }
+    assert manifest.pop("checksum") == fingerprint(manifest)
+    listed = {name: (folder / name).read_bytes() for name in FILES - {"manifest.json"}}
+    assert manifest.pop("files") == {
+        name: {"bytes": len(data), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()}
+        for name, data in listed.items()
     }
     assert manifest == {
         "recipe": "hardest",
@@ -219,7 +227,7 @@ def test_an_empty_selection_still_writes_every_file(folder: UPath) -> None:
     assert json.loads((folder / "alpaca.json").read_text()) == []
 
 
-def test_an_interrupted_rewrite_leaves_no_manifest_and_no_half_file(folder: UPath) -> None:
+def test_an_interrupted_rewrite_of_a_folder_of_the_user_leaves_no_manifest_and_no_half_file(folder: UPath) -> None:
     write_coreset(folder, selection(8), SAMPLES, {})
     card = Path(str(folder)) / "dataset" / "README.md"
     card.unlink()
@@ -273,7 +281,7 @@ def test_a_table_that_is_missing_or_broken_is_named(bucket: UPath, tmp_path: Pat
         write_parquet(SAMPLES, folder / "cut.parquet")
         (folder / "cut.parquet").write_bytes((folder / "cut.parquet").read_bytes()[:-20])
         for read in (read_parquet, read_metadata):
-            with pytest.raises(DselectError, match=r"cut\.parquet: not a readable Parquet file"):
+            with pytest.raises(DamagedFileError, match=r"cut\.parquet: damaged, "):
                 read(folder / "cut.parquet")
 
 

@@ -1,6 +1,5 @@
 """Options of strategies: from the settings file to the order, and the record of a recipe."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import select
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.json_file import read_json
 
 TAKEN = [("deita", "threshold", 0.8), ("facility-location", "neighbors", 7)]
 
@@ -36,7 +36,7 @@ def test_an_option_survives_its_record_and_makes_a_version(
         written, versions[recipe] = write_spec(place, recipe)
         assert read_spec(place, recipe) == spec == written
     assert versions["plain"] != versions["with_option"]
-    assert json.loads(place.spec("with_option").read_text()) == {
+    assert read_json(place.spec("with_option")) == {
         "strategy": name,
         "budget": "5 rows",
         "seed": 0,

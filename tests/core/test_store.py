@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from polars.exceptions import ColumnNotFoundError
 from upath import UPath
 
+from dselect_core.errors import DamagedFileError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.storage import score_store, store_folder
 from dselect_core.storage.appender import Appender
@@ -266,7 +267,9 @@ def test_a_column_that_no_part_has_is_not_the_fault_of_the_parts(store: Store) -
     assert store.skipped == {} and stored_grades(store) == {"a": 1.0} and missing(store, "ab") == "b"
 
 
-def test_the_provenance_lies_beside_its_parts_and_is_written_once(store: Store) -> None:
+def test_the_provenance_lies_beside_its_parts_and_is_written_again_where_it_is_damaged(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(FileNotFoundError):
         _ = store.provenance
     with pytest.raises(ValueError, match="its name is not the fingerprint of"):
@@ -274,9 +277,14 @@ def test_the_provenance_lies_beside_its_parts_and_is_written_once(store: Store) 
     assert not elsewhere(store.folder).exists()
     store.write_provenance(PROVENANCE)
     assert reopen(store).provenance == PROVENANCE and store.fingerprint == FINGERPRINT
-    write_file(store, "provenance.json", b'{"written": "once"}')
-    store.write_provenance(PROVENANCE)
-    assert reopen(store).provenance == {"written": "once"}
+    whole = files(store)["provenance.json"]
+    for damaged in (b'{"of": "another"}', b"", whole[:20], whole.replace(b"1", b"2")):
+        path = write_file(store, "provenance.json", damaged)
+        with pytest.raises(DamagedFileError, match=r"provenance\.json: damaged"):
+            _ = reopen(store).provenance
+        store.write_provenance(PROVENANCE)
+        assert f"{path}: " in caplog.text and files(store)["provenance.json"] == whole
+        caplog.clear()
     store.append(grades({"a": 1.0}))
     assert stored_grades(store) == {"a": 1.0} and store.skipped == {}  # it is no part, and no foreign file
 

@@ -375,7 +375,7 @@ def test_where_it_cannot_be_noted_this_process_knows(
     def refused(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(store_folder, "write_text", refused)
+    monkeypatch.setattr(store_folder, "write_json", refused)
     with caplog.at_level(logging.WARNING):
         assert_held(local, "a", asked="ab")
     assert missing(reopen(local), "ab") == "b"

@@ -8,6 +8,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from dselect_core.coreset.export import export_coreset
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import TINY, Graph, alpaca, made
 
@@ -42,10 +43,18 @@ def test_sources_and_storage_on_s3(bucket: tuple[s3fs.S3FileSystem, str], tmp_pa
     assert {("coreset", "d3"), ("coreset", "weak"), ("warmup_model", None)} <= made(graph.refresh())
     assert made(graph.refresh()) == set()
     store.invalidate_cache()
-    lines = store.cat_file("corpus/out/coresets/d3/coreset.jsonl").decode().splitlines()
+    first = json.loads(store.cat_file("corpus/out/coresets/d3/manifest.json"))
+    lines = store.cat_file(f"corpus/out/coresets/d3/{first['folder']}/coreset.jsonl").decode().splitlines()
     assert len(lines) == 5
     # Another object under the glob is noticed, and its rows join the pool.
     store.pipe_file("corpus/in/b.json", json.dumps(alpaca(WORDS[:4], offset=70)).encode())
     assert ("raw_dataset", "a") in made(graph.refresh())
     manifest = json.loads(store.cat_file("corpus/out/coresets/d3/manifest.json"))
-    assert manifest["counts"]["pool"] == 24
+    assert manifest["counts"]["pool"] == 24 and manifest["changes"]["kept"] > 0
+    # One request made the new version the one in force, and who reads the old one may finish.
+    assert manifest["folder"] != first["folder"]
+    for version in (first, manifest):
+        for name, facts in version["files"].items():
+            assert store.size(f"corpus/out/coresets/d3/{version['folder']}/{name}") == facts["bytes"]
+    export_coreset(graph.workspace.coreset("d3"), str(tmp_path / "copy"), "messages")
+    assert len((tmp_path / "copy" / "coreset.jsonl").read_text().splitlines()) == manifest["counts"]["rows"]
