@@ -9,14 +9,14 @@ import polars as pl
 from dselect_core.coreset.diff import SCHEMA as CHANGES
 from dselect_core.coreset.diff import changes, counted
 from dselect_core.coreset.export import write_coreset
-from dselect_core.coreset.manifest import is_of, make_manifest, read_manifest
+from dselect_core.coreset.manifest import is_of, make_manifest, read_manifest, sources_left
 from dselect_core.coreset.published import publish, read_version, restore
 from dselect_core.coreset.spec import read_spec
 from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.kinds import kind_of
 from dselect_core.pool.corpus_index import read_index
-from dselect_core.pool.pool_tables import load_pool, pool_samples, version_of_pool
+from dselect_core.pool.pool_tables import load_pool, pool_origins, pool_samples, version_of_pool
 from dselect_core.progress import Progress
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
@@ -94,7 +94,9 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     except DselectError as error:
         raise DselectError(f"coreset {recipe}: {error}") from None
     manifest = make_manifest(workspace, recipe, spec, index, kinds) | {
-        "order": None if selection.saved is None else selection.saved.key
+        "order": None if selection.saved is None else selection.saved.key,
+        "origins": pool_origins(workspace, index),
+        "sources_left": sources_left(workspace, recipe, index),
     }
     changed = _changes(workspace, recipe, spec, selection, manifest)
     if changed is not None:

@@ -22,12 +22,42 @@ REVISION = 2
 """Goes up when the same recipe over the same scores makes another coreset, or other files."""
 
 
+TAKEN_OUT = "it was taken out of the settings"
+"""Why a source left the pool: the one reason that is no fault."""
+
+
 def read_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | None:
     """The manifest of the coreset that was made last; None where none was. Raises DamagedFileError."""
     try:
         return read_json(workspace.coreset(recipe) / MANIFEST)
     except FileNotFoundError:
         return None
+
+
+def readable_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | None:
+    """The manifest of the coreset that was made last; None also where it cannot be read: then it is lost."""
+    try:
+        return read_manifest(workspace, recipe)
+    except (DselectError, ValueError):
+        return None
+
+
+def sources_left(workspace: Workspace, recipe: str, index: Index) -> dict[str, str]:
+    """{source: why} of the sources that the recipe's last coreset was chosen from and this pool does not hold.
+
+    What had left before, and was not taken out of the settings, is named until it is back. Empty where there is no last
+    coreset.
+    """
+    last_manifest = readable_manifest(workspace, recipe) or {"sources": {}}
+    missed = [source for source, why in last_manifest.get("sources_left", {}).items() if why != TAKEN_OUT]
+    left = {*last_manifest["sources"], *missed} - set(index.sources)
+    return {source: _why_left(workspace, source, index) for source in sorted(left)}
+
+
+def _why_left(workspace: Workspace, source: str, index: Index) -> str:
+    if source not in workspace.settings.sources:
+        return TAKEN_OUT
+    return index.excluded.get(source, "it has no rows any more")
 
 
 def is_of(manifest: dict[str, Any], spec: CoresetSpec) -> bool:

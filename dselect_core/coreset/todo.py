@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.coreset.manifest import is_of, order_identity, read_manifest
+from dselect_core.coreset.manifest import is_of, order_identity, readable_manifest
 from dselect_core.fingerprint import fingerprint
 from dselect_core.pool.corpus_index import versions_of_kinds
 from dselect_core.pool.future_pool import FuturePool
@@ -19,6 +19,8 @@ from dselect_core.select.select import required_kinds
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
+
+ORIGINS_MOVED = "its samples stand in other files or rows"
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,17 @@ def coreset_todos(
     upstream: UpstreamChanges,
     changed_recipes: frozenset[str],
     other_reasons: Mapping[tuple[str, str | None], str],
+    lost: Mapping[tuple[str, str | None], str],
 ) -> list[CoresetTodo]:
     """What there is to do for every recipe, in the order of its run.
 
     changed_recipes: those whose spec is new or another one. other_reasons: {(asset, recipe): why it runs although
-    nothing here gives a reason}.
+    nothing here gives a reason}. lost: coresets whose files are lost, likewise.
     """
     todos = []
     picks_in_this_refresh: dict[str, int] = {}
     for recipe in sorted(workspace.settings.coresets):
-        todo = _coreset_todo(workspace, recipe, upstream, recipe in changed_recipes, other_reasons)
+        todo = _coreset_todo(workspace, recipe, upstream, recipe in changed_recipes, other_reasons, lost)
         identity = fingerprint(order_identity(workspace.settings.coresets[recipe]))
         if todo.why is not None and todo.rows is not None:
             # Recipes that differ in their budget alone share one order: the later run finds the earlier one's picks.
@@ -93,12 +96,16 @@ def _coreset_todo(
     upstream: UpstreamChanges,
     is_changed: bool,
     other_reasons: Mapping[tuple[str, str | None], str],
+    lost: Mapping[tuple[str, str | None], str],
 ) -> CoresetTodo:
     of_candidates, of_coreset = other_reasons.get(("candidates", recipe)), other_reasons.get(("coreset", recipe))
+    of_coreset = of_coreset or lost.get(("coreset", recipe))
     looks = upstream.index_moves or is_changed or of_candidates is not None
-    if not looks and of_coreset is None:
+    spec, manifest = workspace.settings.coresets[recipe], readable_manifest(workspace, recipe)
+    origins = {source: rows.origins for source, rows in upstream.pool.sources.items()}
+    renamed = manifest is not None and origins_moved(manifest, origins)
+    if not looks and of_coreset is None and not renamed:
         return CoresetTodo(recipe, None, None)
-    spec, manifest = workspace.settings.coresets[recipe], read_manifest(workspace, recipe)
     replaced = required_kinds(spec) & upstream.replaced_kinds
     is_behind = _is_behind_index(manifest, spec, upstream.pool)
     rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind
@@ -106,8 +113,8 @@ def _coreset_todo(
     if rows_moved or replaced or (looks and upstream.lengths_replaced):
         why = of_coreset or ("rows changed" if rows_moved else f"scores changed: {', '.join(sorted(replaced))}")
         keeps_order = not (upstream.ids_moved or replaced or is_behind)
-    elif is_changed or of_coreset is not None:
-        why = of_coreset or "its recipe is new or changed"
+    elif is_changed or of_coreset is not None or renamed:
+        why = of_coreset or ("its recipe is new or changed" if is_changed else ORIGINS_MOVED)
     else:
         return CoresetTodo(recipe, of_candidates or "upstream changed", None)
     rows = spec.budget.rows(upstream.pool.ids.height)
@@ -116,8 +123,19 @@ def _coreset_todo(
         return CoresetTodo(recipe, candidates_why, why)
     saved_picks = _saved_picks(workspace, manifest, spec) if keeps_order else 0
     is_certain = keeps_order or _order_moves(workspace, manifest, spec, upstream)
-    exact = is_certain and not strategy(spec.strategy).ends_early
+    # Without its manifest it is not known which saved order it was cut from.
+    is_lost = manifest is None and ("coreset", recipe) in lost
+    exact = is_certain and not is_lost and not strategy(spec.strategy).ends_early
     return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact)
+
+
+def origins_moved(manifest: Mapping[str, Any], origins: Mapping[str, str | None]) -> bool:
+    """Whether the coreset names files and rows in which its samples do not stand any more: a file was renamed, say.
+
+    origins: {source: version of where its samples stand now}; None, or no entry, where it is not known.
+    """
+    recorded = manifest.get("origins", {})
+    return any(origins.get(source) not in (None, recorded.get(source)) for source in manifest["sources"])
 
 
 def _is_behind_index(manifest: dict[str, Any] | None, spec: CoresetSpec, pool: FuturePool) -> bool:

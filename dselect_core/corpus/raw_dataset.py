@@ -25,18 +25,21 @@ TOMBSTONE = "gone"
 """The signature of a source that is not in the settings."""
 
 _ROW_COUNTS = "account"  # metadata key, as version 0.1 named it
+ORIGINS = "origins"
+"""Metadata key of the samples: `origins_version` of them. Version 0.2 did not write it."""
 
 
 @dataclass(frozen=True)
 class LandedSource:
     """A source as `land_source` wrote it.
 
-    version: hash of the sample ids; signature: of spec and files, as listed before they were read; row_counts: rows,
-    samples, duplicates, quarantined, files; samples, quarantine: tables of the schemas SAMPLES and QUARANTINE;
-    ingested: what was read, None for a source that is not in the settings.
+    version: hash of the sample ids; origins: of where they stand (`origins_version`); signature: of spec and files, as
+    listed before they were read; row_counts: rows, samples, duplicates, quarantined, files; samples, quarantine: tables
+    of the schemas SAMPLES and QUARANTINE; ingested: what was read, None for a source that is not in the settings.
     """
 
     version: str
+    origins: str
     signature: str
     row_counts: dict[str, int]
     samples: pl.DataFrame
@@ -99,8 +102,14 @@ def land_source(workspace: Workspace, source: str) -> LandedSource:
     version = digest(samples["sample_id"])
     raise_if_stopped()  # nothing lands after it
     write_parquet(quarantine, workspace.quarantine(source))
-    write_parquet(samples, workspace.samples(source), {"version": version, _ROW_COUNTS: json.dumps(row_counts)})
-    return LandedSource(version, signature, row_counts, samples, quarantine, ingested)
+    metadata = {"version": version, ORIGINS: origins_version(samples), _ROW_COUNTS: json.dumps(row_counts)}
+    write_parquet(samples, workspace.samples(source), metadata)
+    return LandedSource(version, metadata[ORIGINS], signature, row_counts, samples, quarantine, ingested)
+
+
+def origins_version(samples: pl.DataFrame) -> str:
+    """Hash of the files and rows where each sample stands. It moves where a file is renamed; the version does not."""
+    return digest([samples.select("sample_id", "n_rows", "origins").sort("sample_id").write_ndjson()])
 
 
 def read_samples(workspace: Workspace, source: str) -> pl.DataFrame:

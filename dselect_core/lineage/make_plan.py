@@ -22,13 +22,15 @@ from dselect_core.lineage.plan import Plan, Rate, Step
 from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
-from dselect_core.pool.corpus_index import needed_kinds
+from dselect_core.pool.corpus_index import index_of, needed_kinds
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
 from dselect_core.scores.provenance import future_store
 from dselect_core.scores.update import ScoreTodo, score_todos
 from dselect_core.scores.update_pairs import pair_todo
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.score_store import Store
+
+_INDEX, _NEIGHBORS, _MODEL = ("corpus_index", None), ("neighbors", None), ("warmup_model", None)
 
 Reasons = Mapping[tuple[str, str | None], str]
 """{(asset, partition): why the orchestrator will run it}."""
@@ -38,28 +40,37 @@ def make_plan(
     workspace: Workspace,
     landing: Mapping[str, FileChange],
     recipes: Collection[str],
+    back: Collection[str],
     sources: Collection[str],
     stale: Reasons,
     rates: Mapping[str, Rate],
+    lost: Reasons | None = None,
+    landed_versions: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of a refresh.
 
-    landing: sources that differ from what was last landed; recipes: those whose spec is new or changed; sources: all
-    there are, with those that are gone; stale: what the orchestrator already calls stale or missing, and why; rates:
-    of past runs, by asset.
+    landing: sources that differ from what was last landed; recipes: those whose spec is new or changed; back: those
+    that were gone and come back unchanged; sources: all there are, with those that are gone; stale: what the
+    orchestrator already calls stale or missing, and why; rates: of past runs, by asset. lost: what it calls made, and
+    whose files are lost (lost_tables.py); landed_versions: of the samples that landed last, by source.
     """
-    pool = future_pool(workspace, landing, sources)
-    model, model_step, model_problem = _model(workspace, stale)
-    planner = _Planner(workspace, pool, model, stale)
+    lost = lost or {}
+    rebuilt = index_of(workspace, sorted(sources), needed_kinds(workspace.settings)) if _INDEX in lost else None
+    pool = future_pool(workspace, landing, sources, landed_versions or {}, rebuilt)
+    model, model_step, model_problem = _model(workspace, stale, lost, pool)
+    planner = _Planner(workspace, pool, model, stale, dict(lost))
     steps = [
         *(
             Step("raw_dataset", name, "cannot be read")
             if name in pool.problems
-            else Step("raw_dataset", name, f"its files are {state}", pool.sources[name].samples.height, 0)
+            else Step("raw_dataset", name, _why_landed(name, state, lost), pool.sources[name].samples.height, 0)
             for name, state in sorted(landing.items())
             if name in sources
         ),
-        *(Step("coreset_spec", recipe, "its recipe is new or changed") for recipe in sorted(recipes)),
+        *(
+            Step("coreset_spec", recipe, _why_recorded(recipe, back, lost))
+            for recipe in sorted({*recipes, *back, *(str(name) for asset, name in lost if asset == "coreset_spec")})
+        ),
         *([] if model_step is None else [model_step]),
         *planner.scores(),
         *planner.index(),
@@ -79,7 +90,7 @@ class _Planner:
     pool: FuturePool
     model: dict[str, Any] | None  # provenance of the target model there will be; None: known once it was opened
     stale: Reasons
-    lost: list[tuple[str, str]] = field(default_factory=list)
+    lost: dict[tuple[str, str | None], str] = field(default_factory=dict)
     score_todos: dict[str, dict[str, ScoreTodo]] = field(default_factory=dict)  # by kind and source
     replaced_kinds: set[str] = field(default_factory=set)
     index_moves: bool = False
@@ -98,12 +109,15 @@ class _Planner:
             if not kind.by_source or kind.name not in self.needed:
                 continue
             reasons = {source: why for (asset, source), why in self.stale.items() if asset == kind.asset and source}
-            todos[kind.name] = score_todos(self.workspace, kind, self.pool.sources, self._store(kind), reasons)
+            lost = {source: why for (asset, source), why in self.lost.items() if asset == kind.asset and source}
+            lost_files = {source: why for source, why in lost.items() if source not in reasons}
+            store = self._store(kind)
+            todos[kind.name] = score_todos(self.workspace, kind, self.pool.sources, store, reasons, lost_files)
             for todo in todos[kind.name].values():
                 if todo.why is not None and todo.replaces_scores:
                     self.replaced_kinds.add(kind.name)
-                if todo.lost:
-                    self.lost.append((kind.asset, todo.source))
+                if todo.lost and todo.why is not None:
+                    self.lost[kind.asset, todo.source] = todo.why
         steps = []
         for asset, kinds in kinds_by_asset(by_source=True).items():
             for source in self.pool.sources:
@@ -116,7 +130,9 @@ class _Planner:
     def _score_step(self, asset: str, source: str, due: list[ScoreTodo]) -> Step:
         computed = max(todo.missing_rows.height for todo in due)
         total = self.pool.sources[source].samples.height
-        step = Step(asset, source, due[0].why or "", computed, total - computed)
+        # Whether a model that is lost comes out the same, so that its scores are found, shows when it is made.
+        exact = not (_MODEL in self.lost and any(todo.store is None for todo in due))
+        step = Step(asset, source, due[0].why or "", computed, total - computed, exact)
         settings = self.workspace.settings
         for todo in due:
             computation = todo.kind.computed_by(settings)
@@ -135,9 +151,10 @@ class _Planner:
 
     def index(self) -> list[Step]:
         """The step of the corpus index."""
-        why = self.stale.get(("corpus_index", None))
+        why = self.stale.get(_INDEX)
         self.index_moves = self._rows_moved or self._index_is_behind() or bool(self.replaced_kinds) or why is not None
-        return [Step("corpus_index", None, why or "rows or scores changed")] if self.index_moves else []
+        why = why or self.lost.get(_INDEX)
+        return [Step(*_INDEX, why or "rows or scores changed")] if self.index_moves or why is not None else []
 
     @cached_property
     def _rows_moved(self) -> bool:
@@ -147,22 +164,35 @@ class _Planner:
 
     def _index_is_behind(self) -> bool:
         """Whether the index lists other samples or scores than the sources have: a process was killed before it."""
+        indexed = {} if self.pool.index is None else self.pool.index.sources
         versions: dict[str, dict[str, str]] = {}
         for source, rows in self.pool.sources.items():
             heads = {name: todos[source].head for name, todos in self.score_todos.items()}
-            if not rows.samples.is_empty() and all(heads.values()):
+            if source in indexed and any(self._head_is_lost(name, source) for name in heads):
+                versions[source] = indexed[source]
+            elif not rows.samples.is_empty() and all(heads.values()):
                 of_kinds = {name: head.version for name, head in heads.items() if head is not None}
                 versions[source] = {"samples": rows.version, **of_kinds}
-        return versions != ({} if self.pool.index is None else self.pool.index.sources)
+        return versions != indexed
+
+    def _head_is_lost(self, name: str, source: str) -> bool:
+        """Whether the source's head of a kind is lost and will be written again as it was."""
+        todo = self.score_todos[name][source]
+        return todo.head is None and todo.lost
 
     def neighbors_and_pairs(self) -> list[Step]:
         """Steps of the shots and of the scores that are made over the pool."""
         kinds = [kind for kind in all_kinds().values() if not kind.by_source and kind.name in self.needed]
-        stale = self.stale.get(("neighbors", None))
-        searched = self.index_moves or stale is not None
-        # Nothing is read where nothing is due.
-        kinds = [kind for kind in kinds if searched or (kind.asset, None) in self.stale]
         if not kinds:
+            return []  # no recipe reads shots
+        why = self.stale.get(_NEIGHBORS)
+        shots_move = self.index_moves or why is not None
+        why = why or self.lost.get(_NEIGHBORS)
+        searched = shots_move or why is not None
+        moving = {kind.name for kind in kinds if shots_move or (kind.asset, None) in self.stale}
+        # Nothing is read where nothing is due.
+        kinds = [kind for kind in kinds if kind.name in moving or (kind.asset, None) in self.lost]
+        if not kinds and not searched:
             return []
         pool_rows, prompts = self.pool.ids.height, self._store(kind_of("prompts"))
         todo = neighbors_todo(self.workspace, self.pool.ids, None if prompts is None else [prompts.fingerprint])
@@ -174,16 +204,18 @@ class _Planner:
             else:
                 pairs, changed_rows = None, min(pool_rows, todo.estimated_changed_rows())
         if searched:
-            because = stale or ("the pool changed" if self.pool.rows_moved else "upstream changed")
+            because = why or ("the pool changed" if self.pool.rows_moved else "upstream changed")
             exact = pairs is not None
             steps.append(Step("neighbors", None, because, changed_rows, pool_rows - changed_rows, exact))
         self.pairs = pairs
         for kind in kinds:
-            why = self.stale.get((kind.asset, None), "shots or losses changed")
+            reasons = self.stale if kind.name in moving else self.lost
+            why = reasons.get((kind.asset, None), "shots or losses changed")
             steps.append(self._pair_step(kind, pairs, changed_rows, why))
-            self.pairs_move = True
-            if steps[-1].computed or changed_rows:
-                self.replaced_kinds.add(kind.name)
+            if kind.name in moving:
+                self.pairs_move = True
+                if steps[-1].computed or changed_rows:
+                    self.replaced_kinds.add(kind.name)
         return steps
 
     def _pair_step(self, kind: Kind, pairs: pl.DataFrame | None, changed_rows: int, why: str) -> Step:
@@ -211,7 +243,7 @@ class _Planner:
             scored_new_ids=self._scored_new_ids,
         )
         steps = []
-        for todo in coreset_todos(self.workspace, upstream, changed_recipes, self.stale):
+        for todo in coreset_todos(self.workspace, upstream, changed_recipes, self.stale, self.lost):
             if todo.candidates_why is not None:
                 steps.append(Step("candidates", todo.recipe, todo.candidates_why))
             if todo.why is not None:
@@ -245,10 +277,22 @@ class _Planner:
         return int(rows.join(self._lengths, on="sample_id")["tokens"].sum())
 
 
-def _model(workspace: Workspace, stale: Reasons) -> tuple[dict[str, Any] | None, Step | None, dict[str, str]]:
+def _why_recorded(recipe: str, back: Collection[str], lost: Reasons) -> str:
+    return (
+        "its recipe is back" if recipe in back else lost.get(("coreset_spec", recipe), "its recipe is new or changed")
+    )
+
+
+def _why_landed(source: str, state: FileChange, lost: Reasons) -> str:
+    return lost.get(("raw_dataset", source), "its tables are lost") if state == "lost" else f"its files are {state}"
+
+
+def _model(
+    workspace: Workspace, stale: Reasons, lost: Reasons, pool: FuturePool
+) -> tuple[dict[str, Any] | None, Step | None, dict[str, str]]:
     """(provenance of the model there will be, None where it must be opened first; its step; problems)."""
     spec, problem = workspace.settings.model, {}
-    why = stale.get(("warmup_model", None))
+    why, lost_why = stale.get(_MODEL), lost.get(_MODEL)
     try:
         record: dict[str, Any] = target_model.read_record(workspace)
     except DselectError:
@@ -259,11 +303,18 @@ def _model(workspace: Workspace, stale: Reasons) -> tuple[dict[str, Any] | None,
             expected = identity(spec.path, spec.revision, IDENTITIES)
         except DselectError as error:
             problem["model"] = str(error)
-    elif why is not None:
+    elif why is not None or (lost_why is not None and not _comes_out_the_same(workspace, record, pool)):
         expected = None
+    why = why or lost_why
     is_made = why is not None or not record or expected != record.get("identity")
-    step = Step("warmup_model", None, why or "the model is another one") if is_made else None
+    step = Step(*_MODEL, why or "the model is another one") if is_made else None
     return None if expected is None else target_model.known_provenance(workspace, expected), step, problem
+
+
+def _comes_out_the_same(workspace: Workspace, record: Mapping[str, Any], pool: FuturePool) -> bool:
+    """Whether a lost builtin model would be tuned again on the samples that it was tuned on."""
+    made_from = record.get("made_from")
+    return made_from is not None and made_from == target_model.builtin_made_from(workspace, pool.ids["sample_id"])
 
 
 def _timed(step: Step, rate: Rate | None) -> Step:

@@ -58,10 +58,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """steps, upstream first. lost: partitions whose scores were made and are no longer all in the store."""
+    """steps, upstream first. lost: {asset partition: what of it was made and is not in the storage any more}."""
 
     steps: list[Step]
-    lost: list[tuple[str, str]]
+    lost: Mapping[tuple[str, str | None], str]
     problems: dict[str, str]
 
     @property

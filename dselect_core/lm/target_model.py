@@ -7,7 +7,7 @@ kept under models/provenance/, so that a plan can name the scores of a model wit
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dselect_core.lm.render import RENDERING, Renderer
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import ModelSpec
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import write_bytes
+from dselect_core.storage.files import is_local, write_bytes
 from dselect_core.storage.json_file import read_json, write_json
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def make_target_model(
     lm = _open(workspace, record["path"], model_identity)
     _save_provenance(workspace, model_identity, lm.provenance)
     record |= {
+        "rendering": _rendering(workspace),
         "window": lm.window,
         "template": lm.renderer.template.name,
         "template_is_fallback": lm.renderer.template.uses_fallback,
@@ -86,6 +87,11 @@ def known_provenance(workspace: Workspace, model_identity: str) -> dict[str, Any
 
     A damaged record is named in the log and counts as none: whoever opens the model writes it again.
     """
+    with contextlib.suppress(DselectError):
+        record = read_record(workspace)
+        if (record.get("identity"), record.get("rendering")) == (model_identity, _rendering(workspace)):
+            of_record: dict[str, Any] = record["provenance"]
+            return of_record
     saved = _read_provenance(_provenance_path(workspace, model_identity))
     if saved is not None:
         return saved
@@ -135,9 +141,13 @@ def _save_provenance(workspace: Workspace, model_identity: str, model_provenance
 
 
 def _provenance_path(workspace: Workspace, model_identity: str) -> UPath:
-    # A provenance follows from the weights, these settings and the rendering, but only the opened model tells it.
+    return workspace.models / "provenance" / f"{fingerprint([model_identity, *_rendering(workspace)])}.json"
+
+
+def _rendering(workspace: Workspace) -> list[Any]:
+    """What a provenance follows from, beside the weights. Which it is, only the opened model tells."""
     settings = workspace.settings.model.model_dump(mode="json", include={"dtype", "max_length", "template", "date"})
-    return workspace.models / "provenance" / f"{fingerprint([model_identity, settings, RENDERING])}.json"
+    return [settings, RENDERING]
 
 
 def read_record(workspace: Workspace) -> dict[str, Any]:
@@ -159,22 +169,56 @@ def read_record(workspace: Workspace) -> dict[str, Any]:
 
 def _tuned(workspace: Workspace, pool: pl.DataFrame, progress: Progress | None) -> dict[str, Any]:
     """Tune the builtin model; reuse the recorded one if the same settings made it from the same pool."""
-    from dselect_core.lm.builtin_model import REVISION, tune
+    from dselect_core.lm.builtin_model import tune
 
-    made_from = fingerprint([REVISION, workspace.settings.warmup.model_dump(), digest(pool["sample_id"])])
+    made_from = builtin_made_from(workspace, pool["sample_id"])
     with contextlib.suppress(DselectError):
         record = read_record(workspace)
         if record.get("made_from") == made_from:
-            return {key: record[key] for key in ("path", "identity", "made_from", "warmup")}
+            check_builtin(workspace, record)
+            return {key: record[key] for key in ("path", "identity", "made_from", "warmup", "files") if key in record}
     with tempfile.TemporaryDirectory() as scratch:
         facts = tune(pool, workspace.settings.warmup, Path(scratch), progress)
-        model_identity = load.folder_identity(Path(scratch))
-        model_identity = f"local:{model_identity}"
+        model_identity = f"local:{load.folder_identity(Path(scratch))}"
         # Named by its content: two refreshes at once write the same files, or different folders.
         path = _builtin_folder(model_identity)
         for file in Path(scratch).iterdir():
             write_bytes(file.read_bytes(), workspace.models / path / file.name)
-    return {"path": path, "identity": model_identity, "made_from": made_from, "warmup": facts}
+        files = sorted(file.name for file in Path(scratch).iterdir())
+    return {
+        "path": path,
+        "identity": model_identity,
+        "made_from": made_from,
+        "warmup": facts,
+        "files": files,
+    }
+
+
+def builtin_made_from(workspace: Workspace, sample_ids: pl.Series) -> str:
+    """Hash of all that the builtin model is made from: its code, the settings, and the pool's samples, ascending."""
+    from dselect_core.lm.builtin_model import REVISION
+
+    return fingerprint([REVISION, workspace.settings.warmup.model_dump(), digest(sample_ids)])
+
+
+def builtin_files(workspace: Workspace, record: dict[str, Any]) -> list[UPath]:
+    """The files of the model that was tuned here, by its record; none where the model is another one."""
+    if workspace.settings.model.path != "builtin" or "made_from" not in record:
+        return []
+    # Version 0.2 did not record the names.
+    names = record.get("files", ["config.json", "model.safetensors", "tokenizer.json"])
+    return [workspace.models / record["path"] / name for name in names]
+
+
+def check_builtin(workspace: Workspace, record: dict[str, Any]) -> None:
+    """Raises DselectError where the files of the model that was tuned here are not those that were written."""
+    folder = workspace.models / record["path"]
+    if not all(path.exists() for path in builtin_files(workspace, record)):
+        raise DselectError(f"{folder}: files of the builtin model are gone")
+    with _local_copy(folder) as local:
+        found = f"local:{load.folder_identity(local)}"
+    if found != record["identity"]:
+        raise DselectError(f"{folder}: altered: its files are not those of model {record['identity']}")
 
 
 def _builtin_folder(model_identity: str) -> str:
@@ -192,6 +236,18 @@ def _open(workspace: Workspace, path: str, model_identity: str) -> load.Language
 def _load_once(path: str, spec: ModelSpec, model_identity: str) -> load.LanguageModel:
     # One model in memory: all scorers of a run share it.
     return load.load(path, spec, model_identity)
+
+
+@contextlib.contextmanager
+def _local_copy(folder: UPath) -> Iterator[Path]:
+    """A local path of a folder in the storage as it is now: itself, or a copy for as long as it is needed."""
+    if is_local(folder):
+        yield Path(folder.path)
+        return
+    with tempfile.TemporaryDirectory(prefix="dselect-model-") as scratch:
+        for file in folder.iterdir():
+            (Path(scratch) / file.name).write_bytes(file.read_bytes())
+        yield Path(scratch)
 
 
 _fetched_folders: dict[tuple[str, str], Path] = {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.neighbors.nearest import SCHEMA, patchable_fingerprints, provenance, recall, update_nearest
 from dselect_core.pool.corpus_index import Index
@@ -87,10 +88,10 @@ def neighbors_todo(workspace: Workspace, ids: pl.DataFrame, prompt_fingerprints:
 
 
 def _read_previous(workspace: Workspace) -> tuple[pl.DataFrame | None, dict[str, str]]:
-    """The table that was written last, with its metadata; (None, {}) where there is none."""
+    """The table that was written last, with its metadata; (None, {}) where there is none that can be read."""
     try:
         return read_with_metadata(workspace.neighbors)
-    except FileNotFoundError:
+    except (FileNotFoundError, DselectError):
         return None, {}
 
 

@@ -6,10 +6,11 @@ corpus-wide step reads, so they all see one pool.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import polars as pl
+from polars.exceptions import ColumnNotFoundError
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
@@ -17,7 +18,7 @@ from dselect_core.kinds import kind_of, with_needs
 from dselect_core.select.select import required_kinds
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_with_metadata, write_parquet
+from dselect_core.storage.files import read_metadata, read_with_metadata, write_parquet
 from dselect_core.storage.source_head import read_head
 
 # Nothing that may change while the version of a source stands, as the count of a sample's rows does.
@@ -64,7 +65,15 @@ def versions_of_kinds(sources: Mapping[str, Mapping[str, str]], kinds: frozenset
 
 
 def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str]) -> Index:
-    """Build the index from the tables of `sources` as they are now, and write it.
+    """Build the index from the tables of `sources` as they are now (`index_of`), and write it."""
+    index = index_of(workspace, sources, kinds)
+    record = json.dumps([index.sources, index.excluded, index.fingerprints])
+    write_parquet(index.frame, workspace.index, {"index": record})
+    return index
+
+
+def index_of(workspace: Workspace, sources: Collection[str], kinds: frozenset[str]) -> Index:
+    """The index of the tables of `sources` as they are now. Writes nothing.
 
     kinds: those a source must have to be complete; kinds that are made over the pool do not count.
     """
@@ -107,15 +116,26 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
         if ids_by_source
         else pl.DataFrame(schema=SCHEMA)
     )
-    index = Index(frame, complete, excluded, {kind: sorted(of_kind) for kind, of_kind in fingerprints.items()})
-    write_parquet(frame, workspace.index, {"index": json.dumps([complete, excluded, index.fingerprints])})
-    return index
+    return Index(frame, complete, excluded, {kind: sorted(of_kind) for kind, of_kind in fingerprints.items()})
 
 
 def read_index(workspace: Workspace) -> Index:
-    """The index as `build_index` wrote it. Raises DselectError where there is none yet."""
+    """The index as `build_index` wrote it. Raises DselectError where there is none yet, or where it cannot be read."""
     try:
         frame, metadata = read_with_metadata(workspace.index)
     except FileNotFoundError:
         raise DselectError(f"{workspace.index}: no corpus index yet; run `dselect refresh`") from None
-    return Index(frame, *json.loads(metadata["index"]))
+    try:
+        return Index(frame.select(list(SCHEMA)), *json.loads(metadata["index"]))
+    except (ValueError, KeyError, TypeError, ColumnNotFoundError) as error:
+        raise DselectError(
+            f"{workspace.index}: not an index of this version ({error}); run `dselect refresh`"
+        ) from None
+
+
+def read_excluded(workspace: Workspace) -> dict[str, str]:
+    """{source: reason} of the sources that the index leaves out; empty where there is no index."""
+    try:
+        return Index(pl.DataFrame(), *json.loads(read_metadata(workspace.index)["index"])).excluded
+    except (FileNotFoundError, DselectError, ValueError, KeyError, TypeError):
+        return {}

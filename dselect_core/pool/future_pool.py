@@ -10,15 +10,15 @@ from typing import Literal
 
 import polars as pl
 
-from dselect_core.corpus.raw_dataset import preview_samples
+from dselect_core.corpus.raw_dataset import ORIGINS, origins_version, preview_samples
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, read_with_metadata
 
-FileChange = Literal["new", "changed", "gone", "unreadable"]
-"""How the files of a source differ from those that landed last."""
+FileChange = Literal["new", "changed", "gone", "unreadable", "lost"]
+"""How the files of a source differ from those that landed last; `lost`: they do not, but its tables are lost."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,23 @@ class SourceRows:
     """The samples of a source, as they are or as they will be once it has landed.
 
     samples: sample_id and more, ascending. version: of these samples. moved: they are not those that landed last.
+    origins: version of where they stand; None where it is not known.
     """
 
     samples: pl.DataFrame
     version: str
     moved: bool = False
+    origins: str | None = None
 
 
 @dataclass(frozen=True)
 class FuturePool:
-    """sources: by name. problems: {source: why it cannot be read}."""
+    """sources: by name. problems: {source: why it cannot be read}. rebuilt_index: stands for an index that is lost."""
 
     workspace: Workspace
     sources: dict[str, SourceRows]
     problems: dict[str, str] = field(default_factory=dict)
+    rebuilt_index: Index | None = None
 
     @property
     def rows_moved(self) -> bool:
@@ -59,7 +62,7 @@ class FuturePool:
         try:
             return read_index(self.workspace)
         except DselectError:
-            return None
+            return self.rebuilt_index
 
     @cached_property
     def new_ids(self) -> pl.DataFrame | None:
@@ -85,23 +88,31 @@ class FuturePool:
         return pl.concat(lengths).unique("sample_id")
 
 
-def future_pool(workspace: Workspace, landing: Mapping[str, FileChange], sources: Collection[str]) -> FuturePool:
+def future_pool(
+    workspace: Workspace,
+    landing: Mapping[str, FileChange],
+    sources: Collection[str],
+    landed_versions: Mapping[str, str],
+    rebuilt_index: Index | None = None,
+) -> FuturePool:
     """landing: sources whose files differ from those that landed last; sources: all there are, gone ones included.
 
+    landed_versions: of the samples that landed last, for the sources whose tables are lost.
     A source that cannot be read keeps the samples that landed last, if any, and is named in `problems`.
     """
-    pool = FuturePool(workspace, {})
+    pool = FuturePool(workspace, {}, rebuilt_index=rebuilt_index)
     for name in sorted(sources):
         landed = _landed(workspace, name)
         if name in landing:
             try:
-                samples = preview_samples(workspace, name).select("sample_id", "messages")
+                preview = preview_samples(workspace, name)
             except DselectError as error:
                 pool.problems[name] = str(error)
             else:
-                version = digest(samples["sample_id"])
-                moved = landed is None or landed.version != version
-                pool.sources[name] = SourceRows(samples, version, moved)
+                version = digest(preview["sample_id"])
+                landed_version = landed_versions.get(name) if landed is None else landed.version
+                samples, origins = preview.select("sample_id", "messages"), origins_version(preview)
+                pool.sources[name] = SourceRows(samples, version, version != landed_version, origins)
                 continue
         if landed is not None:
             pool.sources[name] = landed
@@ -111,6 +122,6 @@ def future_pool(workspace: Workspace, landing: Mapping[str, FileChange], sources
 def _landed(workspace: Workspace, source: str) -> SourceRows | None:
     try:
         samples, metadata = read_with_metadata(workspace.samples(source), ["sample_id"])
-    except FileNotFoundError:
+    except (FileNotFoundError, DselectError):
         return None
-    return SourceRows(samples, metadata.get("version", ""))
+    return SourceRows(samples, metadata.get("version", ""), origins=metadata.get(ORIGINS))

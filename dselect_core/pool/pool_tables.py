@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from dselect_core.corpus.raw_dataset import read_samples
+from dselect_core.corpus.raw_dataset import ORIGINS, read_samples
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index
@@ -30,6 +30,11 @@ def pool_samples(workspace: Workspace, index: Index) -> pl.DataFrame:
         )
         .sort("sample_id")
     )
+
+
+def pool_origins(workspace: Workspace, index: Index) -> dict[str, str]:
+    """{source: version of the files and rows in which its samples stand}; empty text where version 0.2 landed it."""
+    return {name: read_metadata(workspace.samples(name)).get(ORIGINS, "") for name in index.sources}
 
 
 def pool_scores(workspace: Workspace, index: Index, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:

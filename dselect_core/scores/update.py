@@ -37,9 +37,9 @@ class ScoreTodo:
 
     missing_rows: sample_id, in the order of the source's samples. why: the reason to run; None where the source's head
     says that its scores are those of these samples under this provenance, and the store has them.
-    lost: the head says so, and the store has some of them no more. replaces_scores: samples that were scored before,
-    for the coresets that stand, get another value. head: what was the source's before; rows_changed: it is of other
-    samples. store: None where the provenance cannot be known before the run.
+    lost: the head says so, and the store has some of them no more, or one of their files is lost. replaces_scores:
+    samples that were scored before, for the coresets that stand, get another value. head: what was the source's before;
+    rows_changed: it is of other samples. store: None where the provenance cannot be known before the run.
     """
 
     kind: Kind
@@ -63,11 +63,13 @@ def score_todos(
     sources: Mapping[str, SourceRows],
     store: Store | None,
     other_reasons: Mapping[str, str] | None = None,
+    lost_files: Mapping[str, str] | None = None,
 ) -> dict[str, ScoreTodo]:
     """Per source, what is to be computed of a kind.
 
     store: of the provenance in force; None where it is not known yet, so that everything is missing. other_reasons:
-    {source: why it runs although its own state gives no reason}. A sample that several of the sources hold is missing
+    {source: why it runs although its own state gives no reason}. lost_files: {source: which of its files is lost}: it
+    is written again, and the scores are those that were. A sample that several of the sources hold is missing
     in the first that runs: the others will find it in the store.
     """
     if not sources:
@@ -80,11 +82,12 @@ def score_todos(
     )
     todos = {}
     for source, rows in sources.items():
-        head = read_head(workspace.head(kind.name, source))
+        head = _readable_head(workspace, kind, source)
         another = head is not None and (store is None or head.fingerprint != store.fingerprint)
-        lost = False
+        lost_file = (lost_files or {}).get(source)
+        lost = lost_file is not None
         if head is None:
-            why: str | None = "never made"
+            why: str | None = lost_file or "never made"
         elif another:
             why = "its provenance changed"
         elif head.samples != rows.version:
@@ -92,14 +95,22 @@ def score_todos(
         elif not _only(rows.samples, absent_ids).is_empty():
             why, lost = "scores are gone from the store", True
         else:
-            why = (other_reasons or {}).get(source)
+            why = (other_reasons or {}).get(source, lost_file)
         missing_rows = _only(rows.samples.select("sample_id"), missing_ids)
         if why is not None:
             missing_ids = missing_ids.join(missing_rows, on="sample_id", how="anti", maintain_order="left")
         # Without a head the kind is new to these samples, unless the samples themselves are new.
-        replaces_scores = another or (head is None and not rows.moved)
+        replaces_scores = another or (head is None and not rows.moved and not lost)
         todos[source] = ScoreTodo(kind, source, missing_rows, why, lost, replaces_scores, store, head)
     return todos
+
+
+def _readable_head(workspace: Workspace, kind: Kind, source: str) -> Head | None:
+    """The head; None also where it is altered, or of another version of dselect: it is written again."""
+    try:
+        return read_head(workspace.head(kind.name, source))
+    except (DselectError, ValueError, TypeError):
+        return None
 
 
 def update_scores(

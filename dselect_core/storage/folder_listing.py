@@ -3,10 +3,12 @@
 No cached listing is used. A folder on a disk is read until two listings agree.
 """
 
+import contextlib
 import math
+import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from upath import UPath
 
@@ -38,15 +40,7 @@ def list_folder(folder: UPath, wanted_names: re.Pattern[str]) -> list[FileEntry]
         entries = folder.fs.ls(folder.path, detail=True, refresh=True)
     except FileNotFoundError:
         return []
-    return [
-        FileEntry(
-            str(e["name"]).rsplit("/", 1)[-1],
-            int(e["size"] or 0),
-            f"{e['size']} {e.get('ETag') or e.get('mtime')}",
-            e["LastModified"].timestamp() if e.get("LastModified") else math.inf,
-        )
-        for e in entries
-    ]
+    return [_remote_entry(entry) for entry in entries]
 
 
 def _list_local(folder: Path, wanted_names: re.Pattern[str]) -> list[FileEntry]:
@@ -76,3 +70,39 @@ def modification_time(path: UPath, entry: FileEntry) -> float:
         return Path(path.path).stat().st_mtime
     except FileNotFoundError:
         return math.inf
+
+
+def list_tree(folder: UPath) -> dict[str, FileEntry]:
+    """{path relative to the folder: entry} of all files in it, at any depth; empty where there is no folder.
+
+    A file that comes or goes meanwhile may be listed or not.
+    """
+    if not is_local(folder):
+        folder.fs.invalidate_cache()  # another process may have written since
+        start = len(folder.path.rstrip("/")) + 1
+        found = folder.fs.find(folder.path, detail=True)
+        return {str(path)[start:]: _remote_entry(entry) for path, entry in found.items()}
+    files: dict[str, FileEntry] = {}
+    _walk_local(folder.path, "", files)
+    return files
+
+
+def _walk_local(folder: str, prefix: str, files: dict[str, FileEntry]) -> None:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                _walk_local(entry.path, f"{prefix}{entry.name}/", files)
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                stat = entry.stat()
+                version = f"{stat.st_size} {stat.st_mtime_ns}"
+                files[prefix + entry.name] = FileEntry(entry.name, stat.st_size, version, stat.st_mtime)
+
+
+def _remote_entry(entry: dict[str, Any]) -> FileEntry:
+    return FileEntry(
+        str(entry["name"]).rsplit("/", 1)[-1],
+        int(entry["size"] or 0),
+        f"{entry['size']} {entry.get('ETag') or entry.get('mtime')}",
+        entry["LastModified"].timestamp() if entry.get("LastModified") else math.inf,
+    )

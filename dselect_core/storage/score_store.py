@@ -19,7 +19,7 @@ next refresh computes it again.
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -249,6 +249,27 @@ class Store:
             if kept_rows.height < part.frame.height and self._replace([part], [kept_rows]):
                 removed_rows += part.frame.height - kept_rows.height
         return removed_rows
+
+    def verify_arrays(self, is_verified: Callable[[str], bool]) -> list[str]:
+        """Read whole the arrays that are not verified yet, and note their altered rows; returns the names of the good.
+
+        is_verified: of the name of an array file.
+        """
+
+        def verify(listed: ListedPart) -> str | None:
+            array = array_path(listed.path)
+            part = None if is_verified(array.name) else self._store_folder.read_keys(listed)
+            if part is None or part.layout is None or not part.layout.rows:
+                return None
+            rows = part.frame.drop_nulls(ROW)
+            values = np.empty((rows.height, part.layout.width), np.dtype(part.layout.dtype))
+            at, checks = np.arange(rows.height), rows[CHECK].to_numpy()
+            altered = vector_file.read_vectors_into(values, at, array, part.layout, rows[ROW].to_numpy(), checks)
+            if len(altered):
+                self._store_folder.mark_altered(listed.path, part.layout, altered)
+            return None if len(altered) or rows.height < part.layout.rows else array.name
+
+        return self._store_folder.collect(verify)
 
     def _read_parts(self, columns: Sequence[str] | None) -> list[Part]:
         if columns is not None and self.array_column is not None:

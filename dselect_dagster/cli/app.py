@@ -26,6 +26,8 @@ from dselect_dagster.cli.failures import explain
 if TYPE_CHECKING:
     import dagster as dg
 
+    from dselect_core.lineage.lost_tables import LostTables
+
 STOPPED_EXIT_CODE = 130
 STOPPING = (
     "Stopping: what is finished is written, and `dselect refresh` goes on from there. A second signal stops at once."
@@ -106,7 +108,7 @@ def refresh(
         if not dry_run:
             wait_message = "Another refresh is at work here; this one waits for it."
             locks.enter_context(hold_refresh_lock(path, lambda: out.print(wait_message)))
-        lost: list[tuple[str, str]] = []
+        lost: LostTables | None = None
         try:
             changed_inputs, plan = plan_refresh(defs, instance, workspace, select=selection, recipe=recipe)
         except DselectError as error:
@@ -140,7 +142,7 @@ def refresh(
             for step_traceback in step_tracebacks_of(run.result):
                 err.print(step_traceback, soft_wrap=True)
     render.print_coresets(workspace, [recipe] if recipe else list(settings.coresets))
-    if result.failed:
+    if not result.is_whole:
         raise typer.Exit(1)
 
 
@@ -165,25 +167,31 @@ def why(
 def status(config: ConfigOption = None) -> None:
     """Say what is stale and why, in words. Runs nothing."""
     settings, path = _load(config)
-    from dselect_dagster.defs.changed_inputs import find_changed_inputs
+    from dselect_dagster.defs.changed_inputs import find_changed_inputs, find_lost_scores
     from dselect_dagster.refresh.instance import open_instance
     from dselect_dagster.refresh.staleness import Staleness
 
+    workspace = Workspace(settings)
     with open_instance(path) as instance:
-        changed_inputs = find_changed_inputs(Workspace(settings), instance)
+        changed_inputs = find_changed_inputs(workspace, instance)
+        lost = {**changed_inputs.lost, **find_lost_scores(workspace, instance)}
         staleness = Staleness(_definitions(settings, path), instance)
         stale_partitions = staleness.stale_partitions()
         for change in changed_inputs.changes:
             name = f"{render.kind_of_input(change)} {change.partition}"
             out.print(f"{name} is {change.state}: `dselect refresh` lands it and makes what follows")
+            if reason := lost.pop((change.asset, change.partition), None):
+                out.print(f"  {reason}", soft_wrap=True)
         for recipe in changed_inputs.gone_recipes:
             out.print(f"recipe {recipe} is gone from {path.name}")
         for stale in stale_partitions:
             name = render.asset_partition(stale.asset.to_user_string(), stale.partition)
             out.print(f"{name} is {'missing' if stale.missing else 'stale'}: {stale.why}")
+        for (asset_name, partition), reason in lost.items():
+            out.print(f"{render.asset_partition(asset_name, partition)} is lost: {reason}", soft_wrap=True)
         for asset in staleness.unused_assets():
             out.print(f"{asset.to_user_string()} is not computed: no recipe reads it")
-        if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions):
+        if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost):
             out.print("Everything is up to date.")
 
 

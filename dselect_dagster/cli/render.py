@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Column, Table
 
-from dselect_core.coreset.manifest import read_manifest
+from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.lineage.plan import Plan, Step
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -121,6 +121,10 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
             out.print(message, soft_wrap=True)
     for stale in result.still_stale:
         out.print(f"not made: {asset_partition(stale.asset.to_user_string(), stale.partition)}: {stale.why}")
+    for (asset, partition), why in result.still_lost.items():
+        out.print(f"not restored: {asset_partition(asset.to_user_string(), partition)}: {why}", soft_wrap=True)
+    for source, why in result.left_out.items():
+        out.print(styled("source ", (source, "bold"), f" is left out of the pool: {why}"), soft_wrap=True)
     if result.still_stale and not result.failed:
         out.print("Their inputs are not ready, or runs of them are queued or under way elsewhere.")
 
@@ -138,7 +142,7 @@ def print_coresets(workspace: Workspace, recipes: list[str]) -> None:
     for name in recipes:
         spec, folder = workspace.settings.coresets[name], workspace.coreset(name)
         recipe = f"{spec.strategy}, {spec.budget}"
-        manifest = read_manifest(workspace, name)
+        manifest = readable_manifest(workspace, name)
         if manifest is None:
             table.add_row(name, recipe, "not made")
             continue

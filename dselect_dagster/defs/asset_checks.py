@@ -4,7 +4,7 @@ import dagster as dg
 
 from dselect_core.lineage import quality_checks as checks
 from dselect_core.redact import redact_all
-from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.partitions import RECIPE, SOURCE
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
@@ -54,4 +54,12 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     def every_source_complete(workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.every_source_complete(workspace.open()), dg.AssetCheckSeverity.WARN)
 
-    return [every_row_accounted_for, quarantine_is_small, scores_are_sound, every_source_complete]
+    @dg.asset_check(
+        asset="coreset",
+        partitions_def=RECIPE,
+        description="every source of the last coreset is in the pool, or was taken out of the settings",
+    )
+    def every_source_kept(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> dg.AssetCheckResult:
+        return _result(checks.sources_kept(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
+
+    return [every_row_accounted_for, quarantine_is_small, scores_are_sound, every_source_complete, every_source_kept]

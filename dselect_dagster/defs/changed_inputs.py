@@ -1,12 +1,13 @@
-"""What changed outside the graph: sources and recipes that are new, changed or gone, and the runs that land them.
+"""What changed outside the graph: sources and recipes that are new, changed or gone, and tables that are lost.
 
-The record of what the graph read last is Dagster's own: the last materialization of each partition. Sources are
-compared by size and time or etag of their files, which costs no read of rows. Landing then compares content: rows that
-were only written again move nothing.
+The record of what the graph read and made last is Dagster's own: the last materialization of each partition. Sources
+are compared by size and time or etag of their files, which costs no read of rows. Landing then compares content: rows
+that were only written again move nothing. What Dagster calls made is held to what lies in the storage.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import dagster as dg
@@ -15,63 +16,151 @@ from dselect_core.coreset.spec import spec_version
 from dselect_core.corpus.raw_dataset import TOMBSTONE, source_signature
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
+from dselect_core.kinds import kinds_by_asset
+from dselect_core.lineage.lost_tables import AssetPartition, LostTables, lost_scores, lost_tables
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.partitions import RECIPE, SOURCE
 
-State = Literal["new", "changed", "gone", "unreadable"]
+State = Literal["new", "changed", "gone", "unreadable", "lost"]
+"""`lost`: unchanged, but what was landed of it is gone from the storage. A recipe that comes back is `new`."""
+
 # The assets that read what is outside the graph, with their partitions.
 LANDED_ASSETS = {"raw_dataset": SOURCE, "coreset_spec": RECIPE}
+# All assets that hold scores of sources, and of the pool.
+_SCORES, _PAIR_SCORES = "scores of sources", "scores of the pool"
 
 
 @dataclass(frozen=True)
 class ChangedInput:
-    """One partition to land. signature: of the input as it is now, so that each state of it is landed once."""
+    """One partition to land.
+
+    signature: of the input as it is now, so that each state of it is landed once. landed_version: the data version that
+    was landed last; None where none was.
+    """
 
     asset: str
     partition: str
     state: State
     signature: str
+    landed_version: str | None = None
 
 
 @dataclass(frozen=True)
 class ChangedInputs:
-    """All partitions to land, and the recipes that have a partition but are no longer in dselect.yaml."""
+    """All partitions to land, and the recipes that have a partition but are no longer in dselect.yaml.
+
+    lost: {(asset, partition): why} of all that Dagster calls made and the storage lacks, also what lands. origins:
+    {source: version of the files and rows in which its samples stood when it landed last}.
+    """
 
     changes: list[ChangedInput]
     gone_recipes: list[str]
+    lost: LostTables
+    origins: Mapping[str, str]
 
     def states(self, asset: str) -> dict[str, State]:
         """{partition: state} of the changes that one asset lands."""
         return {change.partition: change.state for change in self.changes if change.asset == asset}
 
+    @property
+    def recipes_back(self) -> list[str]:
+        """Recipes that were gone, and are back as they were."""
+        of_recipes = [change for change in self.changes if change.asset == "coreset_spec" and change.state == "new"]
+        return [change.partition for change in of_recipes if change.landed_version is not None]
 
-def find_changed_inputs(workspace: Workspace, instance: dg.DagsterInstance) -> ChangedInputs:
-    """Compare dselect.yaml and the files it names with what the graph read last. Reads no rows.
+    @property
+    def landed_versions(self) -> dict[str, str]:
+        """{source: data version that was landed last} of the sources that are to land."""
+        of_sources = [change for change in self.changes if change.asset == "raw_dataset"]
+        return {change.partition: version for change in of_sources if (version := change.landed_version) is not None}
+
+
+def find_changed_inputs(
+    workspace: Workspace, instance: dg.DagsterInstance, *, save_verified: bool = False
+) -> ChangedInputs:
+    """Compare dselect.yaml, the files it names and the storage with what the graph read and made last. Reads no rows.
+
+    save_verified: keep on record which files of the storage are good, so that they are not read again.
 
     A source that cannot be read is a change of state "unreadable": its run fails with the message, in the UI's sight.
     """
     sources = set(instance.get_dynamic_partitions(str(SOURCE.name))) | set(workspace.settings.sources)
-    changes = []
-    for name in sorted(sources):
-        landed = _last_materialization(instance, "raw_dataset", name)
-        landed_signature = None if landed is None else landed.metadata.get("signature")
-        state: State = "new" if landed_signature is None else "changed"
-        try:
-            signature = source_signature(workspace, name)
-        except DselectError as error:
-            signature, state = f"unreadable {fingerprint(str(error))}", "unreadable"
-        if signature == TOMBSTONE:
-            state = "gone"
-        if landed_signature is None or signature != str(landed_signature.value):
-            changes.append(ChangedInput("raw_dataset", name, state, signature))
-    for name, spec in workspace.settings.coresets.items():
-        landed = _last_materialization(instance, "coreset_spec", name)
-        landed_version = None if landed is None else (landed.tags or {}).get("dagster/data_version")
-        version = spec_version(spec)
-        if landed_version != version:
-            changes.append(ChangedInput("coreset_spec", name, "new" if landed_version is None else "changed", version))
-    gone = sorted(set(instance.get_dynamic_partitions(str(RECIPE.name))) - set(workspace.settings.coresets))
-    return ChangedInputs(changes, gone)
+    recipes = set(instance.get_dynamic_partitions(str(RECIPE.name)))
+    not_stored = lost_tables(workspace, sources, workspace.settings.coresets, save=save_verified)
+    lost = _of_made(instance, not_stored)
+    landed = {name: _last_record(instance, "raw_dataset", name) for name in sorted(sources)}
+    changes = [_changed_source(workspace, name, record, lost) for name, record in landed.items()]
+    changes += [_changed_recipe(workspace, instance, name, lost, recipes) for name in workspace.settings.coresets]
+    gone = sorted(recipes - set(workspace.settings.coresets))
+    of_landed = {name: record.asset_materialization for name, record in landed.items() if record is not None}
+    origins = {
+        name: str(landing.metadata["origins"].value)
+        for name, landing in of_landed.items()
+        if landing is not None and "origins" in landing.metadata
+    }
+    return ChangedInputs([change for change in changes if change is not None], gone, lost, origins)
+
+
+def find_lost_scores(workspace: Workspace, instance: dg.DagsterInstance) -> dict[AssetPartition, str]:
+    """The scores that Dagster calls made and the stores have no more. Reads the keys of the stores."""
+    sources = set(instance.get_dynamic_partitions(str(SOURCE.name))) & set(workspace.settings.sources)
+    return _of_made(instance, lost_scores(workspace, sources))
+
+
+def _of_made(instance: dg.DagsterInstance, lost: LostTables) -> dict[AssetPartition, str]:
+    """Of what is lost, what Dagster calls made. The rest it calls missing."""
+
+    @cache
+    def made_partitions(asset: str) -> set[str]:
+        return instance.get_materialized_partitions(dg.AssetKey(asset))
+
+    @cache
+    def is_made(asset: str) -> bool:
+        return instance.get_latest_materialization_event(dg.AssetKey(asset)) is not None
+
+    return {
+        (asset, partition): why
+        for (asset, partition), why in lost.items()
+        if (is_made(asset) if partition is None else partition in made_partitions(asset))
+    }
+
+
+def _changed_source(
+    workspace: Workspace, name: str, record: dg.EventLogRecord | None, lost: LostTables
+) -> ChangedInput | None:
+    landed = None if record is None else record.asset_materialization
+    landed_signature = None if landed is None else landed.metadata.get("signature")
+    state: State = "new" if landed_signature is None else "changed"
+    try:
+        signature = source_signature(workspace, name)
+    except DselectError as error:
+        signature, state = f"unreadable {fingerprint(str(error))}", "unreadable"
+    if signature == TOMBSTONE:
+        state = "gone"
+    version = _data_version(landed)
+    if landed_signature is None or signature != str(landed_signature.value):
+        return ChangedInput("raw_dataset", name, state, signature, version)
+    if ("raw_dataset", name) in lost and record is not None:
+        # Each loss comes after another landing, so each is landed once.
+        return ChangedInput("raw_dataset", name, "lost", f"{signature} lost after {record.storage_id}", version)
+    return None
+
+
+def _changed_recipe(
+    workspace: Workspace, instance: dg.DagsterInstance, name: str, lost: LostTables, partitions: set[str]
+) -> ChangedInput | None:
+    record = _last_record(instance, "coreset_spec", name)
+    landed_version = None if record is None else _data_version(record.asset_materialization)
+    version = spec_version(workspace.settings.coresets[name])
+    if record is None or landed_version != version:
+        state: State = "new" if landed_version is None else "changed"
+        return ChangedInput("coreset_spec", name, state, version, landed_version)
+    again = f"{version} again after {record.storage_id}"
+    if name not in partitions:
+        return ChangedInput("coreset_spec", name, "new", again, landed_version)
+    if ("coreset_spec", name) in lost:
+        return ChangedInput("coreset_spec", name, "lost", again, landed_version)
+    return None
 
 
 def register_partitions(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) -> None:
@@ -96,8 +185,46 @@ def landing_runs(changed_inputs: ChangedInputs, assets: Iterable[str]) -> list[d
     ]
 
 
-def _last_materialization(instance: dg.DagsterInstance, asset: str, partition: str) -> dg.AssetMaterialization | None:
+def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    """One run for each lost partition that reads no other lost one, beside those that land; what reads them is next.
+
+    The run key makes Dagster start it once for each loss.
+    """
+    lost = [key for key in changed_inputs.lost if key[0] not in LANDED_ASSETS]
+    lands = any(change.asset == "raw_dataset" for change in changed_inputs.changes)
+    if lands or not lost:
+        return []
+    order = [*LANDED_ASSETS, "warmup_model", _SCORES, "corpus_index", "neighbors", _PAIR_SCORES, "coreset"]
+    by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
+
+    def place(asset: str) -> int:
+        return order.index(_SCORES if asset in by_source else _PAIR_SCORES if asset in over_pool else asset)
+
+    first = min(place(asset) for asset, _ in lost)
+    return [
+        dg.RunRequest(
+            run_key=f"{asset}:{partition}:lost after {_last_record_id(instance, asset, partition)}",
+            asset_selection=[dg.AssetKey(asset)],
+            partition_key=partition,
+            tags={"dselect/cause": "lost"},
+        )
+        for asset, partition in lost
+        if place(asset) == first
+    ]
+
+
+def _last_record_id(instance: dg.DagsterInstance, asset: str, partition: str | None) -> int | None:
+    record = _last_record(instance, asset, partition)
+    return None if record is None else record.storage_id
+
+
+def _last_record(instance: dg.DagsterInstance, asset: str, partition: str | None) -> dg.EventLogRecord | None:
+    partitions = None if partition is None else [partition]
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition]), limit=1
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=partitions), limit=1
     ).records
-    return records[0].asset_materialization if records else None
+    return records[0] if records else None
+
+
+def _data_version(materialization: dg.AssetMaterialization | None) -> str | None:
+    return None if materialization is None else (materialization.tags or {}).get("dagster/data_version")

@@ -1,4 +1,5 @@
-"""The two sensors of a deployment: one lands what changed, one evaluates the automation conditions of what follows.
+"""The two sensors of a deployment: one lands what changed and restores what is lost, one evaluates the conditions of
+what follows.
 
 Both start stopped, because opening the UI should not start an hour of scoring: switch them on in the UI, or run
 `dselect refresh` from a schedule of your own. Instead of the landing sensor, the schedules in schedules.py can be
@@ -7,20 +8,23 @@ switched on: the sensor looks every minute, they look when their cron line says.
 
 import dagster as dg
 
-from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, landing_runs
+from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, landing_runs, restoring_runs
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
 
 @dg.sensor(
-    asset_selection=dg.AssetSelection.assets(*LANDED_ASSETS),
+    asset_selection=dg.AssetSelection.all(),
     minimum_interval_seconds=60,
-    description="Lands sources and recipes that are new, changed or gone: by file size and etag or time.",
+    description=(
+        "Lands sources and recipes that are new, changed or gone: by file size and etag or time. Makes again what was "
+        "made and is not in the storage any more."
+    ),
 )
 @with_clean_errors
 def sources_and_recipes(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-    """Request a landing run, and a partition where it is new, for each change."""
+    """Request a run for each change, with a partition where it is new, and for what is lost."""
     changed_inputs = find_changed_inputs(workspace.open(), context.instance)
     partition_requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = [
         definition.build_add_request(list(changed_inputs.states(asset))) for asset, definition in LANDED_ASSETS.items()
@@ -28,7 +32,11 @@ def sources_and_recipes(context: dg.SensorEvaluationContext, workspace: Workspac
     if changed_inputs.gone_recipes:
         partition_requests.append(RECIPE.build_delete_request(changed_inputs.gone_recipes))
     return dg.SensorResult(
-        run_requests=landing_runs(changed_inputs, LANDED_ASSETS), dynamic_partitions_requests=partition_requests
+        run_requests=[
+            *landing_runs(changed_inputs, LANDED_ASSETS),
+            *restoring_runs(changed_inputs, context.instance),
+        ],
+        dynamic_partitions_requests=partition_requests,
     )
 
 

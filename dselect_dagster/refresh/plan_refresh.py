@@ -32,18 +32,24 @@ def plan_refresh(
     Raises DselectError where the settings name something that cannot be read.
     """
     changed_inputs = find_changed_inputs(workspace, instance)
-    stale_partitions = Staleness(defs, instance).stale_partitions()
+    back = changed_inputs.recipes_back
+    recipes = [name for name, state in changed_inputs.states("coreset_spec").items() if state != "lost"]
+    stale_partitions = Staleness(defs, instance).stale_partitions(back)
     plan = make_plan(
         workspace,
         landing=changed_inputs.states("raw_dataset"),
-        recipes=list(changed_inputs.states("coreset_spec")),
+        recipes=[name for name in recipes if name not in back],
+        back=back,
         sources=set(instance.get_dynamic_partitions(str(SOURCE.name))) | set(workspace.settings.sources),
         stale={(stale.asset.to_user_string(), stale.partition): stale.why for stale in stale_partitions},
         rates=read_rates(defs, instance),
+        lost=changed_inputs.lost,
+        landed_versions=changed_inputs.landed_versions,
     )
     scope = Scope(defs, select, recipe)
     steps = [step for step in plan.steps if scope.includes(dg.AssetKey.from_user_string(step.asset), step.partition)]
-    return changed_inputs, replace(plan, steps=steps)
+    lost = {key: why for key, why in plan.lost.items() if scope.includes(dg.AssetKey.from_user_string(key[0]), key[1])}
+    return changed_inputs, replace(plan, steps=steps, lost=lost)
 
 
 def read_rates(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Rate]:

@@ -15,10 +15,18 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
+from dselect_core.coreset.manifest import readable_manifest
+from dselect_core.lineage.lost_tables import LostTables
+from dselect_core.pool.corpus_index import read_excluded
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
 from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, inputs_are_ready
-from dselect_dagster.defs.changed_inputs import ChangedInputs, find_changed_inputs, register_partitions
+from dselect_dagster.defs.changed_inputs import (
+    ChangedInputs,
+    find_changed_inputs,
+    find_lost_scores,
+    register_partitions,
+)
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.condition_cursor import ConditionCursor
 from dselect_dagster.refresh.dagster_private import (
@@ -29,6 +37,7 @@ from dselect_dagster.refresh.dagster_private import (
     run_assets,
     step_errors_of,
 )
+from dselect_dagster.refresh.lost_partitions import LostPartitions
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness, StalePartition
 
@@ -54,16 +63,32 @@ class FinishedRun:
 
 @dataclass
 class RefreshResult:
-    """What a refresh landed, ran, and could not make."""
+    """What a refresh landed, ran, and could not make.
+
+    still_lost: {asset partition: why} of what the storage lacked, and lacks after the refresh. left_out: {source: why}
+    of the sources in the settings that the pool does not hold, or that a coreset lost since it was made last.
+    """
 
     changed_inputs: ChangedInputs
     runs: list[FinishedRun] = field(default_factory=list)
     still_stale: list[StalePartition] = field(default_factory=list)
+    still_lost: dict[AssetPartition, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> list[FinishedRun]:
         """The runs with errors."""
         return [run for run in self.runs if run.errors]
+
+    @property
+    def failed_partitions(self) -> set[AssetPartition]:
+        """The asset partitions of those runs."""
+        return {(asset, run.partition) for run in self.failed for asset in run.assets}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing failed, and nothing that was made is lost or left out."""
+        return not (self.failed or self.still_lost or self.left_out)
 
 
 def refresh(
@@ -73,13 +98,13 @@ def refresh(
     *,
     select: dg.AssetSelection | None = None,
     recipe: str | None = None,
-    lost: Iterable[tuple[str, str]] = (),
+    lost: LostTables | None = None,
     on_run: Callable[[str], None] = lambda _: None,
 ) -> RefreshResult:
     """Bring the graph up to date.
 
     select: only these assets; recipe: only this recipe's coreset (what it rests on is made for all).
-    lost: asset and partition of scores that are gone from the store. No data version shows that; `plan_refresh` does.
+    lost: what `plan_refresh` found lost; None: it is looked for here.
     on_run: called with the name of each run as it starts.
 
     A run that fails raises nothing: its errors are in the result. Raises Stopped when somebody asks to stop
@@ -87,7 +112,7 @@ def refresh(
     """
     scope = Scope(defs, select, recipe)
     _fail_abandoned_runs(instance)
-    changed_inputs = find_changed_inputs(workspace, instance)
+    changed_inputs = find_changed_inputs(workspace, instance, save_verified=True)
     register_partitions(changed_inputs, instance)
     result = RefreshResult(changed_inputs)
 
@@ -95,31 +120,51 @@ def refresh(
     _run(defs, instance, [key for key in landing if scope.includes(*key)], result, on_run)
 
     graph, readiness, cursor = AssetGraph(defs), _with_readiness_conditions(defs), ConditionCursor(defs, instance)
-    to_restore = {(dg.AssetKey(asset), partition) for asset, partition in lost}
+    found_lost = {**changed_inputs.lost, **(find_lost_scores(workspace, instance) if lost is None else lost)}
+    restoring = LostPartitions(workspace, instance, scope, graph, found_lost)
     while True:
         staleness = Staleness(defs, instance)
         not_compared = {asset for asset in graph if staleness.is_over_partition_limit(asset)}
         stale_partitions = staleness.stale_partitions()
         # Nothing runs again in one refresh after it failed: its message is already in the result.
-        failed = {(asset, run.partition) for run in result.failed for asset in run.assets}
+        failed = result.failed_partitions
         due = {(stale.asset, stale.partition) for stale in stale_partitions} - failed
         with_ready_inputs = evaluate_conditions(readiness, instance)[0] if due else set()
         runnable = graph.sorted(due & with_ready_inputs)
         requested: list[AssetPartition] = []
         if not_compared:
             requested = [key for key in cursor.read_requests() if key[0] in not_compared and key not in failed]
-        # First what is to be restored: its data version does not move, so what reads it would not wait for it.
-        candidates = dict.fromkeys([*sorted(to_restore), *requested, *runnable])
-        keys = [key for key in candidates if scope.includes(*key) and not staleness.waits_for_any(key, runnable)]
-        to_restore -= set(keys)
+        # What reads a lost table waits for it, although its data version does not move.
+        to_restore = restoring.restorable(failed)
+        candidates = dict.fromkeys([*to_restore, *requested, *runnable])
+        upcoming = [*to_restore, *runnable]
+        keys = [key for key in candidates if scope.includes(*key) and not staleness.waits_for_any(key, upcoming)]
         if not keys and not not_compared:
             # All events so far are dealt with. Should a hundredth source come, only events after this one count.
             cursor.read_requests()
         _run(defs, instance, keys, result, on_run)
         cursor.save(postponed=[key for key in requested if key not in keys])
-        if not keys:
+        restoring.tried(keys)
+        # Coresets that were made meanwhile name the files of now.
+        origins, failed = {**changed_inputs.origins, **_origins_of(result)}, result.failed_partitions
+        if not keys and not restoring.look_again(failed) and not restoring.look_at_origins(origins, failed):
+            result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
             return result
+
+
+def _origins_of(result: RefreshResult) -> dict[str, str]:
+    """{source: version of where its samples stand} of the sources that the refresh landed."""
+    landed = [m for run in result.runs for m in run.materializations if m.asset_key == dg.AssetKey("raw_dataset")]
+    return {str(m.partition): str(m.metadata["origins"].value) for m in landed}
+
+
+def _left_out(workspace: Workspace, recipe: str | None) -> dict[str, str]:
+    """The sources of the settings that the index leaves out, or that a coreset (all, or one recipe's) misses."""
+    left = read_excluded(workspace)
+    for name in workspace.settings.coresets if recipe is None else [recipe]:
+        left |= (readable_manifest(workspace, name) or {}).get("sources_left", {})
+    return {source: why for source, why in sorted(left.items()) if source in workspace.settings.sources}
 
 
 def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:

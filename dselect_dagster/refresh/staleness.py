@@ -3,12 +3,13 @@
 Its limit: Dagster does not compare data versions across an edge of 100 or more partitions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
+from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.dagster_private import (
     StaleCause,
@@ -60,9 +61,15 @@ class Staleness:
                 for partition in self._partition_names(asset):
                     yield asset, partition
 
-    def stale_partitions(self) -> list[StalePartition]:
-        """The automated partitions that are missing or behind their inputs, upstream first."""
-        checked = (self.check(asset, partition) for asset, partition in self.automated_partitions())
+    def stale_partitions(self, recipes_back: Sequence[str] = ()) -> list[StalePartition]:
+        """The automated partitions that are missing or behind their inputs, upstream first.
+
+        recipes_back: recipes that have no partition now and will have it again.
+        """
+        keys = list(self.automated_partitions())
+        of_recipes = [asset for asset in self.graph if self.graph.partitions(asset) == RECIPE]
+        keys += [(a, recipe) for a in of_recipes if self.graph.is_automated(a) for recipe in recipes_back]
+        checked = (self.check(asset, partition) for asset, partition in keys)
         return [stale for stale in checked if stale is not None]
 
     def unused_assets(self) -> list[dg.AssetKey]:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dselect_core.settings.settings import load_settings
+from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, landing_runs
 from dselect_dagster.defs.graph import build_definitions
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.sensors import sources_and_recipes
@@ -74,6 +75,46 @@ def test_a_source_gone_is_landed_empty_and_a_recipe_gone_loses_its_partition(dep
     assert set(deployment.tick()) == {("raw_dataset", "a"), ("raw_dataset", "b"), ("coreset_spec", "s")}
     assert deployment.instance.get_dynamic_partitions("recipe") == ["s"]
     assert deployment.tick() == []
+
+
+def test_what_is_lost_is_made_again_once_and_what_lands_comes_first(deployment: Deployment) -> None:
+    raw = deployment.folder / ".dselect" / "raw" / "a" / "samples.parquet"
+    spec = deployment.folder / ".dselect" / "specs" / "r.json"
+    job = build_definitions(
+        load_settings(deployment.config), str(deployment.config)
+    ).resolve_implicit_global_asset_job_def()
+    index = [dg.AssetKey("corpus_index")]
+    assert job.execute_in_process(instance=deployment.instance, asset_selection=index).success
+    lost = [raw, spec, deployment.folder / ".dselect" / "corpus" / "index.parquet"]
+    for path in lost:
+        path.unlink()
+    assert deployment.tick() == [("raw_dataset", "a"), ("coreset_spec", "r")]
+    assert deployment.tick() == [("corpus_index", None)]
+    assert all(path.exists() for path in lost)
+    assert deployment.tick() == []
+
+
+def test_each_loss_and_each_return_of_a_recipe_has_a_run_of_its_own(deployment: Deployment) -> None:
+    path = deployment.folder / ".dselect" / "raw" / "a" / "samples.parquet"
+
+    def keys() -> list[str | None]:
+        workspace = WorkspaceResource(config=str(deployment.config)).open()
+        changed_inputs = find_changed_inputs(workspace, deployment.instance)
+        return [run.run_key for run in landing_runs(changed_inputs, LANDED_ASSETS)]
+
+    seen = []
+    for _ in range(2):
+        path.unlink()
+        seen += keys()
+        assert seen[-1:] == keys()  # not twice for one loss
+        assert deployment.tick() == [("raw_dataset", "a")]
+    for _ in range(2):
+        deployment.write([ROW], coresets={})
+        deployment.tick()
+        deployment.write([ROW], coresets={"r": {"strategy": "random", "budget": 1}})
+        seen += [key for key in keys() if key is not None and key.startswith("coreset_spec")]
+        deployment.tick()
+    assert len(seen) == len(set(seen)) == 4
 
 
 def at_night(deployment: Deployment, schedule: str = "refresh_sources") -> list[dg.RunRequest]:

@@ -56,19 +56,19 @@ def assert_same(graph: Graph, fresh: Graph) -> None:
     mine, other = graph.pool(), fresh.pool()
     assert mine.equals(other), "the pools differ"
     for kind in ("difficulty", "embeddings", "prompts", "activations", "grades"):
-        _same_table(graph.scores(kind), fresh.scores(kind), kind)
+        assert_same_table(graph.scores(kind), fresh.scores(kind), kind)
     a, b = pl.read_parquet(str(graph.workspace.neighbors)), pl.read_parquet(str(fresh.workspace.neighbors))
     assert a["sample_id"].equals(b["sample_id"])
     assert np.abs((a["similarity"] - b["similarity"]).to_numpy()).max() <= 1e-5, "another shot that is no tie"
     a, b = (pl.read_parquet(str(g.workspace.pool_table("miwv"))) for g in (graph, fresh))
     assert a["sample_id"].equals(b["sample_id"])
     same_shot = a["shot_id"].eq_missing(b["shot_id"])
-    _same_table(a.filter(same_shot), b.filter(same_shot), "miwv")
+    assert_same_table(a.filter(same_shot), b.filter(same_shot), "miwv")
     for recipe in graph.workspace.settings.coresets:
-        _same_order(graph.order(recipe), fresh.order(recipe), recipe)
+        assert_same_order(graph.order(recipe), fresh.order(recipe), recipe)
 
 
-def _same_table(a: pl.DataFrame, b: pl.DataFrame, what: str) -> None:
+def assert_same_table(a: pl.DataFrame, b: pl.DataFrame, what: str) -> None:
     assert a.columns == b.columns
     for name, dtype in a.schema.items():
         if name in ("graded_at", "shot_similarity"):
@@ -84,7 +84,7 @@ def _same_table(a: pl.DataFrame, b: pl.DataFrame, what: str) -> None:
             assert a[name].equals(b[name]), (what, name)
 
 
-def _same_order(a: pl.DataFrame, b: pl.DataFrame, recipe: str) -> None:
+def assert_same_order(a: pl.DataFrame, b: pl.DataFrame, recipe: str) -> None:
     if a["sample_id"].equals(b["sample_id"]):
         gains = (a["gain"] - b["gain"]).abs().max()
         assert gains is None or gains <= 1e-4, (recipe, gains)

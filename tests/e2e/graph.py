@@ -106,10 +106,11 @@ class Graph:
         return pool_scores(self.workspace, read_index(self.workspace), kind)
 
     def order(self, recipe: str) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / ".dselect" / "coresets" / recipe / "order.parquet")
+        return pl.read_parquet(str(self.workspace.coreset(recipe) / "order.parquet"))
 
     def manifest(self, recipe: str) -> dict[str, Any]:
-        return json.loads((self.folder / ".dselect" / "coresets" / recipe / "manifest.json").read_text())
+        manifest: dict[str, Any] = json.loads((self.workspace.coreset(recipe) / "manifest.json").read_text())
+        return manifest
 
 
 def settings_of(graph: Graph) -> Settings:

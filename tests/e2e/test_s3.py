@@ -58,3 +58,11 @@ def test_sources_and_storage_on_s3(bucket: tuple[s3fs.S3FileSystem, str], tmp_pa
             assert store.size(f"corpus/out/coresets/d3/{version['folder']}/{name}") == facts["bytes"]
     export_coreset(graph.workspace.coreset("d3"), str(tmp_path / "copy"), "messages")
     assert len((tmp_path / "copy" / "coreset.jsonl").read_text().splitlines()) == manifest["counts"]["rows"]
+    # An object that vanished, and one that is empty, are made again.
+    vanished, emptied = "corpus/out/scores/difficulty/a.json", "corpus/out/corpus/index.parquet"
+    store.rm_file(vanished)
+    store.pipe_file(emptied, b"")
+    assert {("difficulty_scores", "a"), ("corpus_index", None)} == made(graph.refresh())
+    store.invalidate_cache()
+    assert store.info(vanished)["size"] and store.info(emptied)["size"]
+    assert made(graph.refresh()) == set()

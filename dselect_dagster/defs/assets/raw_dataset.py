@@ -40,6 +40,7 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
             **landed.row_counts,
             "seconds": round(progress.seconds, 2),
             "signature": landed.signature,
+            "origins": landed.origins,
             "path": path(place.samples(context.partition_key)),
         }
         if landed.ingested is not None:

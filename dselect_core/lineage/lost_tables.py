@@ -1,0 +1,287 @@
+"""What of the storage is lost: tables, heads, models and coresets that are not there, or that cannot be read.
+
+One place knows which files every asset partition stands for. An orchestrator that believes a partition made compares
+that with this, and makes again what is lost.
+
+The folders are listed, and a file is read only when its size or time is not the one that it was found good at
+(verified_files.py). So with nothing changed no file is read. Rows that the stores lack are found by `lost_scores`: the
+store knows its own rows.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from upath import UPath
+
+from dselect_core.coreset.manifest import read_manifest
+from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, check_file
+from dselect_core.coreset.spec import read_spec
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import fingerprint
+from dselect_core.kinds import Kind, all_kinds
+from dselect_core.lm import target_model
+from dselect_core.pool.corpus_index import index_of, needed_kinds, read_excluded, read_index
+from dselect_core.pool.future_pool import SourceRows
+from dselect_core.scores.provenance import future_store
+from dselect_core.scores.update import score_todos
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import is_local, read_metadata, read_with_metadata
+from dselect_core.storage.folder_listing import FileEntry, list_tree
+from dselect_core.storage.score_store import Store
+from dselect_core.storage.source_head import read_head
+from dselect_core.storage.store_folder import PROVENANCE, PROVENANCE_OF_0_1
+from dselect_core.storage.verified_files import VerifiedFiles
+
+AssetPartition = tuple[str, str | None]
+"""An asset and one of its partitions; None where it has none."""
+
+LostTables = Mapping[AssetPartition, str]
+"""{asset partition: what of it is lost, in words}."""
+
+_INDEX: AssetPartition = ("corpus_index", None)
+_FOLDERS = ("raw", "models", "scores", "corpus", "specs", "coresets")
+# What reading an altered file may raise.
+_UNREADABLE = (DselectError, OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A file that an asset partition stands for. check: reads it, and raises where it is not what was written."""
+
+    asset: str
+    partition: str | None
+    path: UPath
+    check: Callable[[], object]
+    may_be_empty: bool = False
+
+
+def lost_tables(
+    workspace: Workspace, sources: Collection[str], recipes: Collection[str], *, save: bool = False
+) -> dict[AssetPartition, str]:
+    """What is lost of the partitions that these sources and recipes have, whether or not they were ever made.
+
+    save: keep on record which files were found good, so that the next look does not read them.
+    """
+    present = {
+        f"{folder}/{path}": entry for folder in _FOLDERS for path, entry in list_tree(workspace.root / folder).items()
+    }
+    verified = VerifiedFiles(workspace.root)
+    lost: dict[AssetPartition, str] = {}
+    for table in _tables(workspace, sources, recipes, present):
+        why = _why_lost(workspace, table, present, verified)
+        if why is not None:
+            lost.setdefault((table.asset, table.partition), why)
+    _verify_vectors(workspace, sources, present, verified)
+    if _INDEX not in lost and (returned := _returned_sources(workspace, sources)):
+        lost[_INDEX] = f"it leaves out what is complete by now: {', '.join(returned)}"
+    if save:
+        verified.save(present)
+    return lost
+
+
+def lost_scores(workspace: Workspace, sources: Collection[str]) -> dict[AssetPartition, str]:
+    """The scores that the heads of these sources count on and the stores have no more, as far as the model is known."""
+    model = _model_provenance(workspace)
+    rows = {source: landed for source in sorted(sources) if (landed := _landed(workspace, source)) is not None}
+    lost: dict[AssetPartition, str] = {}
+    for kind in _needed(workspace, by_source=True):
+        try:
+            store = future_store(workspace, kind, model)
+        except DselectError:
+            continue  # what its provenance names cannot be read: its run says so
+        if store is None:
+            continue
+        for todo in score_todos(workspace, kind, rows, store).values():
+            if todo.lost and todo.why is not None:
+                lost[kind.asset, todo.source] = todo.why
+    return lost
+
+
+def _returned_sources(workspace: Workspace, sources: Collection[str]) -> list[str]:
+    """Sources that the index left out, and that are complete as they lie in the storage now."""
+    excluded = set(read_excluded(workspace)) & set(sources)
+    if not excluded:
+        return []
+    try:
+        return sorted(index_of(workspace, excluded, needed_kinds(workspace.settings)).sources)
+    except _UNREADABLE:
+        return []  # the table that cannot be read is lost, and restored first
+
+
+def _why_lost(
+    workspace: Workspace, table: _Table, present: Mapping[str, FileEntry], verified: VerifiedFiles
+) -> str | None:
+    name = relative_path(workspace, table.path)
+    entry = present.get(name)
+    if entry is None:
+        return f"{name} is gone from the storage"
+    if (name, entry) in verified:
+        return None
+    if entry.size == 0 and not table.may_be_empty:
+        return f"{name} is empty"
+    try:
+        table.check()
+    except FileNotFoundError:
+        return f"{name} is gone from the storage"
+    except _UNREADABLE as error:
+        return f"{name} cannot be read: {_first_line(error)}"
+    verified.add(name, entry)
+    return None
+
+
+def relative_path(workspace: Workspace, path: UPath) -> str:
+    """The path in the storage, with slashes."""
+    return path.path[len(workspace.root.path.rstrip("/")) + 1 :]
+
+
+def _tables(
+    workspace: Workspace, sources: Collection[str], recipes: Collection[str], present: Mapping[str, FileEntry]
+) -> Iterator[_Table]:
+    """Every file that an asset partition stands for, what others are checked with first."""
+    for source in sorted(sources):
+        yield _parquet("raw_dataset", source, workspace.samples(source), required="version")
+        yield _parquet("raw_dataset", source, workspace.quarantine(source))
+    for recipe in sorted(recipes):
+        yield _Table("coreset_spec", recipe, workspace.spec(recipe), partial(read_spec, workspace, recipe))
+    needed = _needed(workspace)
+    if any(kind.reads_model(workspace.settings) for kind in needed):
+        yield from _tables_of_model(workspace)
+    for kind in needed:
+        if kind.by_source:
+            for source in sorted(sources):
+                head = workspace.head(kind.name, source)
+                yield _Table(kind.asset, source, head, partial(read_head, head))
+        else:
+            yield _parquet(kind.asset, None, workspace.pool_table(kind.name), required="fingerprint")
+    yield from _provenances(workspace, needed, sources, present)
+    yield _Table("corpus_index", None, workspace.index, lambda: read_index(workspace))
+    if not all(kind.by_source for kind in needed):
+        yield _parquet("neighbors", None, workspace.neighbors, required="figures")
+    for recipe in sorted(recipes):
+        yield from _tables_of_coreset(workspace, recipe)
+
+
+def _tables_of_model(workspace: Workspace) -> Iterator[_Table]:
+    """The record of the target model, and the files of a model that was made here."""
+    record_path = workspace.models / "current.json"
+    yield _Table("warmup_model", None, record_path, lambda: target_model.read_record(workspace)["identity"])
+    try:
+        record = target_model.read_record(workspace)
+        paths = target_model.builtin_files(workspace, record)
+    except _UNREADABLE:
+        return
+    for path in paths:
+        yield _Table("warmup_model", None, path, lambda: target_model.check_builtin(workspace, record))
+
+
+def _provenances(
+    workspace: Workspace, needed: list[Kind], sources: Collection[str], present: Mapping[str, FileEntry]
+) -> Iterator[_Table]:
+    """The provenance beside the scores in force of each kind. The run of any one source writes it."""
+    for kind in needed:
+        in_force = _fingerprint_in_force(workspace, kind, sources, present)
+        if in_force is not None and sources:
+            store = workspace.open_store(kind.name, in_force)
+            paths = [store.folder / name for name in (PROVENANCE, PROVENANCE_OF_0_1)]
+            path = next((path for path in paths if relative_path(workspace, path) in present), paths[0])
+            yield _Table(kind.asset, min(sources) if kind.by_source else None, path, partial(_check_provenance, store))
+
+
+def _check_provenance(store: Store) -> None:
+    if fingerprint(store.provenance) != store.fingerprint:
+        raise DselectError("its fingerprint is not the name of its folder")
+
+
+def _fingerprint_in_force(
+    workspace: Workspace, kind: Kind, sources: Collection[str], present: Mapping[str, FileEntry]
+) -> str | None:
+    """Of the provenance that the last scores of a kind were made with; None where none is known."""
+    try:
+        if not kind.by_source:
+            return read_metadata(workspace.pool_table(kind.name))["fingerprint"]
+        heads = (workspace.head(kind.name, source) for source in sorted(sources))
+        first = next((head for head in heads if relative_path(workspace, head) in present), None)
+        head = None if first is None else read_head(first)
+    except _UNREADABLE:
+        return None
+    return None if head is None else head.fingerprint
+
+
+def _verify_vectors(
+    workspace: Workspace, sources: Collection[str], present: Mapping[str, FileEntry], verified: VerifiedFiles
+) -> None:
+    """Read the vectors that are not verified yet, so that the store knows its altered rows. An object store is trusted.
+
+    It has checks of its own, and reading costs money there.
+    """
+    if not is_local(workspace.root):
+        return
+    for kind in _needed(workspace, by_source=True):
+        in_force = _fingerprint_in_force(workspace, kind, sources, present) if kind.array else None
+        if in_force is None:
+            continue
+        store = workspace.open_store(kind.name, in_force)
+        prefix = relative_path(workspace, store.folder) + "/"
+        arrays = {path.removeprefix(prefix): entry for path, entry in present.items() if path.startswith(prefix)}
+        known = {name for name, entry in arrays.items() if (prefix + name, entry) in verified}
+        of_parts = [name for name in arrays if name.endswith(".npy") and f"{name[:-4]}.parquet" in arrays]
+        if all(name in known for name in of_parts):
+            continue
+        for name in store.verify_arrays(known.__contains__):
+            if name in arrays:
+                verified.add(prefix + name, arrays[name])
+
+
+def _tables_of_coreset(workspace: Workspace, recipe: str) -> Iterator[_Table]:
+    folder = workspace.coreset(recipe)
+    try:
+        version = PublishedVersion(folder, read_manifest(workspace, recipe) or {})
+    except DselectError:
+        version = PublishedVersion(folder, {})
+    for name in FILES:
+        check = partial(_check_manifest, workspace, recipe) if name == MANIFEST else partial(check_file, folder, name)
+        yield _Table("coreset", recipe, version.path(name), check, may_be_empty=name.endswith(".jsonl"))
+
+
+def _check_manifest(workspace: Workspace, recipe: str) -> None:
+    manifest = read_manifest(workspace, recipe)
+    if manifest is not None and not {"sources", "counts", "scores"} <= manifest.keys():
+        raise DselectError("it is not a manifest")
+
+
+def _parquet(asset: str, partition: str | None, path: UPath, required: str | None = None) -> _Table:
+    """A Parquet table; required: a key of its metadata."""
+
+    def check() -> None:
+        _, metadata = read_with_metadata(path)
+        if required is not None and required not in metadata:
+            raise DselectError(f"no `{required}` in its metadata")
+
+    return _Table(asset, partition, path, check)
+
+
+def _needed(workspace: Workspace, *, by_source: bool | None = None) -> list[Kind]:
+    names = needed_kinds(workspace.settings)
+    kinds = [kind for kind in all_kinds().values() if kind.name in names]
+    return [kind for kind in kinds if by_source is None or kind.by_source == by_source]
+
+
+def _model_provenance(workspace: Workspace) -> dict[str, Any] | None:
+    try:
+        return target_model.known_provenance(workspace, target_model.read_record(workspace)["identity"])
+    except _UNREADABLE:
+        return None
+
+
+def _landed(workspace: Workspace, source: str) -> SourceRows | None:
+    try:
+        samples, metadata = read_with_metadata(workspace.samples(source), ["sample_id"])
+        return SourceRows(samples, metadata["version"])
+    except _UNREADABLE:
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
