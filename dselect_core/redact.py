@@ -7,6 +7,7 @@ user part of a URL, and the values of its query. So a key that an endpoint echoe
 Trade-off: a secret of fewer than four characters is not looked for by value, because it would hide half of every text.
 """
 
+import base64
 import os
 import re
 from collections.abc import Mapping
@@ -49,9 +50,11 @@ def remember_options(options: Mapping[str, Any]) -> None:
 def remember_url(url: str) -> None:
     """Remember the password and the values of the query of a URL, so that they are found outside of it too."""
     if user_part := _USER_PART.search(url):
-        for part in user_part[0].split(":"):
-            remember(unquote(part))
-            remember(part)
+        user, _, password = user_part[0].partition(":")
+        remember(password or user)  # a token may stand alone
+        remember(unquote(password))
+        # As it is sent, and as a server may quote it.
+        remember(base64.b64encode(unquote(user_part[0]).encode()).decode())
     if query := _QUERY.search(url):
         for pair in re.split("[&;]", query[2]):
             value = pair.partition("=")[2]

@@ -18,6 +18,7 @@ from dselect_core.kinds import kind_of
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.pool_tables import load_pool, pool_origins, pool_samples, version_of_pool
 from dselect_core.progress import Progress
+from dselect_core.redact import redact_all
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SCHEMA as ORDER_COLUMNS
@@ -93,7 +94,7 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
         selection = select(pool, spec, progress, lambda key: read_saved_order(workspace.orders / f"{key}.parquet", key))
     except DselectError as error:
         raise DselectError(f"coreset {recipe}: {error}") from None
-    manifest = make_manifest(workspace, recipe, spec, index, kinds) | {
+    manifest = redact_all(make_manifest(workspace, recipe, spec, index, kinds)) | {
         "order": None if selection.saved is None else selection.saved.key,
         "origins": pool_origins(workspace, index),
         "sources_left": sources_left(workspace, recipe, index),

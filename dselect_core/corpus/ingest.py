@@ -22,6 +22,7 @@ from dselect_core.corpus.readers import READABLE_FORMATS, RawRow
 from dselect_core.corpus.sample import QUARANTINE, SAMPLES, BadRow, Message, sample_id
 from dselect_core.corpus.source_files import SourceFile, list_source_files
 from dselect_core.errors import DselectError
+from dselect_core.redact import redact
 from dselect_core.settings.settings import SourceSpec
 
 VOTING_ROWS = 1000
@@ -149,13 +150,14 @@ def ingest(source: str, spec: SourceSpec) -> IngestedSource:
         rows=tally.rows,
         duplicates=tally.duplicates,
         files=files,
-        skipped=listing.skipped,
+        skipped=[redact(file) for file in listing.skipped],
         signature=listing.signature(spec),
     )
 
 
 def _ingest_file(file: SourceFile, spec: SourceSpec, tally: _Tally) -> FileCount:
     rows_of_earlier_files, quarantined_of_earlier_files = tally.rows, len(tally.quarantine)
+    name = redact(file.name)  # what is stored and shown; the address may hold a password
 
     def counted_rows() -> Iterator[RawRow]:
         for raw in file.rows(ALL_KEYS):
@@ -169,15 +171,15 @@ def _ingest_file(file: SourceFile, spec: SourceSpec, tally: _Tally) -> FileCount
         layout = choose_layout((raw.value for raw in voters), spec.format)
         first_voters = first_voters or voters
         for raw in voters:
-            tally.add(file.name, raw, layout)
+            tally.add(name, raw, layout)
     if not first_voters:
-        return FileCount(file.name, None, None, 0, 0)
+        return FileCount(name, None, None, 0, 0)
     if layout is None:
-        raise _no_format_error(file.name, spec, first_voters)
+        raise _no_format_error(name, spec, first_voters)
     for raw in rows:
-        tally.add(file.name, raw, layout)
+        tally.add(name, raw, layout)
     quarantined = len(tally.quarantine) - quarantined_of_earlier_files
-    return FileCount(file.name, layout.format, str(layout), tally.rows - rows_of_earlier_files, quarantined)
+    return FileCount(name, layout.format, str(layout), tally.rows - rows_of_earlier_files, quarantined)
 
 
 def _no_format_error(name: str, spec: SourceSpec, rows: list[RawRow]) -> DselectError:

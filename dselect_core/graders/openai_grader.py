@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.progress import Progress
+from dselect_core.redact import redact
 from dselect_core.settings.settings import GraderSpec
 from dselect_core.stop import until_stopped
 
@@ -140,7 +141,7 @@ def rating_to_grade(rating: float) -> float:
 
 
 def _short(text: str, width: int = 160) -> str:
-    line = " ".join(text.split())
+    line = " ".join(redact(text).split())  # before it is cut: half a key is a secret too
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dselect_core.errors import DselectError, explain_os_error
+from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, explain_unknown_key
 
 CONFIG_ENV = "DSELECT_CONFIG"
@@ -40,6 +41,12 @@ class SourceSpec(StrictModel):
         if (self.path is None) == (self.dataset is None):
             raise ValueError("give either `path` (files) or `dataset` (Hugging Face), not both and not neither")
         return self
+
+    def model_post_init(self, _: Any) -> None:
+        """What is secret in the address and the options is hidden from now on, wherever it would be shown."""
+        remember_options(self.storage_options)
+        for url in (*self.paths, self.dataset or ""):
+            remember_url(url)
 
     @property
     def paths(self) -> list[str]:
@@ -197,6 +204,14 @@ class Settings(StrictModel):
     coresets: dict[str, CoresetSpec] = Field(description="recipes, by the name of their coreset")
     schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
     owners: list[str] = Field(default_factory=lambda: ["team:data-curation"], description="owners shown in Dagster")
+
+    def model_post_init(self, _: Any) -> None:
+        """What is secret in the addresses and the options is hidden from now on, wherever it would be shown."""
+        remember_options(self.storage_options)
+        for url in (self.storage, self.model.path, self.grader.base_url or "", self.grader.rubric or ""):
+            remember_url(url)
+        if self.grader.api_key is not None:
+            remember(os.environ.get(self.grader.api_key.env, "").strip())
 
     @model_validator(mode="after")
     def _names(self) -> "Settings":

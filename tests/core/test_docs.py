@@ -9,7 +9,15 @@ from dselect_core.settings.reference import reference
 from dselect_core.settings.settings import json_schema
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]
+)
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 _PATH = re.compile(r"(?<![\w/.-])(?:dselect_core|dselect_dagster|demo|tests|benchmarks|docs)/[\w./-]*\w")
 _MODULE = re.compile(r"python -m ((?:dselect_core|dselect_dagster|demo|benchmarks)[\w.]*)")
@@ -74,6 +82,17 @@ def _tree() -> list[tuple[str, str]]:
         for name in re.findall(r"(?<![\w/])\w+\.(?:py|md)\b", line):
             named.append((f"{top}{room}{name}", line))
     return named
+
+
+def test_each_claim_about_security_names_a_test_that_exists() -> None:
+    page = (ROOT / "SECURITY.md").read_text("utf-8")
+    claims = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith(("| claim", "| ---"))]
+    assert len(claims) > 10
+    for claim in claims:
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", claim)
+        assert tests, f"no test: {claim}"
+        for file, name in tests:
+            assert re.search(rf"^def {name}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE), f"{file} has no {name}"
 
 
 def test_the_readme_is_short() -> None:
