@@ -68,6 +68,12 @@ def attend(
     if unsupported or not getattr(module, "is_causal", True):
         raise CannotPackError(f"{type(module).__name__} needs {', '.join(unsupported) or 'both directions'}")
     batch.windows.add(sliding_window)
+    width = value.shape[3]
+    if query.shape[3] != width:
+        # Torch's kernels want one width (DeepSeek's values are narrower); its fallback holds all queries × keys.
+        scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+        widest = max(query.shape[3], width)
+        query, key, value = (nn.functional.pad(x, (0, widest - x.shape[3])) for x in (query, key, value))
     out = value.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     grouped_queries = query.shape[1] != key.shape[1]
     for (start, end), (root, root_end) in zip(batch.layout.spans, batch.layout.roots, strict=True):
@@ -97,7 +103,7 @@ def attend(
                     block_q, block_k, block_v, attn_mask=mask, scale=scaling, enable_gqa=grouped_queries
                 )
             out[:, start + first : start + block.stop] = attended.transpose(1, 2)
-    return out, None
+    return out[..., :width], None
 
 
 def _rows(heads: int, keys: int, window: int | None, cells: int) -> int:

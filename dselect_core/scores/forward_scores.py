@@ -129,7 +129,9 @@ def forward_scores(
             progress(samples_done, samples.height)
     if unrendered:
         yield {
-            kind.name: _nulls(kind, unrendered, widths.get(kind.name, 1)) for kind, _ in wanted if kind.name not in failed
+            kind.name: _nulls(kind, unrendered, widths.get(kind.name, 1))
+            for kind, _ in wanted
+            if kind.name not in failed
         }
         if progress is not None:
             progress(samples.height, samples.height)
