@@ -19,6 +19,7 @@ from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.pool_tables import load_pool, pool_origins, pool_samples, version_of_pool
 from dselect_core.progress import Progress
 from dselect_core.redact import redact_all
+from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SCHEMA as ORDER_COLUMNS
@@ -67,7 +68,10 @@ def candidates(workspace: Workspace, recipe: str) -> Candidates:
     """
     index = read_index(workspace)
     versions = {"samples": index.version_of(frozenset())}
+    absent = uncomputable_kinds(workspace)
     for name in sorted(required_kinds(read_spec(workspace, recipe))):
+        if name in absent:
+            raise DselectError(f"recipe {recipe}: {absent[name]}. Choose another strategy for it, or another model.")
         versions[name] = version_of_pool(workspace, index, kind_of(name))
     of_text = []
     for name, fingerprints in index.fingerprints.items():

@@ -24,6 +24,7 @@ from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
 from dselect_core.pool.corpus_index import index_of, needed_kinds
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
+from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.scores.provenance import future_store
 from dselect_core.scores.update import ScoreTodo, score_todos
 from dselect_core.scores.update_pairs import pair_todo
@@ -100,7 +101,7 @@ class _Planner:
 
     @cached_property
     def needed(self) -> frozenset[str]:
-        return needed_kinds(self.workspace.settings)
+        return needed_kinds(self.workspace.settings) - uncomputable_kinds(self.workspace).keys()
 
     def scores(self) -> list[Step]:
         """Steps of the scores that are made source by source."""

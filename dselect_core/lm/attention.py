@@ -19,13 +19,16 @@ from torch import Tensor, nn
 from dselect_core.lm.packing import Layout
 
 NAME = "dselect_packed"
+# Heads × queries × keys that attend at a time where a mask is needed, or scores are capped (these have no kernel).
+_CELLS = 2**26
+_CAPPED_CELLS = 2**24
 
 
 @dataclass
 class _Batch:
     """The flat batch that runs now.
 
-    masks: by (tokens, root tokens, window, device), shared by all layers; windows: the sliding windows of the layers.
+    masks: by (tokens, keys in front, window, device), shared by all layers; windows: the sliding windows of the layers.
     """
 
     layout: Layout
@@ -65,6 +68,12 @@ def attend(
     if unsupported or not getattr(module, "is_causal", True):
         raise CannotPackError(f"{type(module).__name__} needs {', '.join(unsupported) or 'both directions'}")
     batch.windows.add(sliding_window)
+    width = value.shape[3]
+    if query.shape[3] != width:
+        # Torch's kernels want one width (DeepSeek's values are narrower); its fallback holds all queries × keys.
+        scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+        widest = max(query.shape[3], width)
+        query, key, value = (nn.functional.pad(x, (0, widest - x.shape[3])) for x in (query, key, value))
     out = value.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     grouped_queries = query.shape[1] != key.shape[1]
     for (start, end), (root, root_end) in zip(batch.layout.spans, batch.layout.roots, strict=True):
@@ -73,28 +82,53 @@ def attend(
         if root_tokens:
             k = torch.cat([key[:, :, root:root_end], k], dim=2)
             v = torch.cat([value[:, :, root:root_end], v], dim=2)
-        window_cuts = sliding_window is not None and root_tokens + end - start > sliding_window
-        needs_mask = root_tokens or window_cuts or softcap is not None
-        mask = _mask(batch, end - start, root_tokens, sliding_window, q.device) if needs_mask else None
-        if softcap is not None:
-            assert mask is not None
-            attended = _soft_capped(q, k, v, mask, scaling, softcap)
-        else:
-            attended = nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped_queries
-            )
-        out[:, start:end] = attended.transpose(1, 2)
-    return out, None
+        window_cuts = sliding_window is not None and k.shape[2] > sliding_window
+        if not (root_tokens or window_cuts or softcap is not None):
+            out[:, start:end] = nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped_queries
+            ).transpose(1, 2)
+            continue
+        # A mask of all queries and keys would grow with the square of the length.
+        rows = _rows(q.shape[1], k.shape[2], sliding_window, _CAPPED_CELLS if softcap else _CELLS)
+        for first in range(0, end - start, rows):
+            block = slice(first, min(first + rows, end - start))
+            oldest = 0 if sliding_window is None else max(0, root_tokens + first - sliding_window + 1)
+            visible = slice(oldest, root_tokens + block.stop)
+            mask = _mask(batch, block.stop - first, root_tokens + first - oldest, sliding_window, q.device)
+            block_q, block_k, block_v = q[:, :, block], k[:, :, visible], v[:, :, visible]
+            if softcap is not None:
+                attended = _soft_capped(block_q, block_k, block_v, mask, scaling, softcap)
+            else:
+                attended = nn.functional.scaled_dot_product_attention(
+                    block_q, block_k, block_v, attn_mask=mask, scale=scaling, enable_gqa=grouped_queries
+                )
+            out[:, start + first : start + block.stop] = attended.transpose(1, 2)
+    return out[..., :width], None
 
 
-def _mask(batch: _Batch, tokens: int, root_tokens: int, window: int | None, device: torch.device) -> Tensor:
-    """Boolean [tokens, root_tokens + tokens]: True for a token that does not follow and is less than a window back."""
-    key = (tokens, root_tokens, window, device)
-    if key not in batch.masks:
-        distance = torch.arange(root_tokens, root_tokens + tokens)[:, None] - torch.arange(root_tokens + tokens)[None]
-        visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        batch.masks[key] = visible.to(device)
-    return batch.masks[key]
+def _rows(heads: int, keys: int, window: int | None, cells: int) -> int:
+    """How many queries attend at a time, so that heads × queries × keys stays below `cells`."""
+    if window is None:
+        return max(1, cells // (heads * keys))
+    # A block of queries sees the keys of its window, and its own.
+    return max(1, min(window, cells // (heads * min(keys, 2 * window))))
+
+
+def _mask(batch: _Batch, tokens: int, before: int, window: int | None, device: torch.device) -> Tensor:
+    """Boolean [tokens, before + tokens]: True for a token that does not follow and is less than a window back.
+
+    before: number of keys in front of the first token.
+    """
+    key = (tokens, before, window, device)
+    if key in batch.masks:
+        return batch.masks[key]
+    distance = torch.arange(before, before + tokens, device=device)[:, None]
+    distance = distance - torch.arange(before + tokens, device=device)[None]
+    visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    # The blocks of a long sequence have a mask each; together they would be as large as the one that is avoided.
+    if visible.numel() * len(batch.masks) < _CELLS:
+        batch.masks[key] = visible
+    return visible
 
 
 def _soft_capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float | None, softcap: float) -> Tensor:

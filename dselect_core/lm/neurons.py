@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dselect_core.errors import DselectError
 
 # The last linear layer of an MLP in each family: Llama/Qwen/Mistral/Gemma/OLMo, GPT-2, GPT-NeoX, Phi, GPT-J, OPT, and
-# Llama 4, Jamba, LFM2, Granite's shared expert. The first name that a layer has is taken.
+# Llama 4, Jamba, LFM2, Granite's shared expert. The first name that a layer has is taken; all, beside experts.
 _DOWN = (
     *("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2", "mlp.fc_out", "fc2"),
     *("down_proj", "feed_forward.w2", "output_linear"),
@@ -77,11 +77,10 @@ def _layer(layer: nn.Module) -> Layer:
     named = [
         (f".{name}", m) for name, m in layer.named_modules() if id(m) not in inside and not apart & {*name.split(".")}
     ]
-    for suffix in _DOWN:
-        down = tuple(module for name, module in named if name.endswith(f".{suffix}"))
-        if down:
-            return Layer(down, experts)
-    return Layer((), experts)
+    found = [tuple(module for name, module in named if name.endswith(f".{suffix}")) for suffix in _DOWN]
+    if experts:  # beside a dense MLP of one name there may be shared experts of another
+        return Layer(tuple({id(module): module for of_suffix in found for module in of_suffix}.values()), experts)
+    return Layer(next(filter(None, found), ()), ())
 
 
 def _is_known_experts(module: nn.Module) -> bool:

@@ -35,8 +35,8 @@ def make_target_model(
 
     pool: gives the SAMPLES frame that the builtin model is tuned on; not called for another model.
     Returns the record: path (the builtin model's is relative to the models' folder), identity, provenance, template,
-    window in tokens, parameters, vocabulary, and how it was tuned. Raises DselectError when the path is not a causal
-    language model.
+    window in tokens, parameters, vocabulary, what it cannot give and why, the number of its layers, and how it was
+    tuned. Raises DselectError when the path is not a causal language model.
     """
     spec = workspace.settings.model
     if spec.path == "builtin":
@@ -54,6 +54,8 @@ def make_target_model(
         "shares_prefixes": lm.renderer.shares_prefixes,
         "parameters": sum(p.numel() for p in lm.forward.model.parameters()),
         "vocabulary": lm.forward.vocabulary,
+        "cannot": lm.forward.cannot,
+        "neuron_layers": len(lm.forward.layers),
         "provenance": lm.provenance,
     }
     write_json(record, workspace.models / "current.json")

@@ -75,7 +75,8 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
 def index_of(workspace: Workspace, sources: Collection[str], kinds: frozenset[str]) -> Index:
     """The index of the tables of `sources` as they are now. Writes nothing.
 
-    kinds: those a source must have to be complete; kinds that are made over the pool do not count.
+    kinds: those a source must have to be complete; kinds that are made over the pool do not count. Raises DselectError
+    when there are samples and no source is complete: an empty pool must not take the place of one that stands.
     """
     complete: dict[str, dict[str, str]] = {}
     excluded: dict[str, str] = {}
@@ -107,6 +108,8 @@ def index_of(workspace: Workspace, sources: Collection[str], kinds: frozenset[st
             continue  # a source that is gone leaves no trace in the pool
         complete[name] = versions
         ids_by_source.append(samples.select("sample_id", pl.lit(name).alias("source")))
+    if excluded and not complete:
+        raise DselectError("the pool is empty: " + incomplete(excluded))
     frame = (
         pl.concat(ids_by_source)
         .group_by("sample_id")
@@ -117,6 +120,11 @@ def index_of(workspace: Workspace, sources: Collection[str], kinds: frozenset[st
         else pl.DataFrame(schema=SCHEMA)
     )
     return Index(frame, complete, excluded, {kind: sorted(of_kind) for kind, of_kind in fingerprints.items()})
+
+
+def incomplete(excluded: Mapping[str, str]) -> str:
+    """In words, what each source lacks."""
+    return "no source is complete" + "".join(f"; {name}: {reason}" for name, reason in excluded.items())
 
 
 def read_index(workspace: Workspace) -> Index:

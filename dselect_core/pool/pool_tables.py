@@ -11,7 +11,7 @@ import polars as pl
 from dselect_core.corpus.raw_dataset import ORIGINS, read_samples
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
-from dselect_core.pool.corpus_index import Index
+from dselect_core.pool.corpus_index import Index, incomplete
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
@@ -86,10 +86,7 @@ def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool
     when the pool is empty, naming what each source lacks.
     """
     if not index.sources:
-        raise DselectError(
-            "the pool is empty: no source is complete"
-            + "".join(f"; {name}: {reason}" for name, reason in index.excluded.items())
-        )
+        raise DselectError("the pool is empty: " + incomplete(index.excluded))
     kinds = all_kinds()
     scores = index.frame.select("sample_id", "sources")
     arrays: dict[str, np.ndarray] = {}

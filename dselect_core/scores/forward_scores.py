@@ -4,20 +4,23 @@ The pass costs the same whether one kind is taken from it or all, so kinds that 
 it. Samples are rendered as the batches need them, so memory follows the settings and not the corpus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples
+from dselect_core.errors import DselectError
 from dselect_core.kinds import FromForwardPass, Kind, all_kinds
+from dselect_core.lm import target_model
 from dselect_core.lm.chat_template import UnrenderableError
-from dselect_core.lm.load import LanguageModel
+from dselect_core.lm.load import LanguageModel, first_line
 from dselect_core.lm.packing import Sequence, Tree
 from dselect_core.lm.render import Rendered
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import Settings
+from dselect_core.settings.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,53 @@ def forward_kinds(settings: Settings) -> frozenset[str]:
     )
 
 
+def uncomputable_kinds(workspace: Workspace) -> dict[str, str]:
+    """{kind: why the model in force cannot give it}, as was found when that model was opened.
+
+    What one kind lacks is no reason to stop the others, so the pool and the recipes that read other kinds do without.
+    Empty where there is no model yet.
+    """
+    try:
+        record = target_model.read_record(workspace)
+    except DselectError:
+        return {}
+    return _uncomputable(record.get("cannot", {}), record.get("neuron_layers"), workspace.settings)
+
+
+def _uncomputable(cannot: Mapping[str, str], neuron_layers: int | None, settings: Settings) -> dict[str, str]:
+    reasons = dict(cannot)
+    last = None if neuron_layers is None else neuron_layers - 1
+    if last is not None and any(layer > last for layer in settings.activations.layers or ()):
+        reasons.setdefault("activations", f"activations.layers names a layer above {last}, the model's last")
+    found = {}
+    for name in sorted(forward_kinds(settings)):
+        lacking = sorted(from_pass(all_kinds()[name], settings).signals & reasons.keys())
+        if lacking:
+            found[name] = f"{name} cannot be computed: {reasons[lacking[0]]}"
+    return found
+
+
 def forward_scores(
     lm: LanguageModel,
     samples: pl.DataFrame,
     kinds: frozenset[str],
     settings: Settings,
     progress: Progress | None = None,
+    failures: dict[str, DselectError] | None = None,
 ) -> Iterator[dict[str, pl.DataFrame]]:
     """SAMPLES frame → batch by batch, one frame per kind in `kinds` (⊆ forward_kinds); in the end a row per sample.
 
     The batches, and with them the parts that a killed run leaves behind, follow from the samples alone. A sample that
-    the model's chat template cannot render has nulls with the reason.
+    the model's chat template cannot render has nulls with the reason. Raises DselectError when a kind cannot be
+    computed; with `failures` such a kind is entered there, has no further frames, and the pass goes on for the others.
     """
-    wanted = [(all_kinds()[name], from_pass(all_kinds()[name], settings)) for name in sorted(kinds)]
+    failed: dict[str, DselectError] = {}
+    for name, reason in _uncomputable(lm.forward.cannot, len(lm.forward.layers), settings).items():
+        if name in kinds:
+            _fail(failed, failures, name, DselectError(reason))
+    wanted = [(all_kinds()[name], from_pass(all_kinds()[name], settings)) for name in sorted(kinds - failed.keys())]
+    if not wanted:
+        return
     signals_wanted = frozenset[str]().union(*(computation.signals for _, computation in wanted))
     unrendered: list[Unrendered] = []
 
@@ -75,15 +112,27 @@ def forward_scores(
         trees(), lm.spec.batch_tokens, want=signals_wanted, **forward_options(settings)
     ):
         batch_samples = [sequence.name for sequence in batch]
-        frames = {kind.name: computation.frame(batch_samples, signals, settings) for kind, computation in wanted}
-        for kind, _ in wanted:
-            widths[kind.name] = _width(kind, frames[kind.name])
+        frames = {}
+        for kind, computation in wanted:
+            if kind.name not in failed:
+                try:
+                    frames[kind.name] = computation.frame(batch_samples, signals, settings)
+                    widths[kind.name] = _width(kind, frames[kind.name])
+                except Exception as error:  # a kind may be of another package
+                    message = f"{kind.name} cannot be computed: {type(error).__name__}: {first_line(error)}"
+                    _fail(failed, failures, kind.name, DselectError(message), error)
         yield frames
+        if len(failed) == len(kinds):
+            return
         samples_done += len(batch)
         if progress is not None:
             progress(samples_done, samples.height)
     if unrendered:
-        yield {kind.name: _nulls(kind, unrendered, widths.get(kind.name, 1)) for kind, _ in wanted}
+        yield {
+            kind.name: _nulls(kind, unrendered, widths.get(kind.name, 1))
+            for kind, _ in wanted
+            if kind.name not in failed
+        }
         if progress is not None:
             progress(samples.height, samples.height)
 
@@ -98,6 +147,19 @@ def _nulls(kind: Kind, unrendered: "list[Unrendered]", width: int) -> pl.DataFra
     """Rows of the kind without a value, each with its reason."""
     rows = [{"sample_id": sample.id, kind.reason_column: sample.reason} for sample in unrendered]
     return pl.DataFrame(rows, schema=kind.schema(width))
+
+
+def _fail(
+    failed: dict[str, DselectError],
+    failures: dict[str, DselectError] | None,
+    name: str,
+    error: DselectError,
+    cause: Exception | None = None,
+) -> None:
+    error.__cause__ = cause
+    if failures is None:
+        raise error
+    failed[name] = failures[name] = error
 
 
 def from_pass(kind: Kind, settings: Settings) -> FromForwardPass:

@@ -17,7 +17,7 @@ from dselect_core.kinds import FromSamples, Kind, kind_of
 from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
-from dselect_core.scores.forward_scores import forward_scores
+from dselect_core.scores.forward_scores import forward_scores, uncomputable_kinds
 from dselect_core.scores.provenance import store_of
 from dselect_core.scores.score_table import TableReport, version_of
 from dselect_core.settings.workspace import Workspace
@@ -113,13 +113,21 @@ def _readable_head(workspace: Workspace, kind: Kind, source: str) -> Head | None
         return None
 
 
+class KindsNotComputedError(DselectError):
+    """Kinds that could not be computed, after all others were. reports: of those others, {kind: report}."""
+
+    def __init__(self, failures: Mapping[str, DselectError], reports: dict[str, TableReport]):
+        super().__init__("; ".join(str(error) for error in failures.values()))
+        self.reports = reports
+
+
 def update_scores(
     workspace: Workspace, source: str, names: frozenset[str], progress: Progress | None = None
 ) -> dict[str, TableReport]:
     """Compute the missing scores of the kinds `names` for a source, and write its heads. {kind: report}.
 
-    Kinds that come from the forward pass share one. Raises DselectError when there is no model yet, or when a kind as a
-    whole cannot be computed.
+    Kinds that come from the forward pass share one. Raises DselectError when there is no model yet, and
+    KindsNotComputedError when a kind as a whole cannot be computed; all others were computed by then.
     """
     samples, landed = read_with_metadata(workspace.samples(source))
     samples = conform_samples(samples)
@@ -128,27 +136,47 @@ def update_scores(
     todos = {name: score_todos(workspace, kind_of(name), rows, store)[source] for name, store in stores.items()}
     to_compute = {name: todo for name, todo in todos.items() if not todo.missing_rows.is_empty()}
     from_pass = {}
+    failures: dict[str, DselectError] = {}
     for name, todo in to_compute.items():
         computation = todo.kind.computed_by(workspace.settings)
         if isinstance(computation, FromSamples):
             missing_samples = _only(samples, todo.missing_rows)
             seconds = PAID_SECONDS if computation.paid else None
             row_progress = with_reused(progress, samples.height - missing_samples.height)
-            with appender(workspace, todo.kind, stores[name], seconds) as finished:
-                computation.compute(missing_samples, workspace.settings, finished.add, row_progress)
+            try:
+                with appender(workspace, todo.kind, stores[name], seconds) as finished:
+                    computation.compute(missing_samples, workspace.settings, finished.add, row_progress)
+            except DselectError as error:
+                failures[name] = error
         else:
             from_pass[name] = todo
-    tokens = _forward_pass(workspace, samples, from_pass, progress) if from_pass else 0
-    return {
+    tokens = _forward_pass(workspace, samples, from_pass, failures, progress) if from_pass else 0
+    reports = {
         name: _report(workspace, todo, samples, landed["version"], tokens if name in from_pass else None)
         for name, todo in todos.items()
+        if name not in failures
     }
+    if failures:
+        raise KindsNotComputedError(failures, reports)
+    return reports
 
 
 def _forward_pass(
-    workspace: Workspace, samples: pl.DataFrame, todos: dict[str, ScoreTodo], progress: Progress | None
+    workspace: Workspace,
+    samples: pl.DataFrame,
+    todos: dict[str, ScoreTodo],
+    failures: dict[str, DselectError],
+    progress: Progress | None,
 ) -> int:
-    """One pass over the samples that lack any of the kinds; returns the tokens it took."""
+    """One pass over the samples that lack any of the kinds; returns the tokens it took.
+
+    failures: gets the kinds that cannot be computed.
+    """
+    impossible = uncomputable_kinds(workspace)
+    failures |= {name: DselectError(reason) for name, reason in impossible.items() if name in todos}
+    todos = {name: todo for name, todo in todos.items() if name not in failures}
+    if not todos:
+        return 0
     lm = open_target_model(workspace)
     tokens_before = lm.forward.tokens
     missing_samples = _only(samples, pl.concat([todo.missing_rows for todo in todos.values()]))
@@ -159,7 +187,7 @@ def _forward_pass(
             for name, todo in todos.items()
             if todo.store is not None
         }
-        for batch in forward_scores(lm, missing_samples, frozenset(todos), workspace.settings, row_progress):
+        for batch in forward_scores(lm, missing_samples, frozenset(todos), workspace.settings, row_progress, failures):
             for name, frame in batch.items():
                 appenders[name].add(_only(frame, todos[name].missing_rows))
     return lm.forward.tokens - tokens_before

@@ -9,6 +9,8 @@ triggers compare data versions, and they hold until the target is *requested*, w
 
 import dagster as dg
 
+from dselect_core.kinds import FromForwardPass, all_kinds
+
 AC = dg.AutomationCondition
 
 # Assets that do not wait for every partition of their inputs.
@@ -45,12 +47,19 @@ def inputs_are_ready(*, allow_missing_deps: bool = False) -> dg.AutomationCondit
 
     This is the condition without its triggers. `dselect refresh` evaluates it alone.
     """
+    # Of the kinds that share the forward pass, one that a model cannot give fails alone, and is waited for in vain.
+    in_pass = dg.AssetSelection.assets(*_assets_of_forward_pass())
     present = (
-        AC.all_deps_match(~AC.missing())
+        AC.all_deps_match(~AC.missing()).ignore(in_pass)
+        & AC.all_deps_match(~AC.missing() | AC.execution_failed()).allow(in_pass)
         if allow_missing_deps
         else ~AC.any_deps_missing() & AC.all_deps_blocking_checks_passed()
     )
     return present & ~AC.any_deps_in_progress() & ~AC.in_progress()
+
+
+def _assets_of_forward_pass() -> list[str]:
+    return sorted({kind.asset for kind in all_kinds().values() if isinstance(kind.computation, FromForwardPass)})
 
 
 def _own_change() -> dg.AutomationCondition:

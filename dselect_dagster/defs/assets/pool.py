@@ -50,9 +50,13 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
     )
     @with_clean_errors
     def corpus_index(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        from dselect_core.scores.forward_scores import uncomputable_kinds
+
         progress = RunProgress(context, "corpus_index")
         names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
-        index = build_index(workspace.open(), names, needed)
+        place = workspace.open()
+        absent = uncomputable_kinds(place)
+        index = build_index(place, names, needed - absent.keys())
         progress(index.frame.height, index.frame.height)
         metadata: dict[str, Any] = {
             "dagster/row_count": index.frame.height,
@@ -61,6 +65,9 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
             "samples in several sources": int((index.frame["sources"].list.len() > 1).sum()),
             "seconds": round(progress.seconds, 2),
         }
+        for kind, reason in absent.items():
+            if kind in needed:
+                context.log.warning(f"no source has {kind}: {reason}")
         if index.excluded:
             metadata["excluded"] = dg.MetadataValue.json(redact_all(index.excluded))
             context.log.warning(clean(f"left out of the pool: {index.excluded}"))

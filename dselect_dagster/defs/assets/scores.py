@@ -71,7 +71,7 @@ def _score_asset(
     @dg.multi_asset(specs=specs, can_subset=len(specs) > 1, name=name)
     @with_clean_errors
     def score_source(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> Iterator[dg.MaterializeResult]:
-        from dselect_core.scores.update import update_scores
+        from dselect_core.scores.update import KindsNotComputedError, update_scores
 
         # Of an asset that no recipe reads, and that was asked for by hand, all kinds.
         names_by_key = {}
@@ -80,8 +80,15 @@ def _score_asset(
             names_by_key[key] = names & needed or names
         all_names = frozenset[str]().union(*names_by_key.values())
         progress = RunProgress(context, f"{', '.join(sorted(all_names))} of {context.partition_key}")
-        reports = update_scores(workspace.open(), context.partition_key, all_names, progress)
+        failure: KindsNotComputedError | None = None
+        try:
+            reports = update_scores(workspace.open(), context.partition_key, all_names, progress)
+        except KindsNotComputedError as error:
+            # What was computed is made all the same; then the step fails with the message.
+            reports, failure = error.reports, error
         for key, names in names_by_key.items():
+            if not names <= reports.keys():
+                continue
             of_asset = {kind: reports[kind] for kind in sorted(names)}
             versions = [report.version for report in of_asset.values()]
             yield dg.MaterializeResult(
@@ -89,5 +96,7 @@ def _score_asset(
                 data_version=dg.DataVersion(fingerprint(versions)),
                 metadata=tables_metadata(context, of_asset, progress.seconds, partition=True),
             )
+        if failure is not None:
+            raise failure
 
     return score_source
