@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dselect_core.corpus.readers import BATCH_ROWS, RawRow, read_table_rows
+from dselect_core.corpus.raw_row import RawRow
+from dselect_core.corpus.table_rows import BATCH_ROWS, read_table_rows
 from dselect_core.errors import DselectError
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ class SavedDataset:
     path: str
     storage_options: dict[str, Any]
 
-    def rows(self, columns: Iterable[str]) -> Iterator[RawRow]:
+    def rows(self, columns: Iterable[str], max_row_bytes: int) -> Iterator[RawRow]:
         """All rows, numbered from 1. Only `columns` are read, if it has any of them.
 
-        Raises DselectError when the folder cannot be loaded.
+        A row of more than `max_row_bytes` is one with an error. Raises DselectError when the folder cannot be loaded.
         """
         import datasets
 
         with _naming_dataset(self.name, "Save it again with `save_to_disk`."):
             dataset = datasets.Dataset.load_from_disk(self.path, storage_options=self.storage_options or None)
-            yield from _rows(dataset, columns)
+            yield from _rows(dataset, columns, max_row_bytes)
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,16 @@ class LoadedDataset:
     split: str
     revision: str | None
 
-    def rows(self, columns: Iterable[str]) -> Iterator[RawRow]:
+    def rows(self, columns: Iterable[str], max_row_bytes: int) -> Iterator[RawRow]:
         """All rows of the split, numbered from 1. Only `columns` are read, if it has any of them.
 
-        Raises DselectError when the dataset cannot be loaded.
+        A row of more than `max_row_bytes` is one with an error. Raises DselectError when the dataset cannot be loaded.
         """
         import datasets
 
         with _naming_dataset(self.name, "Check `dataset`, `name` and `split`."):
             dataset = datasets.load_dataset(self.path, self.config, split=self.split, revision=self.revision)
-            yield from _rows(dataset, columns)
+            yield from _rows(dataset, columns, max_row_bytes)
 
 
 def pin_hub_dataset(dataset: str, config: str | None, split: str, revision: str | None) -> LoadedDataset:
@@ -86,11 +87,11 @@ def pin_hub_dataset(dataset: str, config: str | None, split: str, revision: str 
     return LoadedDataset(name, str(commit), dataset, config, split, commit)
 
 
-def _rows(dataset: "Dataset", columns: Iterable[str]) -> Iterator[RawRow]:
+def _rows(dataset: "Dataset", columns: Iterable[str], max_row_bytes: int) -> Iterator[RawRow]:
     wanted = set(columns)
     present = [name for name in dataset.column_names if name in wanted]
     tables = (dataset.select_columns(present) if present else dataset).with_format("arrow").iter(BATCH_ROWS)
-    return read_table_rows(batch for table in tables for batch in table.to_batches())
+    return read_table_rows((batch for table in tables for batch in table.to_batches()), max_row_bytes)
 
 
 @contextmanager

@@ -3,22 +3,25 @@
 Always rows = samples + duplicates + quarantined. A duplicate is a valid row whose sample an earlier row of the source
 already has. `rows` is counted where rows are read and the others where rows end up, so the sum is a real check. A file
 that is valid and has no rows (`[]`, a table or a compressed stream of nothing) is an empty shard; it is an error only
-when the source has no other rows. A file of no bytes is always an error.
+when the source has no other rows. A file of no bytes is always bad.
 
-Trade-off: the samples are held in memory; files are not, but for a JSON array while it is read.
+A file that is bad as a whole gives all its rows or none. By `on_bad_file` of the source it is an error, or it is left
+out: then quarantine names it, with the reason and no row number, and its rows count nowhere.
+
+Trade-off: the samples, the origins and the quarantine of a source are held in memory; files are not.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 import polars as pl
 import pyarrow as pa
 
 from dselect_core.corpus.formats import ALL_KEYS, KNOWN_FORMATS, Layout, choose_layout, read_messages
-from dselect_core.corpus.readers import READABLE_FORMATS, RawRow
+from dselect_core.corpus.raw_row import RawRow
+from dselect_core.corpus.readers import READABLE_FORMATS
 from dselect_core.corpus.sample import QUARANTINE, SAMPLES, BadRow, Message, sample_id
 from dselect_core.corpus.source_files import SourceFile, list_source_files
 from dselect_core.errors import DselectError
@@ -28,8 +31,12 @@ from dselect_core.settings.settings import SourceSpec
 VOTING_ROWS = 1000
 """How many rows vote on the layout of a file; if none of them has the shape of any, the next as many vote."""
 
+_VOTING_BYTES = 1 << 25
+# A file of which so many first rows fit no layout is bad as a whole, however many follow.
+_CHUNKS_WITHOUT_LAYOUT = 100
 _CHUNK_SAMPLES = 20_000
 _EXCERPT_CHARACTERS = 200
+_REASON_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,9 @@ class IngestedSource:
     """A source as tables and counts.
 
     samples, quarantine: tables of the schemas SAMPLES and QUARANTINE; rows: all that were read; duplicates: valid rows
-    whose sample an earlier row has; skipped: names of files in its folders that are no data files; signature: of its
-    files as they were listed before they were read.
+    whose sample an earlier row has; files: those that were read; bad_files: {name: reason} of those that were left out;
+    skipped: names of files in its folders that are no data files; signature: of its files as they were listed before
+    they were read.
     """
 
     source: str
@@ -58,13 +66,14 @@ class IngestedSource:
     rows: int
     duplicates: int
     files: list[FileCount]
+    bad_files: dict[str, str]
     skipped: list[str]
     signature: str
 
     @property
     def quarantined(self) -> int:
-        """Number of rows in quarantine."""
-        return self.quarantine.height
+        """Number of rows in quarantine, which also names files."""
+        return self.quarantine["row"].count()
 
     @property
     def formats(self) -> list[str]:
@@ -86,7 +95,20 @@ class _Tally:
     duplicates: int = 0
     messages: dict[str, list[Message]] = field(default_factory=dict)
     origins: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
-    quarantine: list[tuple[str, int, str, str]] = field(default_factory=list)
+    quarantine: list[tuple[str, int | None, str, str]] = field(default_factory=list)
+
+    def merge(self, other: "_Tally") -> None:
+        """Add what was read of a whole file."""
+        self.rows += other.rows
+        self.duplicates += other.duplicates
+        for id, messages in other.messages.items():
+            if id in self.messages:
+                self.duplicates += 1
+            else:
+                self.messages[id] = messages
+        for id, origins in other.origins.items():
+            self.origins.setdefault(id, []).extend(origins)
+        self.quarantine += other.quarantine
 
     def add(self, file: str, raw: RawRow, layout: Layout | None) -> None:
         try:
@@ -96,7 +118,8 @@ class _Tally:
                 raise BadRow(f"no known format; {_list_keys([raw])}")
             messages = read_messages(raw.value, layout)
         except BadRow as reason:
-            self.quarantine.append((file, raw.number, _printable(str(reason)), _excerpt(raw)))
+            text = _printable(str(reason)[:_REASON_CHARACTERS])
+            self.quarantine.append((file, raw.number, text, _excerpt(raw)))
             return
         id = sample_id(messages)
         if id in self.messages:
@@ -128,19 +151,34 @@ class _Tally:
         return pl.DataFrame(pa.Table.from_pydict(columns, schema=schema), schema=SAMPLES)
 
     def quarantine_table(self) -> pl.DataFrame:
-        return pl.DataFrame([(self.source, *row) for row in sorted(self.quarantine)], schema=QUARANTINE, orient="row")
+        rows = sorted(self.quarantine, key=lambda row: (row[0], row[1] or 0))
+        return pl.DataFrame([(self.source, *row) for row in rows], schema=QUARANTINE, orient="row")
 
 
 def ingest(source: str, spec: SourceSpec) -> IngestedSource:
     """Read a whole source. source: its name in dselect.yaml, which every origin shows.
 
     Raises DselectError, naming the file and the remedy, for a file that is bad as a whole: missing, empty, torn, in no
-    readable format, or without a row of a known format (or of the one the spec names). A bad row raises nothing.
+    readable format, or without a row of a known format (or of the one the spec names). Where the spec skips bad files,
+    only when no file is good. A bad row raises nothing.
     """
     listing = list_source_files(spec)
     tally = _Tally(source)
-    files = [_ingest_file(file, spec, tally) for file in listing.files]
+    files: list[FileCount] = []
+    bad_files: dict[str, str] = {}
+    for file in listing.files:
+        try:
+            files.append(_ingest_file(file, spec, tally))
+        except DselectError as error:
+            if spec.on_bad_file == "fail":
+                raise
+            name, why = redact(file.name), redact(str(error))
+            bad_files[name] = why
+            tally.quarantine.append((name, None, _printable(f"bad file: {why}"[:_REASON_CHARACTERS]), ""))
     if not tally.rows:
+        if bad_files:
+            others = f" (the other {len(bad_files) - 1} bad files too)" if len(bad_files) > 1 else ""
+            raise DselectError(f"no file of source {source} has rows. {next(iter(bad_files.values()))}{others}")
         others = f" (and {len(files) - 1} other files)" if files[1:] else ""
         raise DselectError(f"{files[0].file}{others}: no rows. Remove source {source}, or fill it.")
     return IngestedSource(
@@ -150,43 +188,59 @@ def ingest(source: str, spec: SourceSpec) -> IngestedSource:
         rows=tally.rows,
         duplicates=tally.duplicates,
         files=files,
+        bad_files=bad_files,
         skipped=[redact(file) for file in listing.skipped],
         signature=listing.signature(spec),
     )
 
 
 def _ingest_file(file: SourceFile, spec: SourceSpec, tally: _Tally) -> FileCount:
-    rows_of_earlier_files, quarantined_of_earlier_files = tally.rows, len(tally.quarantine)
+    """Reads a file, and adds it to the tally when it was read to its end."""
+    of_file = _Tally(tally.source)
     name = redact(file.name)  # what is stored and shown; the address may hold a password
 
     def counted_rows() -> Iterator[RawRow]:
-        for raw in file.rows(ALL_KEYS):
-            tally.rows += 1
+        for raw in file.rows(ALL_KEYS, spec.max_row_bytes):
+            of_file.rows += 1
             yield raw
 
     rows = counted_rows()
     layout: Layout | None = None
     first_voters: list[RawRow] = []
-    while layout is None and (voters := list(islice(rows, VOTING_ROWS))):
+    chunks = 0
+    while layout is None and chunks < _CHUNKS_WITHOUT_LAYOUT and (voters := _take_voters(rows)):
+        chunks += 1
         layout = choose_layout((raw.value for raw in voters), spec.format)
         first_voters = first_voters or voters
         for raw in voters:
-            tally.add(name, raw, layout)
+            of_file.add(name, raw, layout)
     if not first_voters:
         return FileCount(name, None, None, 0, 0)
     if layout is None:
         raise _no_format_error(name, spec, first_voters)
     for raw in rows:
-        tally.add(name, raw, layout)
-    quarantined = len(tally.quarantine) - quarantined_of_earlier_files
-    return FileCount(name, layout.format, str(layout), tally.rows - rows_of_earlier_files, quarantined)
+        of_file.add(name, raw, layout)
+    tally.merge(of_file)
+    return FileCount(name, layout.format, str(layout), of_file.rows, len(of_file.quarantine))
+
+
+def _take_voters(rows: Iterator[RawRow]) -> list[RawRow]:
+    """The next rows that vote on the layout: VOTING_ROWS of them, fewer where they are large."""
+    voters: list[RawRow] = []
+    size = 0
+    for raw in rows:
+        voters.append(raw)
+        size += raw.size
+        if len(voters) == VOTING_ROWS or size > _VOTING_BYTES:
+            break
+    return voters
 
 
 def _no_format_error(name: str, spec: SourceSpec, rows: list[RawRow]) -> DselectError:
     broken = [raw for raw in rows if raw.error is not None]
     if len(broken) == len(rows):
         return DselectError(
-            f"{name}: not JSON in any row (row {broken[0].number}: {broken[0].error}). Readable are {READABLE_FORMATS}."
+            f"{name}: no row can be read (row {broken[0].number}: {broken[0].error}). Readable are {READABLE_FORMATS}."
         )
     keys = f"{_list_keys(rows)} (rows looked at: {len(rows)})"
     if spec.format == "auto":

@@ -24,6 +24,9 @@ from dselect_core.storage.files import read_metadata, read_parquet, write_parque
 TOMBSTONE = "gone"
 """The signature of a source that is not in the settings."""
 
+_LANDING_REVISION = 2
+"""Of how files are read. When it is raised every source lands once more; samples that stay the same keep their ids."""
+
 _ROW_COUNTS = "account"  # metadata key, as version 0.1 named it
 ORIGINS = "origins"
 """Metadata key of the samples: `origins_version` of them. Version 0.2 did not write it."""
@@ -34,8 +37,9 @@ class LandedSource:
     """A source as `land_source` wrote it.
 
     version: hash of the sample ids; origins: of where they stand (`origins_version`); signature: of spec and files, as
-    listed before they were read; row_counts: rows, samples, duplicates, quarantined, files; samples, quarantine: tables
-    of the schemas SAMPLES and QUARANTINE; ingested: what was read, None for a source that is not in the settings.
+    listed before they were read; row_counts: rows, samples, duplicates, quarantined, files, bad files; samples,
+    quarantine: tables of the schemas SAMPLES and QUARANTINE; ingested: what was read, None for a source that is not in
+    the settings.
     """
 
     version: str
@@ -59,7 +63,7 @@ def source_signature(workspace: Workspace, source: str) -> str:
 
 
 def _signature(spec: SourceSpec, of_files: str) -> str:
-    return fingerprint([spec.model_dump(exclude={"storage_options"}), of_files])
+    return fingerprint([_LANDING_REVISION, spec.model_dump(exclude={"storage_options"}), of_files])
 
 
 # {(source, signature): what `preview_samples` read}
@@ -80,15 +84,22 @@ def preview_samples(workspace: Workspace, source: str) -> pl.DataFrame:
 
 
 def land_source(workspace: Workspace, source: str) -> LandedSource:
-    """Read one source and write its tables. Raises DselectError naming a file that is bad as a whole."""
+    """Read one source and write its tables.
+
+    Raises DselectError naming a file that is bad as a whole. Then nothing is written, so what landed last stays in the
+    pool, and the message says so.
+    """
     spec = workspace.settings.sources.get(source)
     if spec is None:
         ingested = None
         samples, quarantine = pl.DataFrame(schema=SAMPLES), pl.DataFrame(schema=QUARANTINE)
-        row_counts = {"rows": 0, "samples": 0, "duplicates": 0, "quarantined": 0, "files": 0}
+        row_counts = {"rows": 0, "samples": 0, "duplicates": 0, "quarantined": 0, "files": 0, "bad files": 0}
         signature = TOMBSTONE
     else:
-        ingested = _previews.pop((source, source_signature(workspace, source)), None) or ingest(source, spec)
+        try:
+            ingested = _previews.pop((source, source_signature(workspace, source)), None) or ingest(source, spec)
+        except DselectError as error:
+            raise DselectError(f"{error}{_what_stays(workspace, source)}") from error
         samples, quarantine = ingested.samples, ingested.quarantine
         row_counts = {
             "rows": ingested.rows,
@@ -96,6 +107,7 @@ def land_source(workspace: Workspace, source: str) -> LandedSource:
             "duplicates": ingested.duplicates,
             "quarantined": ingested.quarantined,
             "files": len(ingested.files),
+            "bad files": len(ingested.bad_files),
         }
         # Of the listing from before the reading, so that a change during the reading shows next time.
         signature = _signature(spec, ingested.signature)
@@ -115,6 +127,15 @@ def origins_version(samples: pl.DataFrame) -> str:
 def read_samples(workspace: Workspace, source: str) -> pl.DataFrame:
     """The SAMPLES frame of a source, also where an older version wrote it. Raises FileNotFoundError."""
     return conform_samples(read_parquet(workspace.samples(source)))
+
+
+def _what_stays(workspace: Workspace, source: str) -> str:
+    """What is left of a source that cannot be read, as the end of a message."""
+    try:
+        samples = read_row_counts(workspace, source)["samples"]
+    except DselectError:
+        return ""
+    return f" Until then the {samples:,} samples of {source} that landed last stay in the pool."
 
 
 def read_row_counts(workspace: Workspace, source: str) -> dict[str, Any]:

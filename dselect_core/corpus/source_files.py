@@ -7,7 +7,6 @@ fsspec's cached listings are never used, because a sensor lives long and must se
 """
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from dselect_core.corpus.hub_datasets import SPLITS_FILE, STATE_FILE, LoadedDataset, SavedDataset, pin_hub_dataset
-from dselect_core.corpus.readers import READABLE_FORMATS, DataFile, RawRow
+from dselect_core.corpus.raw_row import RawRow
+from dselect_core.corpus.readers import DATA_NAME, READABLE_FORMATS, DataFile
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.settings.settings import SourceSpec
 
-_DATA_NAME = re.compile(r"\.(jsonl?|ndjson|parquet|pq|arrow|ipc|feather)(\.(gz|zst|bz2))?$", re.IGNORECASE)
 _DATASET_FILES = frozenset((STATE_FILE, SPLITS_FILE, "dataset_info.json", "dataset_infos.json"))
 _VERSION_KEYS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated")
 
@@ -42,8 +41,12 @@ class SourceFile(Protocol):
     def version(self) -> str:
         """Changes when the file is written again."""
 
-    def rows(self, columns: frozenset[str]) -> Iterator[RawRow]:
-        """All rows, numbered from 1. Only `columns` are read, if it has any of them."""
+    @property
+    def path(self) -> str:
+        """Where it lies. Two files may have one name to show, for a name need not be text."""
+
+    def rows(self, columns: frozenset[str], max_row_bytes: int) -> Iterator[RawRow]:
+        """All rows, numbered from 1. Only `columns` are read, if it has any of them; a larger row has an error."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,14 @@ def list_source_files(spec: SourceSpec) -> SourceListing:
     """
     if spec.dataset is None and not spec.paths:
         raise DselectError("`path` is an empty list: name a file, a folder, a glob or a URL in it.")
-    files: dict[str, SourceFile] = {}
+    files: dict[tuple[str, str], SourceFile] = {}
     skipped: set[str] = set()
     for file in [_dataset(spec)] if spec.dataset is not None else (f for p in spec.paths for f in _path(p, spec)):
         if isinstance(file, str):
             skipped.add(file)
         else:
-            files[file.name] = file
-    return SourceListing([files[name] for name in sorted(files)], sorted(skipped - set(files)))
+            files[file.name, file.path] = file
+    return SourceListing([files[key] for key in sorted(files)], sorted(skipped - {name for name, _ in files}))
 
 
 def files_signature(spec: SourceSpec) -> str:
@@ -119,7 +122,7 @@ def _folder(fs: fsspec.AbstractFileSystem, root: str, given: str, spec: SourceSp
         names_below_root = info["name"][len(root.rstrip("/")) + 1 :].split("/")
         if any(name.startswith((".", "_")) for name in names_below_root):
             continue
-        if _DATA_NAME.search(names_below_root[-1]) and names_below_root[-1] not in _DATASET_FILES:
+        if DATA_NAME.search(names_below_root[-1]) and names_below_root[-1] not in _DATASET_FILES:
             yield _data_file(fs, info, given)
         else:
             yield _display_name(fs, info["name"], given)
@@ -186,7 +189,8 @@ def _display_name(fs: fsspec.AbstractFileSystem, path: str, given: str) -> str:
         return str(fs.unstrip_protocol(path))
     if "://" not in given and not given.startswith(("/", "~")):
         path = os.path.relpath(path)
-    return os.fsencode(path).decode("utf-8", "replace")  # a table cannot hold every byte of a name
+    # A table cannot hold every byte of a name. As escapes, two names stay two.
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager

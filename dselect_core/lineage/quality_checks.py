@@ -32,7 +32,7 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
     """rows in = samples + duplicates + quarantined, the last three counted again from the tables themselves."""
     account = read_row_counts(workspace, source)
     samples = read_parquet(workspace.samples(source))
-    quarantined = read_parquet(workspace.quarantine(source)).height
+    quarantined = read_parquet(workspace.quarantine(source))["row"].count()  # a file that was left out has no row
     sample_rows = int(samples["n_rows"].sum())
     origin_count = int(samples["origins"].list.len().sum())
     table_rows = sample_rows + quarantined
@@ -45,10 +45,14 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
 
 
 def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
-    """At most QUARANTINE_SHARE of the rows that were read are in quarantine."""
+    """At most QUARANTINE_SHARE of the rows that were read are in quarantine, and no file was left out."""
     account = read_row_counts(workspace, source)
     share = account["quarantined"] / max(1, account["rows"])
-    return Verdict(share <= QUARANTINE_SHARE, f"{share:.1%} of the rows are in quarantine", {"share": share})
+    bad_files = account.get("bad files", 0)  # version 0.2 did not count them
+    left_out = f"; {bad_files} bad files were left out" if bad_files else ""
+    passed = share <= QUARANTINE_SHARE and not bad_files
+    facts = {"share": share, "bad files": bad_files}
+    return Verdict(passed, f"{share:.1%} of the rows are in quarantine{left_out}", facts)
 
 
 def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:

@@ -35,6 +35,10 @@ class SourceSpec(StrictModel):
     split: str = Field("train", description="split of the dataset")
     format: Format = Field("auto", description="shape of a row; detected from the rows by default")
     storage_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options, e.g. endpoint_url")
+    on_bad_file: Literal["fail", "skip"] = Field(
+        "fail", description="a file that is bad as a whole: the source does not land, or lands without it (told)"
+    )
+    max_row_bytes: int = Field(8_000_000, gt=0, description="larger rows go to quarantine, and are not held in memory")
 
     @model_validator(mode="after")
     def _one_place(self) -> "SourceSpec":

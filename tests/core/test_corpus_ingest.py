@@ -161,6 +161,76 @@ def test_an_empty_shard_beside_others_is_listed_with_no_rows(tmp_path: Path) -> 
     assert got.formats == ["prompt_completion"]
 
 
+# --- bad files -------------------------------------------------------------------------------------------------------
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Writes files that are bad as a whole, beside good ones; {name: the beginning of why}."""
+    write(folder / "a.jsonl", qa("1"), qa("2"))
+    packed = gzip.compress("".join(json.dumps(qa(str(i))) + "\n" for i in range(5000)).encode())
+    (folder / "cut.jsonl.gz").write_bytes(packed[:-9])  # its first rows can be read
+    (folder / "empty.jsonl").write_bytes(b"")
+    write(folder / "other.jsonl", {"text": "a"}, {"text": "b"})
+    (folder / "link.jsonl").symlink_to(folder / "gone")
+    (folder / "table.parquet").write_bytes(b"PAR1 but no more")
+    write(folder / "z.jsonl", qa("2"), qa("3"), qa("4", " "))
+    return {
+        "cut.jsonl.gz": "torn or unreadable",
+        "empty.jsonl": "the file is empty",
+        "link.jsonl": "no such file",
+        "other.jsonl": "no row has a known format",
+        "table.parquet": "torn or unreadable",
+    }
+
+
+def test_by_default_a_bad_file_fails_its_source(tmp_path: Path) -> None:
+    bad_files(tmp_path)
+    with pytest.raises(DselectError, match=r"cut\.jsonl\.gz: torn or unreadable \(Truncated compressed stream\)"):
+        ingest_paths(tmp_path)
+
+
+def test_a_bad_file_that_is_skipped_is_named_in_quarantine_and_none_of_its_rows_counts(tmp_path: Path) -> None:
+    bad = bad_files(tmp_path)
+    got = ingest_paths(tmp_path, on_bad_file="skip")
+    assert files(got, tmp_path) == ["a.jsonl", "z.jsonl"]
+    assert {os.path.relpath(name, tmp_path) for name in got.bad_files} == set(bad)
+    assert (got.rows, got.samples.height, got.duplicates, got.quarantined) == (5, 3, 1, 1) and got.balances
+    told = {Path(row["file"]).name: row["reason"] for row in got.quarantine.to_dicts() if row["row"] is None}
+    assert set(told) == set(bad)
+    for name, reason in bad.items():
+        assert told[name].startswith(f"bad file: {tmp_path / name}: {reason}")
+    good_alone = ingest_paths(tmp_path / "a.jsonl", tmp_path / "z.jsonl")
+    assert got.samples.equals(good_alone.samples)
+
+
+def test_a_source_of_bad_files_only_is_an_error_that_names_the_first(tmp_path: Path) -> None:
+    bad_files(tmp_path)
+    for good in ("a.jsonl", "z.jsonl"):
+        (tmp_path / good).unlink()
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(DselectError, match=r"no file of source s has rows\. .*cut\.jsonl\.gz: torn .*4 bad files too"):
+        ingest_paths(tmp_path, on_bad_file="skip")
+
+
+def test_a_file_of_bad_rows_without_end_is_bad_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_module, "VOTING_ROWS", 3)
+    write(tmp_path / "x.jsonl", *[{"note": i} for i in range(1000)], qa("1"))
+    with pytest.raises(DselectError, match="no row has a known format; keys found: note"):
+        ingest_paths(tmp_path)
+
+
+def test_a_reason_is_no_longer_than_a_person_reads(tmp_path: Path) -> None:
+    got = ingest_paths(write(tmp_path / "x.jsonl", qa("1"), {"k" * 10_000: 1}))
+    assert len(got.quarantine["reason"][0]) <= 500
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".jsonl", "/".join(["n" * 200] * 30), "nul\0byte.jsonl"])
+def test_a_name_that_no_file_can_have_is_an_error_naming_it(tmp_path: Path, name: str) -> None:
+    for attempt in (ingest_paths, lambda path: files_signature(SourceSpec(path=path))):
+        with pytest.raises(DselectError, match=r"no such file or folder|cannot be listed"):
+            attempt(str(tmp_path / name))
+
+
 # --- what a path means -----------------------------------------------------------------------------------------------
 
 
@@ -202,13 +272,17 @@ def test_names_are_as_the_user_wrote_them(tmp_path: Path, monkeypatch: pytest.Mo
         assert ingest_paths(path).files[0].file == str(tmp_path / "data/a.jsonl")
 
 
-def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"a\xff.jsonl")
+def test_file_names_that_are_not_utf8_stay_two_files(tmp_path: Path) -> None:
     try:
-        write(path, qa("1"))
+        write(tmp_path / os.fsdecode(b"a\xfe.jsonl"), qa("1"))
+        write(tmp_path / os.fsdecode(b"a\xff.jsonl"), qa("2"))
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
-    assert ingest_paths(tmp_path).samples["origins"][0][0]["file"].endswith("a\ufffd.jsonl")
+    write(tmp_path / "a\\xff.jsonl", qa("3"))
+    got = ingest_paths(tmp_path)
+    assert (got.rows, got.samples.height) == (3, 3)
+    names = [Path(row["file"]).name for origins in got.samples["origins"] for row in origins]
+    assert sorted(names) == [r"a\xfe.jsonl", r"a\xff.jsonl", r"a\xff.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +293,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
         (
             "bare",
             "no data files there. Readable are JSON arrays, JSON Lines, Parquet and Arrow, plain or .gz, .zst, "
-            ".bz2; name other files one by one.",
+            ".bz2, .xz; name other files one by one.",
         ),
         ("bare*", "no data files there. Readable are JSON arrays"),
     ],

@@ -46,6 +46,10 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
         if landed.ingested is not None:
             metadata["formats"] = ", ".join(landed.ingested.formats)
             metadata["files skipped"] = len(landed.ingested.skipped)
+            if skipped := landed.ingested.skipped:
+                metadata["files skipped, first names"] = ", ".join(skipped[:20])
+            for name, reason in landed.ingested.bad_files.items():
+                context.log.warning(f"left out, as `on_bad_file: skip` says: {name}: {reason}")
         if landed.quarantine.height:
             metadata["quarantine path"] = path(place.quarantine(context.partition_key))
             metadata["quarantine by reason"] = markdown_table(
