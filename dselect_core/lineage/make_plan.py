@@ -225,13 +225,19 @@ class _Planner:
             missing, exact = (pool_rows, True) if store is None else (changed_rows, False)
             # A sample of the mean length, and its share of a shot that runs once for all that are shown it.
             mean = self._tokens(self.pool.ids) / max(1, pool_rows) if missing else 0
-            tokens = int((1 + SHOTS) * missing * mean)
+            tokens = int((1 + (SHOTS if self._shares_shots else 1)) * missing * mean)
         else:
             todo = pair_todo(kind, pairs, store)
             missing, exact = todo.missing_pairs.height, True
-            shots = todo.missing_pairs.select(sample_id="shot_id").drop_nulls().unique()
+            shots = todo.missing_pairs.select(sample_id="shot_id").drop_nulls()
+            shots = shots.unique() if self._shares_shots else shots
             tokens = self._tokens(todo.missing_pairs) + self._tokens(shots)
         return Step(kind.asset, None, why, missing, pool_rows - missing, exact, tokens, pass_name=kind.name)
+
+    @property
+    def _shares_shots(self) -> bool:
+        """Whether the model's chat template lets a shot run once for all samples behind it (lm/render.py)."""
+        return bool((self.model or {}).get("shares_shots", True))
 
     def coresets(self, changed_recipes: frozenset[str], *, model_changes: bool) -> list[Step]:
         """Steps of the candidates and the coresets."""

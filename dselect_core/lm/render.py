@@ -194,10 +194,14 @@ class Renderer:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What can change an id: the template, the date where it is read, the revision where it counts."""
+        """What can change an id: the template, the date where it is read, the revision where it counts.
+
+        `shares_shots` is false where the template does not let a shot be shared: plans count tokens by it.
+        """
         revision = {} if self._renders_as_revision_1 else {"rendering": RENDERING}
         date = {"date": self.template.date.isoformat()} if self.template.reads_date else {}
-        return {"template": fingerprint(self.template.source), **revision, **date}
+        shares = {} if self.shares_prefixes else {"shares_shots": False}
+        return {"template": fingerprint(self.template.source), **revision, **date, **shares}
 
     @cached_property
     def _renders_as_revision_1(self) -> bool:

@@ -51,7 +51,6 @@ def make_target_model(
         "window": lm.window,
         "template": lm.renderer.template.name,
         "template_is_fallback": lm.renderer.template.uses_fallback,
-        "shares_prefixes": lm.renderer.shares_prefixes,
         "parameters": sum(p.numel() for p in lm.forward.model.parameters()),
         "vocabulary": lm.forward.vocabulary,
         "cannot": lm.forward.cannot,

@@ -161,13 +161,15 @@ def test_scores_of_a_template_that_older_versions_garbled_have_another_provenanc
     )
     record = target_model.make_target_model(workspace, pl.DataFrame)
     assert record["provenance"]["rendering"] == 2
-    assert record["shares_prefixes"] is False
+    assert record["provenance"]["shares_shots"] is False
     # As version 0.2 recorded it.
     shutil.rmtree(tmp_path / "s" / "models" / "provenance")
     settings = {"dtype": "float32", "max_length": None, "template": "auto"}
     recorded = tmp_path / "s" / "models" / "provenance" / f"{fingerprint([record['identity'], settings])}.json"
     recorded.parent.mkdir()
-    recorded.write_text(json.dumps({k: v for k, v in record["provenance"].items() if k != "rendering"}))
+    recorded.write_text(
+        json.dumps({k: v for k, v in record["provenance"].items() if k not in ("rendering", "shares_shots")})
+    )
     assert target_model.known_provenance(workspace, record["identity"]) == record["provenance"]
 
 
