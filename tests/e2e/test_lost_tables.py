@@ -11,7 +11,7 @@ from dselect_core.coreset.manifest import TAKEN_OUT
 from tests.e2e.conftest import RECIPES, WORDS
 from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
-from tests.e2e.test_store_of_0_1 import ARCHIVE
+from tests.e2e.test_older_stores import DATA, OTHER_PROVENANCE
 
 STORAGE = ".dselect"
 # What is removed → what of it is made again, and nothing else.
@@ -105,10 +105,11 @@ def test_another_empty_storage_gets_everything(graph: Graph) -> None:
     assert graph.refresh().runs == []
 
 
-def test_a_store_of_0_1_under_an_instance_that_knows_another_is_used(graph: Graph) -> None:
+@pytest.mark.parametrize("version", OTHER_PROVENANCE)
+def test_an_older_store_under_an_instance_that_knows_another_is_used(graph: Graph, version: str) -> None:
     for name in ("raw", "scores", "corpus", "coresets", "models", "specs", "orders"):
         remove(graph, name)
-    with tarfile.open(ARCHIVE) as archive:
+    with tarfile.open(DATA / f"store-{version}.tar.gz") as archive:
         members = [m for m in archive.getmembers() if m.name.startswith(".dselect")]
         archive.extractall(graph.folder, members, filter="data")
     done = graph.refresh()
