@@ -35,9 +35,8 @@ import polars as pl
 from upath import UPath
 
 from dselect_core.errors import DamagedFileError
-from dselect_core.storage.files import is_local, parse_parquet, read_bytes, write_bytes
+from dselect_core.storage.files import ORPHAN_SECONDS, is_local, parse_parquet, read_bytes, write_bytes
 from dselect_core.storage.json_file import parse_json, read_json, write_json
-from dselect_core.storage.store_folder import ORPHAN_SECONDS
 from dselect_core.storage.switch_folder import restore_folder, switch_folder
 
 MANIFEST = "manifest.json"

@@ -2,7 +2,8 @@
 
 On a local disk a file is written under a temporary name in the same folder, flushed to the disk, and then renamed; the
 folder is flushed too. An object store shows an object only when it is complete. So a process that is killed, or a
-machine that loses its power, leaves the old file or none. A table carries a checksum of its bytes, which is verified
+machine that loses its power, leaves the old file or none; the next write of that file removes the temporary one, once
+it is too old for its writer to be still at work. A table carries a checksum of its bytes, which is verified
 whenever it is read.
 
 Trade-offs: a table is held in memory as compressed bytes while it is written or read. That suits tables of scores and
@@ -14,6 +15,8 @@ import contextlib
 import errno
 import io
 import os
+import re
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +27,9 @@ from upath import UPath
 
 from dselect_core.errors import DamagedFileError
 from dselect_core.storage.parquet_checksum import CHECKSUM, UNSEALED, is_intact, seal
+
+ORPHAN_SECONDS = 3600.0
+"""Age from which a temporary file, or an array without a part, is left over: its writer is done within minutes."""
 
 _ARROW_SCHEMA = "ARROW:schema"  # a pair that the Parquet writer adds
 
@@ -125,6 +131,16 @@ def write_buffers(buffers: Sequence[bytes | memoryview], path: UPath) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(target.parent)
+    _remove_leftovers(target)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files that killed writers of the same file left."""
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.tmp")
+    with contextlib.suppress(FileNotFoundError), os.scandir(target.parent) as entries:
+        for entry in entries:
+            if leftover.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > ORPHAN_SECONDS:
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -30,7 +30,7 @@ from upath import UPath
 
 from dselect_core.errors import DamagedFileError
 from dselect_core.fingerprint import digest
-from dselect_core.storage.files import read_bytes
+from dselect_core.storage.files import ORPHAN_SECONDS, read_bytes
 from dselect_core.storage.folder_listing import FileEntry, list_folder, modification_time
 from dselect_core.storage.json_file import parse_json, write_json
 from dselect_core.storage.vector_file import ArrayLayout
@@ -43,9 +43,6 @@ ROW, CHECK = "row", "check"
 
 PROVENANCE, PROVENANCE_OF_0_1 = "provenance.json", "recipe.json"
 """The file that says how the scores were made; the folder is named by its fingerprint. Second: its name in 0.1."""
-
-ORPHAN_SECONDS = 3600.0
-"""Age from which an array without a part, or a temporary file, is left over: a writer adds the part within seconds."""
 
 _PART = re.compile(r"(?P<hash>[0-9a-f]{32})\.parquet")
 _SIBLING = re.compile(r"(?P<hash>[0-9a-f]{32})\.(npy|bad)")
@@ -174,13 +171,11 @@ class StoreFolder:
 
     def remove_leftovers(self) -> None:
         """Remove what killed writers and compactions left: old arrays without a part, old temporary files."""
-        if self.array_column is None:
-            return
         entries = self.retry_while_files_vanish(lambda: list_folder(self.path, _STORE_FILE))
         part_hashes = {entry.name.removesuffix(".parquet") for entry in entries if _PART.fullmatch(entry.name)}
         for entry in entries:
             sibling = _SIBLING.fullmatch(entry.name)
-            is_orphan = sibling is not None and sibling["hash"] not in part_hashes
+            is_orphan = self.array_column is not None and sibling is not None and sibling["hash"] not in part_hashes
             if is_orphan or _TEMPORARY.fullmatch(entry.name):
                 path = self.path / entry.name
                 if time.time() - modification_time(path, entry) > ORPHAN_SECONDS:

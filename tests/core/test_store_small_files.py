@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dselect_core.settings.workspace import Workspace
 from dselect_core.storage import files
 from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata, write_bytes, write_parquet
 from dselect_core.storage.json_file import read_json, write_json
+from dselect_core.storage.score_store import Store
 from dselect_core.storage.source_head import Head, read_head, write_head
 from tests.tiny import save_llama
 
@@ -173,6 +175,26 @@ def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(
     assert told == ["flush .", "flush scores", *written, *written]
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_write_after_an_hour(tmp_path: Path) -> None:
+    target, store = UPath(tmp_path) / "a.json", Store(UPath(tmp_path) / ("0" * 32))
+    store.append(TABLE)
+    left = [
+        tmp_path / f".a.json.{'1' * 32}.tmp",
+        tmp_path / f".a.json.{'2' * 32}.tmp",
+        tmp_path / f".b.json.{'1' * 32}.tmp",
+        tmp_path / ("0" * 32) / f".{'3' * 32}.parquet.{'4' * 32}.tmp",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    for path in (left[0], left[2], left[3]):
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
+    write_head(HEAD, target)
+    store.compact()
+    # The second may still be written, and the third is another file's.
+    assert [path.exists() for path in left] == [False, True, True, False]
+    assert read_head(target) == HEAD and store.missing(TABLE).is_empty()
+
+
 # Provenances of models, and the cache of their hashes
 
 
@@ -185,13 +207,15 @@ def test_a_damaged_provenance_of_a_model_is_told_and_written_again(
     target_model.make_target_model(workspace, pl.DataFrame)
     [path] = (tmp_path / "s" / "models" / "provenance").iterdir()
     whole, right = path.read_bytes(), target_model.provenance(workspace)
+    # The record of the model was made under other settings, so that it does not tell.
+    current = UPath(tmp_path / "s" / "models" / "current.json")
+    write_json({**read_json(current), "rendering": None}, current)
     for damaged in (b"", whole[:9], whole.replace(b"256", b"257"), whole.replace(b"float32", b"float31")):
         path.write_bytes(damaged)
         assert target_model.provenance(workspace) == right
         if damaged != whole:
             assert str(path) in caplog.text and path.read_bytes() == whole
             caplog.clear()
-    current = UPath(tmp_path / "s" / "models" / "current.json")
     outcomes(current, lambda: target_model.read_record(workspace)["identity"])
     write_json({"identity": "x"}, current)
     with pytest.raises(DamagedFileError, match=r"current\.json: damaged, it does not name a model"):
