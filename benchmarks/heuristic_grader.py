@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from random import Random
 
 from demo.corpus import generate
-from dselect_core.corpus.formats import choose_layout, read_messages
+from dselect_core.corpus.formats import choose_layout, read_row
 from dselect_core.corpus.ingest import ingest
 from dselect_core.corpus.sample import BadRow, Message
 from dselect_core.graders.heuristic_grader import find_faults
@@ -183,7 +183,7 @@ def demo_groups() -> dict[str, tuple[list[Messages], list[Messages]]]:
         layout = choose_layout([row])
         assert layout is not None
         try:
-            by_label.setdefault(label.label, []).append(read_messages(row, layout))
+            by_label.setdefault(label.label, []).append(read_row(row, layout).messages)
         except BadRow:
             continue
     faults = ("wrong_answer", "truncated", "empty", "off_topic")

@@ -12,7 +12,7 @@ import yaml
 from upath import UPath
 
 from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, read_version, write_in_place
-from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples, trim_fields
+from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples, message_text, trim_fields
 from dselect_core.errors import DselectError
 from dselect_core.escape import markdown_cell, markdown_table, visible
 from dselect_core.fingerprint import digest
@@ -54,7 +54,8 @@ def write_coreset(
       coreset.jsonl    {"sample_id", "messages"} per line, and "tools" where the conversation has some
       coreset.parquet  sample_id, rank, messages, (tools,) origins, n_rows, gain, scores
       alpaca.json      [{"instruction", "input", "output"}], plus "system" where there is one. Single-turn samples only;
-                       the whole user turn is the instruction, for an Alpaca row's two parts are one turn by then
+                       the whole user turn is the instruction, for an Alpaca row's two parts are one turn by then.
+                       Reasoning stands in think tags in front of the output. Samples with tools are left out
       dataset/         a folder for `datasets.load_dataset`: messages, sample_id, and a card
       manifest.json    `manifest` with the counts, and how many were excluded for which reason; `too_alike` counts what
                        was passed over where that left the budget unfilled; size and hash of every file
@@ -74,15 +75,18 @@ def write_coreset(
     chosen = steps.join(texts, on="sample_id", how="left", maintain_order="left")
     chosen = chosen.select("sample_id", "rank", *of_sample, pl.exclude("sample_id", "rank", *of_sample))
     lines = [_line(*row) for row in chosen.select("sample_id", "messages", "tools").iter_rows()]
+    single_turn = _alpaca(chosen.select("messages", "tools").iter_rows())
+    with_tools = sum(_has_tools(*row) for row in chosen.select("messages", "tools").iter_rows())
     chosen = trim_fields(chosen)
-    single_turn = _alpaca(chosen["messages"].to_list())
     counts = {
         "rows": selection.rows,
         "pool": selection.pool_size,
         "excluded": len(selection.excluded),
         "alpaca_rows": len(single_turn),
-        "alpaca_left_out_multi_turn": selection.rows - len(single_turn),
+        "alpaca_left_out_multi_turn": selection.rows - len(single_turn) - with_tools,
     }
+    if with_tools:
+        counts["alpaca_left_out_tools"] = with_tools
     if selection.tokens is not None:
         counts["response_tokens"] = selection.tokens
     if selection.passes is not None:
@@ -130,19 +134,26 @@ def _features(schema: pl.Schema) -> list[dict[str, Any]]:
     ]
 
 
-def _alpaca(conversations: list[list[dict[str, str]]]) -> list[dict[str, str]]:
+def _alpaca(conversations: Iterable[tuple[list[dict[str, str | None]], str | None]]) -> list[dict[str, str]]:
     rows = []
-    for messages in conversations:
+    for messages, tools in conversations:
+        if _has_tools(messages, tools):
+            continue
         match [message["role"] for message in messages]:
             case ["user", "assistant"]:
                 system = {}
             case ["system", "user", "assistant"]:
-                system = {"system": messages[0]["content"]}
+                system = {"system": message_text(messages[0])}
             case _:
                 continue
         question, answer = messages[-2:]
-        rows.append({**system, "instruction": question["content"], "input": "", "output": answer["content"]})
+        output = message_text(answer, reasoning=True)
+        rows.append({**system, "instruction": message_text(question), "input": "", "output": output})
     return rows
+
+
+def _has_tools(messages: list[dict[str, str | None]], tools: str | None) -> bool:
+    return tools is not None or any(m["role"] == "tool" or m.get("tool_calls") is not None for m in messages)
 
 
 def _per_source(chosen: pl.DataFrame) -> dict[str, int]:

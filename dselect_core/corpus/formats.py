@@ -8,41 +8,63 @@
 | alpaca | `instruction`, `output`, optional `input` |
 | prompt_completion | one of PROMPT_KEYS and one of COMPLETION_KEYS; both text, or both lists of {role, content} (TRL) |
 
-In all formats `system` or `system_prompt` is a system prompt. In the last two, `history` is a list of earlier
-[prompt, response] pairs, and a `context` that is not blank (with `instruction` also `input`) is added to the prompt
-after an empty line, because an answer without the text it is about is another sample.
+In all formats `system` or `system_prompt` is a system prompt, and `tools` or `functions` are the tools that the
+assistant had (tool_calls.py). In the first two a turn may call tools, answer a call, or have its reasoning beside its
+text; a dict of lists, as `datasets` stores a list of dicts, and JSON text are read as the list they stand for. In the
+last two, `history` is a list of earlier [prompt, response] pairs. The other rules of those two are in pair_row.py:
+each key of a prompt that the row has is part of it; where two keys could be the response, no silent choice is made.
 
 A file has one layout (format and keys) for all its rows: each of the first rows votes for the first layout in the table
 that makes it a valid sample. So a column means the same in the whole file. The price: in a file of mixed shapes the
-minority goes to quarantine. A null counts as a missing key, because tables have every key in every row. A value of a
-wrong type is never converted: a completion of 42 goes to quarantine. A key that changes the meaning of a sample (tool
-definitions and calls, images) makes a bad row. Other keys (ids, `name`, `weight`, reasoning traces) are not read.
+minority goes to quarantine. A null, and the NaN that pandas writes for one, counts as a missing key, because tables
+have every key in every row. A value of a wrong type is never converted: a completion of 42 goes to quarantine. So does
+a row about a picture, film or sound, and one that says that its answer is a bad one (`label: false`). An empty media
+column says nothing. Other keys (ids, `name`, `weight`) are not read.
 """
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
-from dselect_core.corpus.sample import BadRow, Message, Turn, canonical_messages, canonical_text, json_type
+from dselect_core.corpus.pair_row import COMPLETION_KEYS, PROMPT_KEYS, REASONING_KEYS, join_prompt, read_response
+from dselect_core.corpus.sample import BadRow, Message, Turn, canonical_messages, is_missing, json_type
+from dselect_core.corpus.tool_calls import TOOLS_KEYS, calls_text, is_empty, read_calls, read_tools
 
 CHAT_KEYS = ("messages", "conversations", "conversation")
-PROMPT_KEYS = ("prompt", "instruction", "question", "query", "problem", "input", "inputs")
-COMPLETION_KEYS = ("completion", "response", "output", "answer", "solution", "target", "targets")
 SYSTEM_KEYS = ("system", "system_prompt")
-UNSUPPORTED_KEYS = ("tools", "functions", "images", "image", "videos", "audios")
-TOOL_CALL_KEYS = ("tool_calls", "function_call")
+UNDESIRABLE_KEYS = ("label", "kto_tag", "desirable", "is_desirable", "is_correct")
+"""Where a row says `false` of its answer (TRL's unpaired preference)."""
 
-ALL_KEYS = frozenset(
-    (*CHAT_KEYS, *PROMPT_KEYS, *COMPLETION_KEYS, *SYSTEM_KEYS, *UNSUPPORTED_KEYS, "context", "history")
-)
+MEDIA_KEYS = frozenset(
+    stem + suffix
+    for stem, suffix in product(
+        ("image", "img", "picture", "photo", "video", "audio"),
+        ("", "s", "_path", "_paths", "_url", "_urls", "_file", "_files", "_bytes"),
+    )
+) | {"pixel_values", "input_audio", "waveform"}
+
+ALL_KEYS = frozenset(CHAT_KEYS).union(
+    PROMPT_KEYS, COMPLETION_KEYS, REASONING_KEYS, SYSTEM_KEYS, TOOLS_KEYS, MEDIA_KEYS, UNDESIRABLE_KEYS
+) | {"context", "history"}
 """Every key that is read. The other columns of a table need not be loaded."""
+
+CALL_ROLES = ("function_call", "tool_call", "function-call", "tool-call", "tool_calls")
+"""Roles of turns whose text is a call (ShareGPT as LLaMA-Factory has it)."""
 
 ROLE_NAMES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "claude", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(CALL_ROLES, "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
+    **dict.fromkeys(
+        (f"{of}{mark}{what}" for of in ("function", "tool") for mark in "_-" for what in ("response", "result")), "tool"
+    ),
 }
 
 KNOWN_FORMATS = (
@@ -51,6 +73,16 @@ KNOWN_FORMATS = (
 )
 
 Row = Mapping[str, Any]
+
+_LONGEST_KEY = 60
+_JSON_OBJECTS = re.compile(r"\s*\[\s*\{")
+
+
+class Conversation(NamedTuple):
+    """What a row is read as: canonical messages, and the tool definitions as JSON text, None without any."""
+
+    messages: list[Message]
+    tools: str | None
 
 
 @dataclass(frozen=True)
@@ -77,8 +109,11 @@ def has_shape(row: Row, layout: Layout) -> bool:
     if layout.format in ("alpaca", "prompt_completion"):
         # Alpaca's `input` belongs to an instruction, so it is no prompt, even in rows whose instruction is null.
         is_alpaca_input = layout.keys[0] == "input" and "instruction" in row
-        return not is_alpaca_input and all(row.get(key) is not None for key in layout.keys)
-    value = row.get(layout.keys[0])
+        return not is_alpaca_input and not any(is_missing(row.get(key)) for key in layout.keys)
+    try:
+        value = _turn_list(row.get(layout.keys[0]))
+    except RecursionError:
+        return False
     first = value[0] if isinstance(value, list) and value else None
     if layout.format == "strings":
         return isinstance(first, str)
@@ -95,7 +130,8 @@ def choose_layout(rows: Iterable[Any], format: str = "auto") -> Layout | None:
     votes_by_valid: Counter[Layout] = Counter()
     votes_by_shape: Counter[Layout] = Counter()
     for row in rows:
-        candidates = _candidates(tuple(row), format) if isinstance(row, dict) else ()
+        keys = tuple(key for key in row if key in ALL_KEYS) if isinstance(row, dict) else ()
+        candidates = _candidates(keys, format)
         shaped = [layout for layout in candidates if has_shape(row, layout)]
         votes_by_shape.update(shaped[:1])
         votes_by_valid.update([layout for layout in shaped if _is_valid(row, layout)][:1])
@@ -108,40 +144,92 @@ def _candidates(keys: tuple[str, ...], format: str) -> tuple[Layout, ...]:
     return tuple(layout for layout in LAYOUTS if format in ("auto", layout.format) and {*layout.keys} <= {*keys})
 
 
+def describe_misfit(row: Any) -> str | None:
+    """Why a row of no layout has none though it has the key of a conversation; None where it has no such key."""
+    for key in CHAT_KEYS:
+        value = row.get(key) if isinstance(row, dict) else None
+        if not is_missing(value) and not isinstance(value, list):
+            return f"`{key}` is {json_type(value)}, not a list of turns"
+    return None
+
+
 def _is_valid(row: Row, layout: Layout) -> bool:
     try:
-        return bool(read_messages(row, layout))
+        return bool(read_row(row, layout))
     except BadRow:
         return False
 
 
-def read_messages(row: Any, layout: Layout) -> list[Message]:
-    """The canonical messages of one row. Raises BadRow with the reason why it has none."""
+def read_row(row: Any, layout: Layout) -> Conversation:
+    """The conversation of one row. Raises BadRow with the reason why it has none, and nothing else."""
+    try:
+        return _read_row(row, layout)
+    except RecursionError:
+        raise BadRow("nested too deeply") from None
+
+
+def _read_row(row: Any, layout: Layout) -> Conversation:
     if not isinstance(row, dict):
         raise BadRow(f"not a JSON object but {json_type(row)}")
     for key in layout.keys:
-        if row.get(key) is None:
-            raise BadRow(f"no `{key}`, which {layout} needs; keys found: {', '.join([*row][:12]) or 'none'}")
-    for key in UNSUPPORTED_KEYS:
-        if row.get(key) and row[key] not in ("[]", "{}", "null"):
-            raise BadRow(f"has `{key}`: only plain text samples can be used")
+        if is_missing(row.get(key)):
+            keys = ", ".join(str(key)[:_LONGEST_KEY] for key in [*row][:12]) or "none"
+            raise BadRow(f"no `{key}`, which {layout} needs; keys found: {keys}")
+    _refuse_media(row, "")
+    for key in UNDESIRABLE_KEYS:
+        if row.get(key) is False:
+            raise BadRow(f"marked undesirable: `{key}` is false")
     turns = [*_system_turns(row)]
+    tools = read_tools(row)
     if layout.format in ("alpaca", "prompt_completion"):
         turns += _pair_turns(row, *layout.keys)
     else:
-        chat = list(_chat_turns(row[layout.keys[0]], layout.keys[0], layout.format))
+        value = _turn_list(row[layout.keys[0]])
+        tools = tools or _tools_of_first_turn(value, f"`{layout.keys[0]}` turn 1: ")
+        chat = list(_chat_turns(value, layout.keys[0], layout.format))
         # Many files repeat the system prompt: beside the conversation, and as its first turn.
         if turns and chat and chat[0].role == "system" and chat[0].content == turns[0].content:
             turns = []
         turns += chat
-    return canonical_messages(turns)
+    return Conversation(canonical_messages(turns), tools)
+
+
+def _refuse_media(holder: Row, where: str) -> None:
+    for key in holder:
+        if key in MEDIA_KEYS and not is_empty(holder[key]):
+            raise BadRow(f"{where}has `{key}`: only text can be used")
 
 
 def _system_turns(row: Row) -> Iterator[Turn]:
     for key in SYSTEM_KEYS:
-        if row.get(key) is not None:
+        if not is_missing(row.get(key)):
             yield Turn("system", row[key], f"`{key}`")
             return
+
+
+def _turn_list(value: Any) -> Any:
+    """A list of turns that is stored as JSON text, or as a dict of lists, as the list; other values as they are."""
+    if isinstance(value, str) and _JSON_OBJECTS.match(value):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return _transposed(value)
+
+
+def _transposed(value: Any) -> Any:
+    """A dict of equally long lists, roles among them, as a list of dicts; other values as they are."""
+    if not isinstance(value, dict) or not {"role", "from"} & value.keys():
+        return value
+    columns = {key: column for key, column in value.items() if not is_missing(column)}
+    if not all(isinstance(column, list) for column in columns.values()) or len(set(map(len, columns.values()))) != 1:
+        return value
+    return [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
+
+
+def _tools_of_first_turn(value: Any, where: str) -> str | None:
+    first = value[0] if isinstance(value, list) and value else None
+    return read_tools(first, where) if isinstance(first, dict) else None
 
 
 def _chat_turns(value: Any, key: str, format: str) -> Iterator[Turn]:
@@ -155,18 +243,33 @@ def _chat_turns(value: Any, key: str, format: str) -> Iterator[Turn]:
             continue
         if not isinstance(item, dict):
             raise BadRow(f"{where} is {json_type(item)}, not an object of {{{role_key}, {content_key}}}")
-        if any(item.get(call) for call in TOOL_CALL_KEYS):
-            raise BadRow(f"{where} calls a tool: only plain text samples can be used")
-        yield Turn(_role(item.get(role_key), where), _join_text_parts(item.get(content_key), where), where)
+        _refuse_media(item, f"{where} ")
+        if i and any(not is_empty(item.get(tools)) for tools in TOOLS_KEYS):
+            raise BadRow(f"{where} defines tools, which only a row or its first turn can")
+        role, is_call = _role(item.get(role_key), where)
+        content, calls = _join_text_parts(item.get(content_key), where), read_calls(item, where)
+        if is_call and calls is None:
+            content, calls = None, calls_text(content, where)
+        yield Turn(role, content, where, _reasoning(item, where), calls, item.get("tool_call_id"), item.get("name"))
 
 
-def _role(name: Any, where: str) -> str:
+def _role(name: Any, where: str) -> tuple[str, bool]:
+    """The role of a turn, and whether its text is a call."""
     if not isinstance(name, str):
         raise BadRow(f"{where}: the role is {json_type(name)}, not text")
-    role = ROLE_NAMES.get(name.strip().lower())
-    if role is None:
+    name = name.strip().lower()
+    if name not in ROLE_NAMES:
         raise BadRow(f"{where}: unknown role {name[:40]!r}; known: {', '.join(ROLE_NAMES)}")
-    return role
+    return ROLE_NAMES[name], name in CALL_ROLES
+
+
+def _reasoning(holder: Row, where: str) -> Any:
+    """What stands beside the text of a turn as its reasoning. Raises BadRow where two keys differ."""
+    found = {key: holder[key] for key in REASONING_KEYS if not is_empty(holder.get(key))}
+    values = list(found.values())
+    if any(value != values[0] for value in values):
+        raise BadRow(f"{where}: {' and '.join(f'`{key}`' for key in found)} differ")
+    return values[0] if values else None
 
 
 def _join_text_parts(content: Any, where: str) -> Any:
@@ -175,28 +278,26 @@ def _join_text_parts(content: Any, where: str) -> Any:
         return content
     for part in content:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            what = f"of type {part.get('type')!r}" if isinstance(part, dict) else f"that is {json_type(part)}"
+            of = part.get("type") if isinstance(part, dict) else None
+            what = f"of type {of[:40]!r}" if isinstance(of, str) else f"that is {json_type(part)}"
             raise BadRow(f"{where} has a part {what}; only {{type: text, text}} can be used")
     return "".join(part["text"] for part in content)
 
 
 def _pair_turns(row: Row, prompt_key: str, completion_key: str) -> Iterator[Turn]:
-    prompt, completion = row[prompt_key], row[completion_key]
+    prompt, completion = _transposed(row[prompt_key]), _transposed(row[completion_key])
     yield from _history_turns(row.get("history"))
     if isinstance(prompt, list) and isinstance(completion, list):
         yield from _chat_turns(prompt, prompt_key, "messages")
         yield from _chat_turns(completion, completion_key, "messages")
         return
-    texts = [canonical_text(prompt, f"`{prompt_key}`")]
-    for key in ("input", "context") if prompt_key == "instruction" else ("context",):
-        if row.get(key) is not None:
-            texts.append(canonical_text(row[key], f"`{key}`"))
-    yield Turn("user", "\n\n".join(text for text in texts if text), f"`{prompt_key}`")
-    yield Turn("assistant", completion, f"`{completion_key}`")
+    response = read_response(row, completion_key)
+    yield Turn("user", join_prompt(row, prompt_key, response), f"`{prompt_key}`")
+    yield Turn("assistant", response, f"`{completion_key}`", _reasoning(row, f"`{completion_key}`"))
 
 
 def _history_turns(pairs: Any) -> Iterator[Turn]:
-    if pairs is None:
+    if is_missing(pairs):
         return
     if not isinstance(pairs, list):
         raise BadRow(f"`history` is {json_type(pairs)}, not a list of [prompt, response] pairs")

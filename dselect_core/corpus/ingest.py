@@ -19,10 +19,18 @@ from dataclasses import dataclass, field
 import polars as pl
 import pyarrow as pa
 
-from dselect_core.corpus.formats import ALL_KEYS, KNOWN_FORMATS, Layout, choose_layout, read_messages
+from dselect_core.corpus.formats import (
+    ALL_KEYS,
+    KNOWN_FORMATS,
+    Conversation,
+    Layout,
+    choose_layout,
+    describe_misfit,
+    read_row,
+)
 from dselect_core.corpus.raw_row import RawRow
 from dselect_core.corpus.readers import READABLE_FORMATS
-from dselect_core.corpus.sample import QUARANTINE, SAMPLES, BadRow, Message, sample_id
+from dselect_core.corpus.sample import QUARANTINE, SAMPLES, BadRow, sample_id
 from dselect_core.corpus.source_files import SourceFile, list_source_files
 from dselect_core.errors import DselectError
 from dselect_core.redact import redact
@@ -93,7 +101,7 @@ class _Tally:
     source: str
     rows: int = 0
     duplicates: int = 0
-    messages: dict[str, list[Message]] = field(default_factory=dict)
+    conversations: dict[str, Conversation] = field(default_factory=dict)
     origins: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     quarantine: list[tuple[str, int | None, str, str]] = field(default_factory=list)
 
@@ -101,11 +109,11 @@ class _Tally:
         """Add what was read of a whole file."""
         self.rows += other.rows
         self.duplicates += other.duplicates
-        for id, messages in other.messages.items():
-            if id in self.messages:
+        for id, conversation in other.conversations.items():
+            if id in self.conversations:
                 self.duplicates += 1
             else:
-                self.messages[id] = messages
+                self.conversations[id] = conversation
         for id, origins in other.origins.items():
             self.origins.setdefault(id, []).extend(origins)
         self.quarantine += other.quarantine
@@ -116,21 +124,21 @@ class _Tally:
                 raise BadRow(raw.error)
             if layout is None:
                 raise BadRow(f"no known format; {_list_keys([raw])}")
-            messages = read_messages(raw.value, layout)
+            conversation = read_row(raw.value, layout)
         except BadRow as reason:
             text = _printable(str(reason)[:_REASON_CHARACTERS])
             self.quarantine.append((file, raw.number, text, _excerpt(raw)))
             return
-        id = sample_id(messages)
-        if id in self.messages:
+        id = sample_id(conversation.messages, conversation.tools)
+        if id in self.conversations:
             self.duplicates += 1
         else:
-            self.messages[id] = messages
+            self.conversations[id] = conversation
         self.origins.setdefault(id, []).append((file, raw.number))
 
     def take_samples(self) -> pl.DataFrame:
         """The samples as a table. It removes them from the tally, so that memory never holds all of them twice."""
-        ids = sorted(self.messages)
+        ids = sorted(self.conversations)
         chunks = [self._take_chunk(ids[start : start + _CHUNK_SAMPLES]) for start in range(0, len(ids), _CHUNK_SAMPLES)]
         return pl.concat(chunks) if chunks else SAMPLES.to_frame()
 
@@ -139,10 +147,11 @@ class _Tally:
             [{"source": self.source, "file": file, "row": row} for file, row in sorted(self.origins.pop(id))]
             for id in ids
         ]
+        conversations = [self.conversations.pop(id) for id in ids]
         columns = {
             "sample_id": ids,
-            "messages": [self.messages.pop(id) for id in ids],
-            "tools": [None for _ in ids],
+            "messages": [conversation.messages for conversation in conversations],
+            "tools": [conversation.tools for conversation in conversations],
             "n_rows": [len(rows) for rows in origins],
             "origins": origins,
         }
@@ -242,6 +251,8 @@ def _no_format_error(name: str, spec: SourceSpec, rows: list[RawRow]) -> Dselect
         return DselectError(
             f"{name}: no row can be read (row {broken[0].number}: {broken[0].error}). Readable are {READABLE_FORMATS}."
         )
+    if misfit := next(filter(None, (describe_misfit(raw.value) for raw in rows)), None):
+        return DselectError(f"{name}: {misfit}. A turn is {{role, content}}, {{from, value}} or text.")
     keys = f"{_list_keys(rows)} (rows looked at: {len(rows)})"
     if spec.format == "auto":
         return DselectError(f"{name}: no row has a known format; {keys}. Known are {KNOWN_FORMATS}: rename the keys.")

@@ -1,13 +1,17 @@
 """What a sample is: canonical messages, the checks they pass, their id, and the schemas of the two tables.
 
-Canonical form [ours]: the roles are system, user and assistant. An optional system prompt comes first; then user and
-assistant alternate, from a user to an assistant. No turn is blank; a blank system prompt counts as none. Leading blank
+Canonical form [ours]: the roles are system, user, assistant and tool. An optional system prompt comes first; then user
+and assistant alternate, from a user to an assistant. An assistant that calls tools may be followed by their answers,
+one or more tool turns, and these by an assistant. A call may also stand in the text. An assistant's text and the
+call that follows it are one turn. No turn is blank, but a tool's answer may be, and the text of a turn that calls; a
+blank system prompt counts as none. Leading blank
 lines and all trailing whitespace of a text are dropped. Nothing else is changed: the indentation of the first line
 stays, because it is content in code (so " Paris" and "Paris" are two samples); Unicode is not normalised; line ends
 stay. A text that a UTF-8 table cannot hold (a lone surrogate), or that no clean source has (NUL), makes a bad row.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +19,7 @@ import polars as pl
 
 from dselect_core.fingerprint import digest
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 OPTIONAL_FIELDS = ("reasoning_content", "tool_calls", "tool_call_id", "name")
 """Fields of a message beside role and content, null where a turn has none. `tool_calls` is JSON text: OpenAI's list of
@@ -44,36 +48,91 @@ class BadRow(ValueError):
 
 
 class Turn(NamedTuple):
-    """A turn as read, not yet checked: `content` may be any value. `where` names it to the user (a key, "turn 3")."""
+    """A turn as read, not yet checked: `content` and `reasoning` may be any value. `where` names it to the user (a key,
+    "turn 3"). tool_calls: JSON text as in OPTIONAL_FIELDS; tool_call_id, name: of a tool's answer.
+    """
 
     role: str
     content: Any
     where: str
+    reasoning: Any = None
+    tool_calls: str | None = None
+    tool_call_id: Any = None
+    name: Any = None
 
 
 def canonical_messages(turns: Iterable[Turn]) -> list[Message]:
     """The canonical messages of a row. Raises BadRow with the first reason why it has none."""
     messages: list[Message] = []
     for turn in turns:
-        content = canonical_text(turn.content, turn.where)
+        may_be_blank = turn.role == "tool" or turn.tool_calls is not None
+        is_blank = may_be_blank and is_missing(turn.content)
+        content = "" if is_blank else canonical_text(turn.content, turn.where)
         if turn.role == "system":
             if messages:
                 raise BadRow(f"{turn.where}: a system prompt may only come first, and only once")
             if not content:
                 continue
-        else:
-            previous_role = messages[-1]["role"] if messages else "system"
-            expected_role = "assistant" if previous_role == "user" else "user"
-            if turn.role != expected_role:
-                starts = previous_role == "system"
-                what = f"starts with {turn.role}" if starts else f"{turn.role} after {previous_role}"
-                raise BadRow(f"{turn.where}: {what}; user and assistant must alternate, the user first")
-            if not content:
-                raise BadRow(f"{turn.where}: the {'response' if turn.role == 'assistant' else 'prompt'} is blank")
-        messages.append({"role": turn.role, "content": content})
+        elif not content and not may_be_blank:
+            _check_order(messages, turn)
+            raise BadRow(f"{turn.where}: the {'response' if turn.role == 'assistant' else 'prompt'} is blank")
+        message = {"role": turn.role, "content": content, **_optional_fields(turn, content)}
+        previous = messages[-1] if messages else {}
+        if turn.role == previous.get("role") == "assistant" and _continues_with_calls(previous, message):
+            messages[-1] = {**previous, **message, "content": previous["content"]}
+            continue
+        if turn.role != "system":
+            _check_order(messages, turn)
+        messages.append(message)
     if not messages or messages[-1]["role"] != "assistant":
-        raise BadRow("ends on the user: no response" if messages[1:] else "no response")
+        last = messages[-1]["role"] if messages[1:] else None
+        raise BadRow(f"ends on the {last}: no response" if last else "no response")
     return messages
+
+
+def _check_order(messages: list[Message], turn: Turn) -> None:
+    """Raises BadRow where the turn may not follow the messages before it."""
+    previous = messages[-1] if messages else {"role": "system"}
+    role = previous["role"]
+    if turn.role == "tool":
+        if role not in ("assistant", "tool"):
+            raise BadRow(f"{turn.where}: a tool's answer must follow the assistant's call, not the {role}")
+    elif turn.role == "assistant":
+        if role not in ("user", "tool"):
+            what = "starts with assistant" if role == "system" else f"assistant after {role}"
+            raise BadRow(f"{turn.where}: {what}; user and assistant must alternate, the user first")
+    elif role == "tool" or "tool_calls" in previous:
+        what = "the tool's answer" if role == "tool" else "a call of a tool"
+        raise BadRow(f"{turn.where}: {turn.role} after {what}, which nothing has answered")
+    elif role == "user":
+        raise BadRow(f"{turn.where}: user after user; user and assistant must alternate, the user first")
+
+
+def _continues_with_calls(previous: Message, message: Message) -> bool:
+    return (
+        "tool_calls" not in previous and message.keys() == {"role", "content", "tool_calls"} and not message["content"]
+    )
+
+
+def _optional_fields(turn: Turn, content: str) -> Message:
+    """The fields of a message beside role and content. Reasoning that the content also holds is not repeated."""
+    fields: Message = {}
+    if not is_missing(turn.reasoning):
+        reasoning = canonical_text(turn.reasoning, f"{turn.where}: the reasoning")
+        if reasoning and turn.role != "assistant":
+            raise BadRow(f"{turn.where}: reasoning, but it is a turn of the {turn.role}")
+        if reasoning and not ("<think>" in content and reasoning.strip() in content):
+            fields["reasoning_content"] = reasoning
+    if turn.tool_calls is not None:
+        if turn.role != "assistant":
+            raise BadRow(f"{turn.where}: calls a tool, but it is a turn of the {turn.role}")
+        fields["tool_calls"] = turn.tool_calls
+    if turn.role == "tool":
+        for name in ("tool_call_id", "name"):
+            value = getattr(turn, name)
+            if not is_missing(value) and (text := canonical_text(value, f"{turn.where}: `{name}`")):
+                fields[name] = text
+    return fields
 
 
 def canonical_text(content: Any, where: str) -> str:
@@ -91,9 +150,14 @@ def canonical_text(content: Any, where: str) -> str:
     return text
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value is null, or NaN, which pandas writes for a missing text."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def json_type(value: Any) -> str:
     """The type of a JSON value in words, for a reason that users read."""
-    if value is None:
+    if is_missing(value):
         return "missing"
     words: dict[type, str] = {bool: "a boolean", str: "text", list: "a list", dict: "an object"}
     words |= dict.fromkeys((int, float), "a number")
@@ -152,6 +216,19 @@ def chat_messages(messages: Iterable[Mapping[str, str | None]]) -> list[dict[str
             own["tool_calls"] = json.loads(own["tool_calls"])
         chat.append(own)
     return chat
+
+
+def message_text(message: Mapping[str, Any], *, reasoning: bool = False) -> str:
+    """A message as one text for a reader: its reasoning in think tags if asked for, its content, its calls as JSON."""
+    parts = []
+    if reasoning and message.get("reasoning_content"):
+        parts.append(f"<think>\n{message['reasoning_content']}\n</think>\n")
+    if message["content"]:
+        parts.append(message["content"])
+    if calls := message.get("tool_calls"):
+        calls = json.loads(calls) if isinstance(calls, str) else calls
+        parts += [f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls]
+    return "\n".join(parts)
 
 
 def chat_tools(tools: str | None) -> list[dict[str, Any]] | None:

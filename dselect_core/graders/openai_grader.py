@@ -20,6 +20,7 @@ from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from dselect_core.corpus.sample import message_text
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.progress import Progress
@@ -91,7 +92,7 @@ def instructions(spec: GraderSpec) -> str:
 def render(sample_id: str, messages: Messages, rubric: str) -> list[dict[str, str]]:
     """The chat sent to the judge. The tags carry a hash of the sample's own hash, which no sample can contain."""
     tag = digest(["judge", sample_id])[:12]
-    turns = "\n".join(f"<{m['role']}-{tag}>\n{m['content']}\n</{m['role']}-{tag}>" for m in messages)
+    turns = "\n".join(f"<{m['role']}-{tag}>\n{message_text(m)}\n</{m['role']}-{tag}>" for m in messages)
     return [
         {"role": "system", "content": rubric.strip() + "\n" + PROTOCOL},
         {"role": "user", "content": f"<conversation-{tag}>\n{turns}\n</conversation-{tag}>\n\n{REMINDER}"},

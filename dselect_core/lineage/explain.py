@@ -51,7 +51,7 @@ class Story:
     """All there is to tell of a sample. origins: its rows, as source, file, row. shot: shot_id and similarity."""
 
     sample_id: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     origins: list[dict[str, Any]]
     shot: dict[str, Any] | None
     scores: list[Score]

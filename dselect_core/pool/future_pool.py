@@ -11,6 +11,7 @@ from typing import Literal
 import polars as pl
 
 from dselect_core.corpus.raw_dataset import ORIGINS, origins_version, preview_samples
+from dselect_core.corpus.sample import conform_samples
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.pool.corpus_index import Index, read_index
@@ -19,6 +20,13 @@ from dselect_core.storage.files import read_parquet, read_with_metadata
 
 FileChange = Literal["new", "changed", "gone", "unreadable", "lost"]
 """How the files of a source differ from those that landed last; `lost`: they do not, but its tables are lost."""
+
+_TEXTS_OF_TURN = [
+    pl.element().struct.field(name).str.len_chars().fill_null(0)
+    for name in ("content", "reasoning_content", "tool_calls")
+]
+_CHARACTERS = pl.col("messages").list.eval(pl.sum_horizontal(_TEXTS_OF_TURN)).list.sum().cast(pl.Int64)
+_OF_TOOLS = pl.col("tools").str.len_chars().fill_null(0).cast(pl.Int64)
 
 
 @dataclass(frozen=True)
@@ -78,13 +86,12 @@ class FuturePool:
 
     @cached_property
     def characters(self) -> pl.DataFrame:
-        """sample_id, characters of all messages. Reads the texts, so only for rows that there are to compute."""
+        """sample_id, characters of all messages and tools. Reads texts, so only for rows that there are to compute."""
         lengths = [pl.DataFrame(schema={"sample_id": pl.String, "characters": pl.Int64})]
         for name, rows in self.sources.items():
             samples = rows.samples
             whole = samples if "messages" in samples.columns else read_parquet(self.workspace.samples(name))
-            content = pl.col("messages").list.eval(pl.element().struct.field("content").str.len_chars())
-            lengths.append(whole.select("sample_id", characters=content.list.sum().cast(pl.Int64)))
+            lengths.append(conform_samples(whole).select("sample_id", characters=_CHARACTERS + _OF_TOOLS))
         return pl.concat(lengths).unique("sample_id")
 
 
@@ -111,7 +118,7 @@ def future_pool(
             else:
                 version = digest(preview["sample_id"])
                 landed_version = landed_versions.get(name) if landed is None else landed.version
-                samples, origins = preview.select("sample_id", "messages"), origins_version(preview)
+                samples, origins = preview.select("sample_id", "messages", "tools"), origins_version(preview)
                 pool.sources[name] = SourceRows(samples, version, version != landed_version, origins)
                 continue
         if landed is not None:

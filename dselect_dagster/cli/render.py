@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Column, Table
 
 from dselect_core.coreset.manifest import readable_manifest
+from dselect_core.corpus.sample import message_text
 from dselect_core.lineage.plan import Plan, Step
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -163,7 +164,7 @@ def print_story(story: "Story") -> None:
     """One sample: its messages, its rows, its shot, its scores, and what each recipe did with it."""
     out.print(styled("sample ", (story.sample_id, "bold")))
     for message in story.messages:
-        text = " ".join(message["content"].split())
+        text = " ".join(message_text(message, reasoning=True).split())
         out.print(f"  {message['role']}: {text if len(text) <= 300 else text[:299] + '…'}")
     out.print(styled(("stands in", "bold")))
     for origin in story.origins:

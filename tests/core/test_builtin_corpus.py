@@ -19,7 +19,7 @@ import pytest
 from demo.corpus import LABELS, SOURCES, BuiltinCorpus, Label, generate, plant, write_corpus
 from demo.corpus.assemble import PLAN
 from demo.corpus.functions import FUNCTIONS
-from dselect_core.corpus.formats import choose_layout, read_messages
+from dselect_core.corpus.formats import choose_layout, read_row
 from dselect_core.corpus.ingest import ingest
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import SourceSpec
@@ -48,7 +48,7 @@ def messages(row: dict[str, Any]) -> list[dict[str, str]]:
     """Canonical messages, as the loader reads the row."""
     layout = choose_layout([row])
     assert layout is not None
-    return read_messages(row, layout)
+    return read_row(row, layout).messages
 
 
 def response(row: dict[str, Any]) -> str:

@@ -69,7 +69,7 @@ def test_a_selection_of_rows_keeps_its_order_and_media_are_not_decoded(tmp_path:
     got = ingest("s", SourceSpec(dataset=str(tmp_path / "saved")))
     prompts = {row["messages"][0]["content"]: row["origins"][0]["row"] for row in got.samples.to_dicts()}
     assert prompts == {"4": 1, "0": 3}
-    assert got.quarantine["reason"].to_list() == ["has `image`: only plain text samples can be used"]
+    assert got.quarantine["reason"].to_list() == ["has `image`: only text can be used"]
 
 
 def test_turns_of_mixed_types_as_datasets_keeps_them(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ texts: st.SearchStrategy[Any] = st.one_of(
     st.just([]),
 )
 turns = st.fixed_dictionaries(
-    {"role": st.sampled_from(["system", "user", "assistant", "tool", "GPT"]), "content": texts}
+    {"role": st.sampled_from(["system", "user", "assistant", "critic", "GPT"]), "content": texts}
 )
 good = st.sampled_from([qa("1"), qa("1", "b"), qa("1\n"), qa("2")])
 odd = st.one_of(

@@ -14,6 +14,7 @@ from upath import UPath
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when `datasets` is first imported
 
 from dselect_core.coreset.export import write_coreset
+from dselect_core.corpus.sample import MESSAGES as SAMPLE_MESSAGES
 from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.select.candidate_pool import Pool
@@ -295,3 +296,50 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: P
         write_text("new", UPath(tmp_path) / "taken")
     assert target.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["note.txt", "taken"]
+
+
+def test_reasoning_calls_and_tools_are_exported_where_they_are(folder: UPath) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    chats: list[list[dict[str, Any]]] = [
+        [turn("user", "2+2?"), {**turn("assistant", "4"), "reasoning_content": "Two and two."}],
+        [turn("user", "2+2?"), {**turn("assistant", ""), "tool_calls": [call]}],
+        [turn("user", "2+2?"), turn("assistant", "4")],
+    ]
+    stored = [
+        [
+            {key: json.dumps(value) if key == "tool_calls" else value for key, value in message.items()}
+            for message in chat
+        ]
+        for chat in chats
+    ]
+    samples = (
+        SAMPLES.head(3)
+        .drop("messages")
+        .with_columns(
+            pl.Series("messages", stored, dtype=SAMPLE_MESSAGES),
+            tools=pl.Series([None, None, json.dumps(tools)], dtype=pl.String),
+        )
+    )
+    pool = Pool.of(samples.select("sample_id"))
+    chosen = select(pool, CoresetSpec(strategy="random", budget=3))
+    counts = write_coreset(folder, chosen, samples, {})
+    lines = [json.loads(line) for line in (folder / "coreset.jsonl").read_text("utf-8").splitlines()]
+    of_id = {line.pop("sample_id"): line for line in lines}
+    assert [of_id[id] for id in samples["sample_id"]] == [
+        {"messages": chats[0]},
+        {"messages": chats[1]},
+        {"messages": chats[2], "tools": tools},
+    ]
+    assert json.loads((folder / "alpaca.json").read_text("utf-8")) == [
+        {"instruction": "2+2?", "input": "", "output": "<think>\nTwo and two.\n</think>\n\n4"}
+    ]
+    assert {name: counts[name] for name in counts if name.startswith("alpaca")} == {
+        "alpaca_rows": 1,
+        "alpaca_left_out_multi_turn": 0,
+        "alpaca_left_out_tools": 2,
+    }
+    table = read_parquet(folder / "coreset.parquet")
+    inner = table.schema["messages"].inner  # type: ignore[union-attr, attr-defined]
+    assert [field.name for field in inner.fields] == ["role", "content", "reasoning_content", "tool_calls"]
+    assert "tools" in table.columns

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from dselect_core.corpus.sample import message_text
+
 # Corpora often carry the special tokens of their tokenizer in the text. They say nothing about the answer.
 _SPECIAL_TOKEN = (
     r"(?:<[|｜][a-z_▁0-9]{1,40}[|｜]>|</?s>|<(?:pad|eos|bos|unk|sep|cls|mask|end_of_turn|start_of_turn|end_of_text)>|"
@@ -68,7 +70,7 @@ def turns(messages: Sequence[Mapping[str, str]]) -> Iterator[Turn]:
     prompt = ""
     answers = 0
     for message in messages:
-        text = message["content"]
+        text = message_text(message)
         if message["role"] == "assistant":
             yield Turn(prompt.strip(), without_special_tokens(text), "\n".join(earlier_texts), answers)
             answers += 1

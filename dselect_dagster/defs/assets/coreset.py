@@ -14,6 +14,7 @@ from dselect_core.coreset.coreset import Coreset, make_coreset
 from dselect_core.coreset.coreset import candidates as recipe_candidates
 from dselect_core.coreset.manifest import REVISION
 from dselect_core.coreset.spec import write_spec
+from dselect_core.corpus.sample import message_text
 from dselect_core.kinds import all_kinds, assets_making
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
@@ -163,6 +164,10 @@ def _by_source(new_coreset: Coreset) -> pl.DataFrame:
     )
 
 
+def _response(messages: pl.Series) -> str:
+    return message_text(messages.to_list()[-1])
+
+
 def _first(new_coreset: Coreset) -> pl.DataFrame:
     turns = pl.col("messages").list
     return (
@@ -172,6 +177,6 @@ def _first(new_coreset: Coreset) -> pl.DataFrame:
             "rank",
             "gain",
             prompt=turns.get(-2).struct.field("content").str.slice(0, 160),
-            response=turns.get(-1).struct.field("content").str.slice(0, 160),
+            response=pl.col("messages").map_elements(_response, return_dtype=pl.String).str.slice(0, 160),
         )
     )
