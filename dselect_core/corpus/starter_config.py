@@ -13,6 +13,7 @@ from dselect_core.corpus.ingest import ingest
 from dselect_core.corpus.readers import DATA_NAME, READABLE_FORMATS
 from dselect_core.corpus.source_files import list_source_files
 from dselect_core.errors import DselectError
+from dselect_core.escape import one_line
 from dselect_core.select.strategies import TOP_K, all_strategies
 from dselect_core.settings.settings import SourceSpec
 
@@ -104,7 +105,7 @@ def _why_not_read(path: Path) -> str:
     if DATA_NAME.search(path.name):
         return "hidden by the name of the file or its folder"
     kind = path.suffix.removeprefix(".").upper()
-    return _printable(kind) if kind else "no ending of a data file"
+    return one_line(kind) if kind else "no ending of a data file"
 
 
 def _describe_left_out(reason: str, names: list[str]) -> str:
@@ -115,12 +116,7 @@ def _describe_left_out(reason: str, names: list[str]) -> str:
 def _shown(path: Path, root: Path) -> str:
     # The paths of a listing may be relative to the working directory, as `root` may.
     absolute = path.absolute()
-    return _printable(str(absolute.relative_to(root.absolute()) if absolute.is_relative_to(root.absolute()) else path))
-
-
-def _printable(text: str) -> str:
-    """The text in one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return one_line(str(absolute.relative_to(root.absolute()) if absolute.is_relative_to(root.absolute()) else path))
 
 
 def _is_utf8(name: str) -> bool:
@@ -148,7 +144,7 @@ def _describe(name: str, path: Path) -> str:
     try:
         ingested = ingest(name, SourceSpec(path=str(path)))
     except DselectError as error:
-        return _printable(f"cannot be read: {error}")
+        return one_line(f"cannot be read: {error}")
     return (
         f"{ingested.rows:,} rows in {len(ingested.files)} file(s), {', '.join(ingested.formats)}: "
         f"{ingested.samples.height:,} samples, {ingested.duplicates:,} duplicates, "
