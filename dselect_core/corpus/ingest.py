@@ -39,7 +39,7 @@ from dselect_core.settings.settings import SourceSpec
 VOTING_ROWS = 1000
 """How many rows vote on the layout of a file; if none of them has the shape of any, the next as many vote."""
 
-_VOTING_BYTES = 1 << 25
+_VOTING_BYTES = 1 << 23
 # A file of which so many first rows fit no layout is bad as a whole, however many follow.
 _CHUNKS_WITHOUT_LAYOUT = 100
 _CHUNK_SAMPLES = 20_000

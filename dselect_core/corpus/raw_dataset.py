@@ -99,7 +99,7 @@ def land_source(workspace: Workspace, source: str) -> LandedSource:
         try:
             ingested = _previews.pop((source, source_signature(workspace, source)), None) or ingest(source, spec)
         except DselectError as error:
-            raise DselectError(f"{error}{_what_stays(workspace, source)}") from error
+            raise DselectError(f"{error}{_what_stays(workspace, source)}") from None
         samples, quarantine = ingested.samples, ingested.quarantine
         row_counts = {
             "rows": ingested.rows,

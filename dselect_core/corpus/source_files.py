@@ -1,9 +1,9 @@
 """Which files a source has: from the paths, globs, folders or dataset in its settings to a sorted list of files.
 
 A path may be local, `s3://`, `hf://` or any other URL that fsspec reads. A folder means all data files under it, by
-their names: hidden ones (`.x`, `_x`) are left out, other files are listed as skipped. A glob means what it matches,
-folders included. A folder that `save_to_disk` wrote is one dataset. A file that two patterns match is read once.
-fsspec's cached listings are never used, because a sensor lives long and must see every change.
+their names: hidden ones (`.x`) are left out, other files (also data files in `_x`) are listed as skipped. A glob means
+what it matches, folders included. A folder that `save_to_disk` wrote is one dataset. A file that two patterns match is
+read once. fsspec's cached listings are never used, because a sensor lives long and must see every change.
 """
 
 import os
@@ -120,9 +120,13 @@ def _folder(fs: fsspec.AbstractFileSystem, root: str, given: str, spec: SourceSp
         return
     for info in _list_files(fs, root, given):
         names_below_root = info["name"][len(root.rstrip("/")) + 1 :].split("/")
-        if any(name.startswith((".", "_")) for name in names_below_root):
+        is_data = DATA_NAME.search(names_below_root[-1]) is not None
+        if any(name.startswith(".") for name in names_below_root):
             continue
-        if DATA_NAME.search(names_below_root[-1]) and names_below_root[-1] not in _DATASET_FILES:
+        if any(name.startswith("_") for name in names_below_root):  # left out, and told where it may be rows
+            if is_data:
+                yield _display_name(fs, info["name"], given)
+        elif is_data and names_below_root[-1] not in _DATASET_FILES:
             yield _data_file(fs, info, given)
         else:
             yield _display_name(fs, info["name"], given)

@@ -1,18 +1,24 @@
 """A first dselect.yaml for a folder of files: one source for each file and each sub-folder.
 
-It reads every file, so that the text says how many rows each has and how they were understood.
+It reads every file, so that the text says how many rows each has and how they were understood. What is not read is
+named too, with the reason: a file that nobody mentions is rows that nobody misses.
 """
 
+import re
+from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 from dselect_core.corpus.ingest import ingest
+from dselect_core.corpus.readers import DATA_NAME, READABLE_FORMATS
+from dselect_core.corpus.source_files import list_source_files
 from dselect_core.errors import DselectError
+from dselect_core.escape import one_line
 from dselect_core.select.strategies import TOP_K, all_strategies
 from dselect_core.settings.settings import SourceSpec
 
-# Names of data files end so; a compressed file has its own ending after it.
-_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather")
-_COMPRESSED = (".gz", ".zst")
+_NAMES_SHOWN = 5
+_LONGEST_NAME = 100  # bytes; a source names folders, whose names have 255
 
 _TEXT = """\
 # dselect: what to choose from, with which model, by which recipes. Paths are relative to this file.
@@ -20,7 +26,7 @@ _TEXT = """\
 storage: .dselect                  # tables, models and coresets; or s3://bucket/prefix
 
 sources:                           # the format of the rows is detected; `format:` sets it
-{sources}
+{sources}{not_read}
 # Without this, scores come from a small Llama that is tuned on a part of these rows. Name the model you will tune:
 # model: {{path: Qwen/Qwen2.5-0.5B}}
 
@@ -36,13 +42,24 @@ coresets:  # strategy: {strategies}
 """
 
 
-def make_starter_config(folder: Path, relative_to: Path) -> tuple[str, dict[str, str]]:
-    """The text of a dselect.yaml for a folder of data files (or one file), and {source: what was read of it}.
+class StarterConfig(NamedTuple):
+    """text: of dselect.yaml; sources: {name: what was read of it}; not_read: lines on the files that no source has."""
+
+    text: str
+    sources: dict[str, str]
+    not_read: list[str]
+
+
+def make_starter_config(folder: Path, relative_to: Path) -> StarterConfig:
+    """A dselect.yaml for a folder of data files (or one file).
 
     Paths below `relative_to` (the folder of dselect.yaml) are written relative to it. A source that cannot be read
     stays in the text, with the reason. Raises DselectError when there is no data file.
     """
-    sources = _sources(folder)
+    sources, left_out = _sources(folder)
+    not_read = [_describe_left_out(reason, names) for reason, names in sorted(left_out.items())]
+    if not sources:
+        raise DselectError("; ".join([f"{folder}: no data files. Readable are {READABLE_FORMATS}", *not_read]))
     descriptions = {name: _describe(name, path) for name, path in sources.items()}
     lines = []
     for name, path in sources.items():
@@ -50,53 +67,84 @@ def make_starter_config(folder: Path, relative_to: Path) -> tuple[str, dict[str,
         written = absolute.relative_to(relative_to) if absolute.is_relative_to(relative_to) else absolute
         lines.append(f"  {name}: {{path: {_quoted(str(written))}}}".ljust(44) + f"  # {descriptions[name]}\n")
     strategies = " | ".join([*all_strategies(), f"{TOP_K}<column>"])
-    return _TEXT.format(sources="".join(lines), strategies=strategies), descriptions
+    comments = "".join(f"  # {line}\n" for line in not_read)
+    return StarterConfig(
+        _TEXT.format(sources="".join(lines), not_read=comments, strategies=strategies), descriptions, not_read
+    )
 
 
-def _sources(folder: Path) -> dict[str, Path]:
+def _sources(folder: Path) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """{source: file or folder}, and {reason: names} of the files that are in none."""
     if not folder.exists():
         raise DselectError(f"{folder}: no such file or folder")
-    entries = [folder] if folder.is_file() else sorted(folder.iterdir())
+    root = folder.parent if folder.is_file() else folder
     sources: dict[str, Path] = {}
-    for entry in entries:
+    left_out: dict[str, list[str]] = defaultdict(list)
+    for entry in [folder] if folder.is_file() else sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            if any(_is_data(p) for p in entry.rglob("*")):
-                sources[_source_name(entry.name, sources)] = entry
-        elif _is_data(entry):
-            sources[_source_name(_stem(entry), sources)] = entry
-    if not sources:
-        raise DselectError(f"{folder}: no data files. Readable are {', '.join(_SUFFIXES)}, plain, .gz or .zst.")
-    return sources
+        if not _is_utf8(entry.name):
+            left_out["the name is not UTF-8, so dselect.yaml cannot hold it; rename it"].append(_shown(entry, root))
+        elif entry.is_dir():
+            try:
+                listing = list_source_files(SourceSpec(path=str(entry)))
+            except DselectError:
+                left_out["no data files in it"].append(_shown(entry, root))
+                continue
+            sources[_source_name(entry.name, sources)] = entry
+            for skipped in listing.skipped:
+                left_out[_why_not_read(Path(skipped))].append(_shown(Path(skipped), root))
+        elif DATA_NAME.search(entry.name):
+            sources[_source_name(DATA_NAME.sub("", entry.name), sources)] = entry
+        else:
+            left_out[_why_not_read(entry)].append(_shown(entry, root))
+    return sources, left_out
 
 
-def _is_data(path: Path) -> bool:
-    return path.is_file() and Path(_uncompressed(path.name)).suffix.lower() in _SUFFIXES
+def _why_not_read(path: Path) -> str:
+    if DATA_NAME.search(path.name):
+        return "hidden by the name of the file or its folder"
+    kind = path.suffix.removeprefix(".").upper()
+    return one_line(kind) if kind else "no ending of a data file"
 
 
-def _uncompressed(name: str) -> str:
-    return next((name.removesuffix(end) for end in _COMPRESSED if name.endswith(end)), name)
+def _describe_left_out(reason: str, names: list[str]) -> str:
+    others = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"not read: {reason}: {', '.join(names[:_NAMES_SHOWN])}{others}"
 
 
-def _stem(path: Path) -> str:
-    return Path(_uncompressed(path.name)).stem
+def _shown(path: Path, root: Path) -> str:
+    # The paths of a listing may be relative to the working directory, as `root` may.
+    absolute = path.absolute()
+    return one_line(str(absolute.relative_to(root.absolute()) if absolute.is_relative_to(root.absolute()) else path))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
 
 
 def _source_name(stem: str, taken: dict[str, Path]) -> str:
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).strip(".") or "source"
+    name = re.sub(r"\.{2,}", ".", "".join(c if c.isalnum() or c in "-_." else "_" for c in stem))
+    name = name.encode("utf-8")[:_LONGEST_NAME].decode("utf-8", "ignore").strip(".") or "source"
     return name if name not in taken else next(n for i in range(2, 10**6) if (n := f"{name}-{i}") not in taken)
 
 
 def _quoted(path: str) -> str:
-    return path if all(c.isalnum() or c in "-_./" for c in path) else "'" + path.replace("'", "''") + "'"
+    if all(c.isalnum() or c in "-_./" for c in path):
+        return path
+    if path.isprintable():
+        return "'" + path.replace("'", "''") + "'"
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in path) + '"'
 
 
 def _describe(name: str, path: Path) -> str:
     try:
         ingested = ingest(name, SourceSpec(path=str(path)))
     except DselectError as error:
-        return f"cannot be read: {error}".replace("\n", " ")
+        return one_line(f"cannot be read: {error}")
     return (
         f"{ingested.rows:,} rows in {len(ingested.files)} file(s), {', '.join(ingested.formats)}: "
         f"{ingested.samples.height:,} samples, {ingested.duplicates:,} duplicates, "

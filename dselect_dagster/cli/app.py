@@ -241,10 +241,12 @@ def init(
 
     if config.exists():
         raise DselectError(f"{config} is there already; give another name with --config, or remove it")
-    text, sources = make_starter_config(folder, config.resolve().parent)
+    text, sources, not_read = make_starter_config(folder, config.resolve().parent)
     config.write_text(text, "utf-8")
     for name, contents in sources.items():
         out.print(styled("source ", (name, "bold"), f": {contents}"))
+    for line in not_read:
+        out.print(styled((line, "yellow")), soft_wrap=True)
     out.print(f"{config} written; `dselect refresh` makes its coresets.")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,9 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
                 )
         out.print(table)
         out.print(f"{len(result.runs)} runs in {seconds:.1f} s; `dselect dev` shows them.")
+        for run in result.runs:
+            for materialization in run.materializations:
+                _print_what_did_not_land(materialization.partition, materialization.metadata)
     for run in result.failed:
         for step, message in run.errors.items():
             out.print(styled(("failed", "red"), f" {step}" + (f" [{run.partition}]" if run.partition else "")))
@@ -128,6 +132,22 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
         out.print(styled("source ", (source, "bold"), f" is left out of the pool: {why}"), soft_wrap=True)
     if result.still_stale and not result.failed:
         out.print("Their inputs are not ready, or runs of them are queued or under way elsewhere.")
+
+
+def _print_what_did_not_land(source: str | None, metadata: Mapping[str, Any]) -> None:
+    """What a source has and the corpus has not, where the asset says so."""
+    figures = {name: value.value for name, value in metadata.items()}
+    parts = []
+    if bad_files := figures.get("bad files"):
+        parts.append(f"{bad_files:,} bad files left out")
+    if quarantined := figures.get("quarantined"):
+        parts.append(f"{quarantined:,} of {figures['rows']:,} rows in quarantine")
+    if skipped := figures.get("files skipped"):
+        parts.append(f"{skipped:,} files not read, for their names are not those of data files")
+    if parts:
+        path = figures.get("quarantine path")
+        where = f"; see {short_path(str(path))}" if path else ""
+        out.print(styled(("not landed", "yellow"), f" of source {source}: {', '.join(parts)}{where}"), soft_wrap=True)
 
 
 def _figure(value: object) -> str:

@@ -237,11 +237,12 @@ def test_a_name_that_no_file_can_have_is_an_error_naming_it(tmp_path: Path, name
 def test_a_folder_is_its_data_files_at_any_depth(tmp_path: Path) -> None:
     for name in ("b.jsonl", "sub/a.json", "sub/deep/c.ndjson", ".hidden.jsonl", "_delta_log/0.json", ".git/x.json"):
         write(tmp_path / name, qa(name))
-    for name in ("README.md", "sub/dataset_info.json"):
+    for name in ("README.md", "sub/dataset_info.json", "_SUCCESS"):
         write(tmp_path / name, {})
     got = ingest_paths(tmp_path)
     assert files(got, tmp_path) == ["b.jsonl", "sub/a.json", "sub/deep/c.ndjson"]
-    assert got.skipped == [str(tmp_path / "README.md"), str(tmp_path / "sub/dataset_info.json")]
+    skipped = [os.path.relpath(name, tmp_path) for name in got.skipped]
+    assert skipped == ["README.md", "_delta_log/0.json", "sub/dataset_info.json"]
 
 
 def test_globs_match_files_and_the_folders_they_name(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """Bad input and the message it gives: the file, row or key, and what to do."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from dselect_core.corpus import raw_dataset
 from dselect_core.errors import DselectError
 from dselect_core.settings.settings import load_settings
 from tests.e2e.conftest import WORDS
@@ -83,6 +88,80 @@ def test_a_file_that_is_bad_as_a_whole(tmp_path: Path, name: str, content: str |
     assert ("coreset", "r") in materialised(done)
 
 
+def test_a_source_that_goes_bad_keeps_its_rows_in_the_pool_and_others_land_are_scored_and_chosen(
+    tmp_path: Path,
+) -> None:
+    graph = project(
+        tmp_path,
+        sources={"a": {"path": "data/a.json"}, "b": {"path": "data/b.json"}},
+        coresets={"d": {"strategy": "topk:upd", "budget": "100%"}},
+    )
+    graph.source("b", alpaca(["other"] * 7))
+    assert not graph.refresh().failed
+    (tmp_path / "data" / "b.json").write_text('[{"instruction": "cut')
+    graph.source("a", alpaca([*WORDS, "more"]))
+    graph.plan()
+    done = graph.refresh()
+    assert [(run.partition, list(run.errors)) for run in done.failed] == [("b", ["raw_dataset"])]
+    assert "b.json: broken JSON array: Unterminated string" in errors(done)
+    assert "Until then the 7 samples of b that landed last stay in the pool." in errors(done)
+    figures = materialised(done)
+    assert figures["difficulty_scores", "a"]["rows computed"] == 1
+    assert graph.order("d").height == len(WORDS) + 1 + 7
+
+
+def test_a_bad_file_that_is_skipped_is_told_and_its_source_lands(tmp_path: Path) -> None:
+    graph = project(tmp_path, sources={"f": {"path": "data", "on_bad_file": "skip"}})
+    bad = tmp_path / "data" / "bad.jsonl.gz"
+    bad.write_bytes(b"\x1f\x8b no gzip")
+    (tmp_path / "data" / "notes.csv").write_text("instruction,output")
+    done = graph.refresh()
+    figures = materialised(done)["raw_dataset", "f"]
+    assert not done.failed
+    assert (figures["rows"], figures["samples"], figures["quarantined"], figures["bad files"]) == (20, 20, 0, 1)
+    assert str(tmp_path / "data" / "notes.csv") in figures["files skipped, first names"]
+    assert "bad.jsonl.gz" in figures["quarantine, first rows"]
+    (row,) = pl.read_parquet(str(graph.workspace.quarantine("f"))).to_dicts()
+    assert (row["file"], row["row"]) == (str(bad), None)
+    assert row["reason"].startswith(f"bad file: {bad}: torn or unreadable")
+    checks = {check.check_name: check.passed for run in done.runs for check in run.result.get_asset_check_evaluations()}
+    assert checks["every_row_accounted_for"] and not checks["quarantine_is_small"]
+    # Once it is mended it lands with the others.
+    bad.write_bytes(gzip.compress(json.dumps(alpaca(["more"])[0]).encode()))
+    figures = materialised(graph.refresh())["raw_dataset", "f"]
+    assert (figures["rows"], figures["bad files"]) == (21, 0)
+
+
+def test_a_value_that_stops_the_reader_of_its_format_stops_neither_plan_nor_source(tmp_path: Path) -> None:
+    graph = project(tmp_path, sources={"a": {"path": "data/a.json"}, "t": {"path": "data/t.parquet"}})
+    days = pa.array([0, 2**31 - 1], pa.date32())  # the second is beyond Python's calendar
+    table = pa.table({"prompt": ["p", "q"], "completion": ["a", "b"], "target": days})
+    pq.write_table(table, tmp_path / "data" / "t.parquet")
+    assert {step.partition for step in graph.plan().steps if step.asset == "raw_dataset"} == {"a", "t"}
+    figures = materialised(graph.refresh())["raw_dataset", "t"]
+    assert (figures["samples"], figures["quarantined"]) == (1, 1)
+
+
+def test_a_row_over_the_limit_of_its_source_is_quarantined(tmp_path: Path) -> None:
+    graph = project(tmp_path, sources={"a": {"path": "data/a.json", "max_row_bytes": 2000}})
+    graph.source("a", [*alpaca(WORDS), {"instruction": "long " * 900, "output": "o"}])
+    figures = materialised(graph.refresh())["raw_dataset", "a"]
+    assert (figures["samples"], figures["quarantined"]) == (20, 1)
+    assert "larger than max_row_bytes: 4,5" in figures["quarantine, first rows"]
+
+
+def test_a_new_landing_revision_lands_every_source_and_computes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = project(tmp_path, coresets={"d": {"strategy": "topk:upd", "budget": 2}})
+    graph.refresh()
+    assert graph.refresh().runs == []
+    monkeypatch.setattr(raw_dataset, "_LANDING_REVISION", 10**6)
+    done = graph.refresh()
+    assert set(materialised(done)) == {("raw_dataset", "a")}
+    assert graph.refresh().runs == []
+
+
 def test_bad_rows_are_kept_apart_with_their_reason_and_counted(tmp_path: Path) -> None:
     rows: list[Any] = [
         *alpaca(WORDS),
@@ -130,8 +209,6 @@ def test_a_tokenizer_without_a_chat_template_falls_back_and_says_so(tmp_path: Pa
 
 
 def test_a_sample_longer_than_the_window_is_scored_and_flagged(tmp_path: Path) -> None:
-    import polars as pl
-
     graph = project(
         tmp_path, coresets={"d": {"strategy": "topk:upd", "budget": 2}, "m": {"strategy": "miwv", "budget": 2}}
     )
