@@ -21,7 +21,7 @@ from dselect_core.lm.packing import Layout
 NAME = "dselect_packed"
 # Heads × queries × keys that attend at a time where a mask is needed, or scores are capped (these have no kernel).
 _CELLS = 2**26
-_CAPPED_CELLS = 2**24
+_CAPPED_CELLS = 2**22
 
 
 @dataclass

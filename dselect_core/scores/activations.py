@@ -1,7 +1,8 @@
 """Active neurons of a sample (MADS, arXiv 2605.30857, of which only the abstract is known; the rest is [ours]).
 
 Value of a neuron: |what enters the MLP's down projection| (`|act(gate)·up|` in gated MLPs), mean over the
-prompt's tokens (or all), so length gives no advantage. Active: the top share of each layer, so all sets
+prompt's tokens (or all), so length gives no advantage. In a mixture of experts the neurons of a layer are those of all
+its experts, 0 on tokens that are not routed to them (lm/neurons.py). Active: the top share of each layer, so all sets
 have one size. Stored as one fixed-width row of ids: layer · width + neuron.
 """
 

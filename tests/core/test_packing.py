@@ -1,6 +1,9 @@
 """Batches of trees: nothing lost, nothing twice, roots in front, budgets kept; and what happens when memory ends."""
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dselect_core.errors import DselectError
+from dselect_core.lm import attention
 from dselect_core.lm.forward import Forward
 from dselect_core.lm.loss import loss_and_entropy, loss_and_entropy_of
 from dselect_core.lm.packing import Sequence, Tree, fill, flat, padded
@@ -106,3 +110,54 @@ def test_a_sequence_that_cannot_fit_is_an_error_that_says_what_to_do() -> None:
     forward.body.register_forward_pre_hook(Small(20), with_kwargs=True)
     with pytest.raises(DselectError, match=r"of \d+ tokens does not fit into the memory of cpu: lower `max_length`"):
         list(forward.over(trees(), 10_000))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "qwen2", "deepseek_v3"])
+def test_masks_of_long_sequences_are_made_block_by_block_with_equal_scores(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Forward(make(name))
+    whole = scores(forward, 10_000)
+    for cells in (1, 150, 700):  # one query at a time, and blocks that do not divide the lengths
+        monkeypatch.setattr(attention, "_CELLS", cells)
+        monkeypatch.setattr(attention, "_CAPPED_CELLS", cells)
+        for at, again in scores(forward, 10_000).items():
+            for kind, value in again.items():
+                assert np.abs(value - whole[at][kind]).max() < 2e-5, (cells, at, kind)
+
+
+PEAK = """
+import sys
+import numpy as np
+import torch
+from dselect_core.lm import attention
+from dselect_core.lm.forward import Forward
+from dselect_core.lm.packing import Sequence, Tree
+from tests.core.test_families import PACK, TINY
+from transformers import AutoConfig, AutoModelForCausalLM
+
+def resident(field):
+    [line] = [line for line in open("/proc/self/status") if line.startswith(field)]
+    return int(line.split()[1]) / 1024
+
+name, length = sys.argv[1], int(sys.argv[2])
+sizes = TINY | PACK[name] | {"max_position_embeddings": length, "num_hidden_layers": 2}
+if "sliding_window" in sizes:
+    sizes["sliding_window"] = 256
+forward = Forward(AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes)).eval())
+ids = np.random.default_rng(0).integers(3, 290, length).astype(np.int32)
+open("/proc/self/clear_refs", "w").write("5")  # from here on the peak is of what follows
+before = resident("VmRSS")
+tree = Tree(Sequence("row", ids, np.arange(length) > 9, 10))
+[_] = forward.over([tree], 4096, want=frozenset({"difficulty", "embeddings", "activations"}))
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "deepseek_v3"])
+def test_peak_memory_does_not_grow_with_the_square_of_the_length(name: str) -> None:
+    """One mask of all queries and keys took 5 bytes × length², capped scores of four heads 80 bytes × length²."""
+    done = subprocess.run([sys.executable, "-c", PEAK, name, "6144"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 250  # MiB; 403, 1845 and 1458 before
