@@ -56,7 +56,8 @@ def make_plan(
     whose files are lost (lost_tables.py); landed_versions: of the samples that landed last, by source.
     """
     lost = lost or {}
-    rebuilt = index_of(workspace, sorted(sources), needed_kinds(workspace.settings)) if _INDEX in lost else None
+    kinds = needed_kinds(workspace.settings) - uncomputable_kinds(workspace).keys()
+    rebuilt = index_of(workspace, sorted(sources), kinds) if _INDEX in lost else None
     pool = future_pool(workspace, landing, sources, landed_versions or {}, rebuilt)
     model, model_step, model_problem = _model(workspace, stale, lost, pool)
     planner = _Planner(workspace, pool, model, stale, dict(lost))

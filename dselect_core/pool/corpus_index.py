@@ -65,8 +65,14 @@ def versions_of_kinds(sources: Mapping[str, Mapping[str, str]], kinds: frozenset
 
 
 def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str]) -> Index:
-    """Build the index from the tables of `sources` as they are now (`index_of`), and write it."""
+    """Build the index from the tables of `sources` as they are now (`index_of`), and write it.
+
+    Raises DselectError when sources are left out and none is complete: an empty pool must not take the place of one
+    that stands.
+    """
     index = index_of(workspace, sources, kinds)
+    if index.excluded and not index.sources:
+        raise DselectError("the pool is empty: " + incomplete(index.excluded))
     record = json.dumps([index.sources, index.excluded, index.fingerprints])
     write_parquet(index.frame, workspace.index, {"index": record})
     return index
@@ -75,8 +81,7 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
 def index_of(workspace: Workspace, sources: Collection[str], kinds: frozenset[str]) -> Index:
     """The index of the tables of `sources` as they are now. Writes nothing.
 
-    kinds: those a source must have to be complete; kinds that are made over the pool do not count. Raises DselectError
-    when there are samples and no source is complete: an empty pool must not take the place of one that stands.
+    kinds: those a source must have to be complete; kinds that are made over the pool do not count.
     """
     complete: dict[str, dict[str, str]] = {}
     excluded: dict[str, str] = {}
@@ -108,8 +113,6 @@ def index_of(workspace: Workspace, sources: Collection[str], kinds: frozenset[st
             continue  # a source that is gone leaves no trace in the pool
         complete[name] = versions
         ids_by_source.append(samples.select("sample_id", pl.lit(name).alias("source")))
-    if excluded and not complete:
-        raise DselectError("the pool is empty: " + incomplete(excluded))
     frame = (
         pl.concat(ids_by_source)
         .group_by("sample_id")
