@@ -43,13 +43,15 @@ def score_together(
 
     @lru_cache(maxsize=_RENDERED)
     def rendered(sample_id: str) -> Rendered:
-        return next(render(lm, samples[row_of[sample_id]])).rendered
+        sample = next(render(lm, samples[row_of[sample_id]]))
+        assert isinstance(sample, RenderedSample), "the rows of a benchmark are plain"
+        return sample.rendered
 
     def trees() -> Iterator[Tree]:
         for sample_id in row_of:
             own = rendered(sample_id)
             targets = [(other, rendered(other)) for other in followers.get(sample_id, ())]
-            continuations, apart, _ = miwv.behind(sample_id, own, targets, lm.window)
+            continuations, apart, _ = miwv.behind(lm.renderer, sample_id, own, targets)
             yield Tree(RenderedSample(sample_id, own).zero_shot(), continuations)
             yield from apart
 

@@ -44,8 +44,8 @@ from scoring_baselines import Scores, Sequence, four_pass, sequence, two_pass
 from scoring_peers import Bed, Peer, oda_padded, present
 from scoring_rows import Rows, save_model, take
 
+from dselect_core.corpus.sample import chat_messages
 from dselect_core.lm.load import LanguageModel, load, quiet_transformers
-from dselect_core.lm.render import one_shot
 from dselect_core.settings.settings import ModelSpec, Settings
 
 WANT = frozenset({"difficulty", "embeddings", "prompts", "activations", "miwv"})
@@ -111,14 +111,14 @@ class Work:
 
 
 def work(lm: LanguageModel, rows: Rows) -> Work:
-    rendered = {key: lm.renderer.render(messages) for key, messages, *_ in rows.samples.iter_rows()}
+    rendered = {key: lm.renderer.render(chat_messages(messages)) for key, messages, *_ in rows.samples.iter_rows()}
     zero, one, continuations = [], [], 0
     for row, shot in rows.shots.iter_rows():
-        built = one_shot(rendered[row], rendered[shot], lm.window)
-        assert built is not None and not built[2], "rows are cut so that each fits behind its shot"
+        built = lm.renderer.one_shot(rendered[row], rendered[shot])
+        assert built is not None and built.shared, "rows are cut so that each fits behind its shot"
         zero.append(sequence(rendered[row].ids, rendered[row].response))
-        one.append(sequence(built[0], built[1]))
-        continuations += len(built[0]) - len(rendered[shot].ids)
+        one.append(sequence(built.ids, built.scored))
+        continuations += len(built.ids) - built.shared
     return Work(zero, one, continuations)
 
 

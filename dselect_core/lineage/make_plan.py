@@ -316,7 +316,10 @@ def _model(
     why = why or lost_why
     is_made = why is not None or not record or expected != record.get("identity")
     step = Step(*_MODEL, why or "the model is another one") if is_made else None
-    return None if expected is None else target_model.known_provenance(workspace, expected), step, problem
+    # What no score depends on is not asked: a model of an older version's record would be opened for it.
+    is_read = any(kind_of(name).reads_model(workspace.settings) for name in needed_kinds(workspace.settings))
+    known = target_model.known_provenance(workspace, expected) if expected is not None and is_read else None
+    return known, step, problem
 
 
 def _comes_out_the_same(workspace: Workspace, record: Mapping[str, Any], pool: FuturePool) -> bool:

@@ -76,11 +76,11 @@ def provenance(workspace: Workspace) -> dict[str, Any]:
     Raises DselectError when the warm-up has not run.
     """
     model_identity = read_record(workspace)["identity"]
-    saved = known_provenance(workspace, model_identity)
-    if saved is None:
-        saved = open_target_model(workspace).provenance
-        _save_provenance(workspace, model_identity, saved)
-    return saved
+    known = known_provenance(workspace, model_identity)
+    current = known if known is not None else open_target_model(workspace).provenance
+    if _read_provenance(_provenance_path(workspace, model_identity)) != current:
+        _save_provenance(workspace, model_identity, current)
+    return current
 
 
 def known_provenance(workspace: Workspace, model_identity: str) -> dict[str, Any] | None:
