@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from dselect_core.corpus.raw_dataset import land_source
+from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.graders.grades import GRADES
 from dselect_core.kinds import kind_of
@@ -122,9 +123,12 @@ def test_scores_of_two_provenances_are_not_compared(place: Workspace, tmp_path: 
 
 
 def test_a_source_without_its_scores_is_left_out_and_named(place: Workspace) -> None:
-    build_index(place, ["a", "b"], frozenset({"difficulty"}))
-    verdict = checks.every_source_complete(place)
-    assert not verdict.passed
-    assert verdict.description == "a: no difficulty yet; b: not landed yet"
+    kinds = frozenset({"difficulty"})
+    with pytest.raises(DselectError, match="the pool is empty: .*a: no difficulty yet; b: not landed yet"):
+        build_index(place, ["a", "b"], kinds)
     score(place)
     assert checks.every_source_complete(place).passed
+    build_index(place, ["a", "b"], kinds)
+    verdict = checks.every_source_complete(place)
+    assert not verdict.passed
+    assert verdict.description == "b: not landed yet"
