@@ -122,6 +122,12 @@ class FromPairs:
 Computation = FromForwardPass | FromSamples | FromPairs
 
 
+NOT_TRIED = "not tried: "
+"""How the reason of a null begins that is no failed attempt: nothing was learnt of the row, an endpoint was down."""
+TRIED_AGAIN = "are tried again"
+"""How the reason to run ends where nothing is lost, and attempts failed."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """All there is to say of a kind of score. Frozen: two processes with the same code agree on it.
@@ -134,7 +140,8 @@ class Kind:
     computation: how it is computed, or a function of the settings that says so.
     keys: SAMPLE (made source by source) or PAIR (made over the pool).
     array: the column kept in array files beside the parts. pool_field: the field of `Pool` that array becomes.
-    retry_nulls: a null is an attempt that failed and is tried again, not an answer.
+    retry_nulls: a null is an attempt that failed and is tried again, not an answer. give_up_after: the setting that
+    says after how many attempts it is one; None: never.
     needs: other kinds it cannot be made without.
     parameters: keys of its provenance that leave its `of_text` columns alone.
     may_be_constant: whether one value in all rows of such a table is no sign of a fault.
@@ -153,6 +160,7 @@ class Kind:
     array: str | None = None
     pool_field: str | None = None
     retry_nulls: bool = False
+    give_up_after: Callable[[Settings], int | None] = lambda settings: None
     needs: frozenset[str] = frozenset()
     parameters: frozenset[str] = frozenset()
     reason_column: str = "reason"

@@ -20,7 +20,7 @@ from typing import Any
 class Reply:
     """What the server answers: `body` as JSON (or as it is, for a str), after `delay` seconds."""
 
-    body: dict[str, Any] | str
+    body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
@@ -42,7 +42,7 @@ class Request:
 
 
 def completion(
-    content: str | None,
+    content: Any,
     finish: str = "stop",
     usage: tuple[int, int] | None = (100, 10),
     delay: float = 0.0,

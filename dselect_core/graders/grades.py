@@ -16,6 +16,7 @@ import polars as pl
 
 from dselect_core.escape import markdown_cell
 from dselect_core.graders import heuristic_grader, openai_grader
+from dselect_core.graders.judge_reply import shorten
 from dselect_core.kinds import Column, Emit, FromSamples, Kind
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import GraderSpec, Settings
@@ -79,7 +80,7 @@ def _heuristic(pairs: list[Any], progress: Progress | None, made: Made) -> list[
         try:
             value, line = heuristic_grader.grade_messages(messages)
         except Exception as error:  # one strange text must not cost the others their grades
-            failure = f"the checks failed: {type(error).__name__}: {error}"
+            failure = shorten(f"the checks failed: {type(error).__name__}: {error}")
         rows.append((sample_id, value, "heuristic", heuristic_grader.NAME, None, line, failure, None, None, now))
         if done % _REPORT_EVERY == 0 or done == len(pairs):
             made(rows[told:])
@@ -132,6 +133,7 @@ GRADES = Kind(
     reason_column="error",
     # A grade that failed may succeed tomorrow.
     retry_nulls=True,
+    give_up_after=lambda settings: settings.grader.give_up_after,
     provenance=lambda inputs: grader_provenance(inputs.settings.grader),
     computation=lambda settings: FromSamples(_compute, paid=not settings.grader.is_builtin),
     # The heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.

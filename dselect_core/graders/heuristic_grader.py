@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dselect_core.graders.heuristics import CHECKS
 from dselect_core.graders.heuristics.turn import Finding, Turn, turns
 
-VERSION = 2
+VERSION = 3
 NAME = f"builtin-heuristic/{VERSION}"
 FLOOR = 0.05
 NOTHING_FOUND = "no fault found by the checks"

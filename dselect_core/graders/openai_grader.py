@@ -8,10 +8,7 @@ answering, no such model, no credit left) ends the grading, with what to do abou
 """
 
 import asyncio
-import json
-import math
 import os
-import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,11 +17,12 @@ from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from dselect_core.corpus.sample import message_text
+from dselect_core.corpus.sample import json_type, message_text
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
+from dselect_core.graders.judge_reply import HIGHEST, LOWEST, parse_rating, shorten
+from dselect_core.kinds import NOT_TRIED
 from dselect_core.progress import Progress
-from dselect_core.redact import redact
 from dselect_core.settings.settings import GraderSpec
 from dselect_core.stop import until_stopped
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FLOOR = 0.05
-LOWEST, HIGHEST = 1, 5
 DEFAULT_KEY = "OPENAI_API_KEY"
 
 Messages = Sequence[Mapping[str, str]]
@@ -99,51 +96,9 @@ def render(sample_id: str, messages: Messages, rubric: str) -> list[dict[str, st
     ]
 
 
-def parse_rating(text: str) -> tuple[float, str | None]:
-    """Rating in [1, 5] and reason from the judge's reply; prose, fences or a thinking section around it are allowed.
-
-    Raises ValueError where there is no rating, it is out of range, or two objects give different ones.
-    """
-    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-    decoder = json.JSONDecoder()
-    found: list[dict[str, Any]] = []
-    at = text.find("{")
-    while at >= 0:
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError):
-            end = at + 1
-        else:
-            if isinstance(value, dict) and "rating" in value:
-                found.append(value)
-        at = text.find("{", end)
-    if not found:
-        raise ValueError(f"no rating in the reply: {_short(text)!r}")
-    ratings = {_rating(value["rating"]) for value in found}
-    if len(ratings) > 1:
-        raise ValueError(f"more than one rating in the reply: {sorted(ratings)}")
-    reason = found[-1].get("reason")
-    return ratings.pop(), _short(reason, 500) if isinstance(reason, str) and reason.strip() else None
-
-
-def _rating(value: Any) -> float:
-    if isinstance(value, str) and re.fullmatch(r"\s*\d(?:\.\d+)?\s*", value):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"rating {_short(repr(value))} is not a number")
-    if not LOWEST <= value <= HIGHEST:
-        raise ValueError(f"rating {value:g} is outside {LOWEST} to {HIGHEST}")
-    return float(value)
-
-
 def rating_to_grade(rating: float) -> float:
     """(r - 1)/4 clipped to [0.05, 1]."""
     return min(1.0, max(FLOOR, (rating - LOWEST) / (HIGHEST - LOWEST)))
-
-
-def _short(text: str, width: int = 160) -> str:
-    line = " ".join(redact(text).split())  # before it is cut: half a key is a secret too
-    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def api_key(spec: GraderSpec) -> str:
@@ -245,7 +200,7 @@ class _Session:
             raise failed.exceptions[0] from None
         if self.stopped is not None and self.answered == 0 and self.hopeless >= len(samples):
             raise DselectError(self.stopped)
-        return [r if r is not None else Judgement(error="not graded") for r in results]
+        return [r if r is not None else Judgement(error=f"{NOT_TRIED}not asked") for r in results]
 
     async def _judge_one(self, sample_id: str, messages: Messages) -> Judgement:
         from openai import OpenAIError
@@ -256,17 +211,21 @@ class _Session:
             if self.answered == 0:
                 raise DselectError(self.stopped)
             # Grades already bought are kept; the others are asked again by the next run.
-            return Judgement(error=f"not asked: {self.stopped}")
+            return Judgement(error=f"{NOT_TRIED}{self.stopped}")
         try:
             completion = await self._ask(render(sample_id, messages, self.rubric))
         except OpenAIError as error:
-            self._note_failure(error)
-            return Judgement(error=_describe(error))
-        except ValueError as error:  # a body that is not JSON
-            return Judgement(error=f"the reply is not a chat completion: {_short(str(error))}")
+            # What no sample can get past, and an endpoint that answered nobody yet, is no attempt at this sample.
+            of_endpoint = self._note_failure(error) or (self.answered == 0 and _is_of_endpoint(error))
+            return Judgement(error=(NOT_TRIED if of_endpoint else "") + _describe(error))
+        except Exception as error:  # whatever a body that is no completion makes of the client: the others go on
+            return Judgement(error=f"the reply is not a chat completion: {shorten(f'{type(error).__name__}: {error}')}")
         self.answered += 1
         self.hopeless = 0
-        return _read(completion, self.spec)
+        try:
+            return _read(completion, self.spec)
+        except Exception as error:  # as above
+            return Judgement(error=f"the reply cannot be read: {shorten(f'{type(error).__name__}: {error}')}")
 
     async def _ask(self, messages: list[dict[str, str]]) -> "ChatCompletion":
         """One completion, in the dialect the endpoint has shown to accept; a 400 is asked again in the other."""
@@ -295,13 +254,15 @@ class _Session:
         completion: ChatCompletion = await create(model=self.spec.model, messages=messages, **options)
         return completion
 
-    def _note_failure(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> bool:
+        """Whether every sample would meet this failure."""
         remedy = _remedy(error, str(self.client.base_url), self.spec)
         if remedy is None:
             self.hopeless = 0
-            return
+            return False
         self.hopeless += 1
         self.stopped = remedy
+        return True
 
 
 def _remedy(error: Exception, base_url: str, spec: GraderSpec) -> str | None:
@@ -325,16 +286,23 @@ def _remedy(error: Exception, base_url: str, spec: GraderSpec) -> str | None:
     return None
 
 
+def _is_of_endpoint(error: Exception) -> bool:
+    """Whether a failure says nothing of the sample: an outage, too many requests, no answer in time."""
+    import openai
+
+    return isinstance(error, openai.InternalServerError | openai.RateLimitError | openai.APIConnectionError)
+
+
 def _describe(error: Exception) -> str:
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return f"HTTP {error.status_code}: {_short(_server_message(error))}"
+        return f"HTTP {error.status_code}: {shorten(_server_message(error))}"
     if isinstance(error, openai.APITimeoutError):
         return "the endpoint did not answer in time (grader.timeout_seconds)"
     if isinstance(error, openai.APIConnectionError):
-        return _short(str(error.__cause__ or error))
-    return _short(f"{type(error).__name__}: {error}")
+        return shorten(str(error.__cause__ or error))
+    return shorten(f"{type(error).__name__}: {error}")
 
 
 def _server_message(error: Any) -> str:
@@ -345,26 +313,51 @@ def _server_message(error: Any) -> str:
 
 
 def _read(completion: Any, spec: GraderSpec) -> Judgement:
-    """The judgement in a completion; what it cost is kept even where there is no grade."""
+    """The judgement in a completion; what it cost is kept even where there is no grade.
+
+    A reply may hold anything at any place, so nothing of it is taken for what it should be.
+    """
     usage = getattr(completion, "usage", None)
     judged = partial(
         Judgement,
-        prompt_tokens=getattr(usage, "prompt_tokens", None),
-        completion_tokens=getattr(usage, "completion_tokens", None),
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
     )
-    choices = getattr(completion, "choices", None) or [None]
-    message = getattr(choices[0], "message", None)
+    choices = getattr(completion, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
     if message is None:
         return judged(error="the reply is not a chat completion: it holds no message")
-    if getattr(message, "refusal", None):
-        return judged(error=f"the judge refused: {_short(message.refusal)}")
+    if refusal := getattr(message, "refusal", None):
+        return judged(error=f"the judge refused: {shorten(str(refusal))}")
+    finish = getattr(choice, "finish_reason", None)
     try:
-        rating, reason = parse_rating(message.content or "")
+        rating, reason = parse_rating(_text(message), cut=finish in ("length", "content_filter"))
     except ValueError as error:
-        finish = choices[0].finish_reason
-        why = {
-            "length": f"cut at {spec.max_tokens} tokens (grader.max_tokens) before a rating",
-            "content_filter": "withheld by the endpoint's content filter",
-        }.get(finish, str(error))
+        why = str(error)
+        if finish == "length":
+            why = f"cut at {spec.max_tokens} tokens (grader.max_tokens) before a rating"
+        elif finish == "content_filter":
+            why = "withheld by the endpoint's content filter"
         return judged(error=why)
     return judged(rating_to_grade(rating), rating, reason)
+
+
+def _text(message: Any) -> str:
+    """The text of the answer. Raises ValueError for content that is no text."""
+    content = getattr(message, "content", None)
+    if isinstance(content, list):  # parts, as some endpoints answer
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        strings = [text for text in texts if isinstance(text, str)]
+        if texts and len(strings) == len(texts):
+            return "".join(strings)
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        raise ValueError(f"the reply's content is {json_type(content)}, not text")
+    return content
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62 else None

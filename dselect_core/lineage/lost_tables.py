@@ -25,7 +25,7 @@ from dselect_core.lm import target_model
 from dselect_core.pool.corpus_index import index_of, needed_kinds, read_excluded, read_index
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.scores.provenance import future_store
-from dselect_core.scores.update import score_todos
+from dselect_core.scores.update import ScoreTodo, score_todos
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import is_local, read_metadata, read_with_metadata
 from dselect_core.storage.folder_listing import FileEntry, list_tree
@@ -82,10 +82,23 @@ def lost_tables(
 
 
 def lost_scores(workspace: Workspace, sources: Collection[str]) -> dict[AssetPartition, str]:
-    """The scores that the heads of these sources count on and the stores have no more, as far as the model is known."""
+    """The scores that the heads of these sources count on and the stores have no more, as far as the model is known.
+
+    Also those whose attempts failed, and that are tried again.
+    """
+    todos = _score_todos(workspace, sources)
+    return {(todo.kind.asset, todo.source): todo.why for todo in todos if todo.lost and todo.why is not None}
+
+
+def given_up_rows(workspace: Workspace, sources: Collection[str]) -> dict[AssetPartition, int]:
+    """How many rows were tried so often in vain that they are not tried again."""
+    return {(todo.kind.asset, todo.source): todo.given_up for todo in _score_todos(workspace, sources) if todo.given_up}
+
+
+def _score_todos(workspace: Workspace, sources: Collection[str]) -> Iterator[ScoreTodo]:
+    """What is to be computed of the kinds whose provenance is known."""
     model = _model_provenance(workspace)
     rows = {source: landed for source in sorted(sources) if (landed := _landed(workspace, source)) is not None}
-    lost: dict[AssetPartition, str] = {}
     for kind in _needed(workspace, by_source=True):
         try:
             store = future_store(workspace, kind, model)
@@ -93,10 +106,7 @@ def lost_scores(workspace: Workspace, sources: Collection[str]) -> dict[AssetPar
             continue  # what its provenance names cannot be read: its run says so
         if store is None:
             continue
-        for todo in score_todos(workspace, kind, rows, store).values():
-            if todo.lost and todo.why is not None:
-                lost[kind.asset, todo.source] = todo.why
-    return lost
+        yield from score_todos(workspace, kind, rows, store).values()
 
 
 def _returned_sources(workspace: Workspace, sources: Collection[str]) -> list[str]:

@@ -13,10 +13,11 @@ import polars as pl
 
 from dselect_core.corpus.sample import conform_samples
 from dselect_core.errors import DselectError
-from dselect_core.kinds import FromSamples, Kind, kind_of
+from dselect_core.kinds import TRIED_AGAIN, Emit, FromSamples, Kind, kind_of
 from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
+from dselect_core.scores.attempts import attempts, count_attempts
 from dselect_core.scores.forward_scores import forward_scores, uncomputable_kinds
 from dselect_core.scores.provenance import store_of
 from dselect_core.scores.score_table import TableReport, version_of
@@ -37,14 +38,16 @@ class ScoreTodo:
 
     missing_rows: sample_id, in the order of the source's samples. why: the reason to run; None where the source's head
     says that its scores are those of these samples under this provenance, and the store has them.
-    lost: the head says so, and the store has some of them no more, or one of their files is lost. replaces_scores:
-    samples that were scored before, for the coresets that stand, get another value. head: what was the source's before;
-    rows_changed: it is of other samples. store: None where the provenance cannot be known before the run.
+    given_up: rows that are not tried again, for they failed so often. lost: the head says so, and the store has some of
+    them no more, or only failed attempts, or one of their files is lost. replaces_scores: samples that were scored
+    before, for the coresets that stand, get another value. head: what was the source's before; rows_changed: it is of
+    other samples. store: None where the provenance cannot be known before the run.
     """
 
     kind: Kind
     source: str
     missing_rows: pl.DataFrame
+    given_up: int
     why: str | None
     lost: bool
     replaces_scores: bool
@@ -76,10 +79,12 @@ def score_todos(
         return {}
     ids = pl.concat([rows.samples.select("sample_id") for rows in sources.values()]).unique(maintain_order=True)
     missing_ids = ids if store is None else store.missing(ids)
-    # A row that was tried in vain is missing, but not lost.
-    absent_ids = (
-        missing_ids if store is None or store.retry_column is None else store.missing(ids, include_failed=False)
-    )
+    # A row that was tried in vain is missing, but not lost. After so many attempts it is not even missing.
+    absent_ids, given_up_ids = missing_ids, ids.clear()
+    if store is not None and store.retry_column is not None:
+        absent_ids = store.missing(ids, include_failed=False)
+        given_up_ids = _given_up(kind, store, missing_ids, kind.give_up_after(workspace.settings))
+        missing_ids = missing_ids.join(given_up_ids, on="sample_id", how="anti", maintain_order="left")
     todos = {}
     for source, rows in sources.items():
         head = _readable_head(workspace, kind, source)
@@ -94,15 +99,27 @@ def score_todos(
             why = ROWS_CHANGED
         elif not _only(rows.samples, absent_ids).is_empty():
             why, lost = "scores are gone from the store", True
+        elif kind.retry_nulls and (failed := _only(rows.samples, missing_ids).height):
+            why, lost = f"{failed} failed {kind.name} {TRIED_AGAIN}", True
         else:
             why = (other_reasons or {}).get(source, lost_file)
         missing_rows = _only(rows.samples.select("sample_id"), missing_ids)
         if why is not None:
             missing_ids = missing_ids.join(missing_rows, on="sample_id", how="anti", maintain_order="left")
         # Without a head the kind is new to these samples, unless the samples themselves are new.
-        replaces_scores = another or (head is None and not rows.moved and not lost)
-        todos[source] = ScoreTodo(kind, source, missing_rows, why, lost, replaces_scores, store, head)
+        retried = why is not None and why.endswith(TRIED_AGAIN)
+        replaces_scores = another or retried or (head is None and not rows.moved and not lost)
+        given_up = _only(rows.samples, given_up_ids).height
+        todos[source] = ScoreTodo(kind, source, missing_rows, given_up, why, lost, replaces_scores, store, head)
     return todos
+
+
+def _given_up(kind: Kind, store: Store, missing_ids: pl.DataFrame, limit: int | None) -> pl.DataFrame:
+    """sample_id of the rows that were tried in vain as often as the settings allow."""
+    failed = store.read(missing_ids, [kind.value, kind.reason_column])
+    if limit is None or failed.is_empty():
+        return missing_ids.clear()
+    return failed.filter(attempts(kind) >= limit).select("sample_id")
 
 
 def _readable_head(workspace: Workspace, kind: Kind, source: str) -> Head | None:
@@ -145,7 +162,8 @@ def update_scores(
             row_progress = with_reused(progress, samples.height - missing_samples.height)
             try:
                 with appender(workspace, todo.kind, stores[name], seconds) as finished:
-                    computation.compute(missing_samples, workspace.settings, finished.add, row_progress)
+                    emit = _counting_attempts(todo.kind, stores[name], missing_samples, finished.add)
+                    computation.compute(missing_samples, workspace.settings, emit, row_progress)
             except DselectError as error:
                 failures[name] = error
         else:
@@ -159,6 +177,17 @@ def update_scores(
     if failures:
         raise KindsNotComputedError(failures, reports)
     return reports
+
+
+def _counting_attempts(kind: Kind, store: Store, samples: pl.DataFrame, emit: Emit) -> Emit:
+    """`emit`, which also says of each row that failed how often it has."""
+    if not kind.retry_nulls:
+        return emit
+    earlier = store.read(samples, [kind.value, kind.reason_column])
+    if earlier.is_empty():
+        return emit
+    earlier = earlier.select("sample_id", attempts=attempts(kind))
+    return lambda frame: emit(count_attempts(frame, kind, earlier))
 
 
 def _forward_pass(

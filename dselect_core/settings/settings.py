@@ -170,6 +170,12 @@ class GraderSpec(StrictModel):
     concurrency: int = Field(8, gt=0, description="requests under way at once")
     timeout_seconds: float = Field(60.0, gt=0, description="seconds to wait for a reply")
     max_retries: int = Field(4, ge=0, description="attempts after the first that failed")
+    give_up_after: int | None = Field(
+        5,
+        gt=0,
+        description="attempts in vain, one a refresh, after which a row is not asked again; null: it always is. "
+        "An outage is no attempt",
+    )
     usd_per_million_tokens: TokenPrice | None = Field(None, description="prices; `dselect plan` reckons with them")
 
     @model_validator(mode="after")

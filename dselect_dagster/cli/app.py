@@ -167,6 +167,8 @@ def why(
 def status(config: ConfigOption = None) -> None:
     """Say what is stale and why, in words. Runs nothing."""
     settings, path = _load(config)
+    from dselect_core.kinds import TRIED_AGAIN
+    from dselect_core.lineage.lost_tables import given_up_rows
     from dselect_dagster.defs.changed_inputs import find_changed_inputs, find_lost_scores
     from dselect_dagster.refresh.instance import open_instance
     from dselect_dagster.refresh.staleness import Staleness
@@ -188,7 +190,11 @@ def status(config: ConfigOption = None) -> None:
             name = render.asset_partition(stale.asset.to_user_string(), stale.partition)
             out.print(f"{name} is {'missing' if stale.missing else 'stale'}: {stale.why}")
         for (asset_name, partition), reason in lost.items():
-            out.print(f"{render.asset_partition(asset_name, partition)} is lost: {reason}", soft_wrap=True)
+            state = "not complete" if reason.endswith(TRIED_AGAIN) else "lost"
+            out.print(f"{render.asset_partition(asset_name, partition)} is {state}: {reason}", soft_wrap=True)
+        for (asset_name, partition), rows in given_up_rows(workspace, list(settings.sources)).items():
+            name = render.asset_partition(asset_name, partition)
+            out.print(f"{name}: {rows:,} rows failed {settings.grader.give_up_after} times and are not tried again")
         for asset in staleness.unused_assets():
             out.print(f"{asset.to_user_string()} is not computed: no recipe reads it")
         if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost):

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.corpus.sample import message_text
+from dselect_core.kinds import TRIED_AGAIN
 from dselect_core.lineage.plan import Plan, Step
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -127,7 +128,11 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
     for stale in result.still_stale:
         out.print(f"not made: {asset_partition(stale.asset.to_user_string(), stale.partition)}: {stale.why}")
     for (asset, partition), why in result.still_lost.items():
-        out.print(f"not restored: {asset_partition(asset.to_user_string(), partition)}: {why}", soft_wrap=True)
+        name = asset_partition(asset.to_user_string(), partition)
+        if why.endswith(TRIED_AGAIN):
+            out.print(f"not complete: {name}: {why} by the next refresh", soft_wrap=True)
+        else:
+            out.print(f"not restored: {name}: {why}", soft_wrap=True)
     for source, why in result.left_out.items():
         out.print(styled("source ", (source, "bold"), f" is left out of the pool: {why}"), soft_wrap=True)
     if result.still_stale and not result.failed:

@@ -13,6 +13,7 @@ from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.coreset.todo import ORIGINS_MOVED, origins_moved
 from dselect_core.corpus.raw_dataset import ORIGINS
 from dselect_core.errors import DselectError
+from dselect_core.kinds import all_kinds
 from dselect_core.lineage.lost_tables import LostTables
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata
@@ -20,6 +21,9 @@ from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, find_lost_scores
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.scope import Scope
+
+RETRYING_ASSETS = frozenset(kind.asset for kind in all_kinds().values() if kind.retry_nulls)
+"""Assets whose nulls are attempts that failed, and are due again."""
 
 
 class LostPartitions:
@@ -51,8 +55,8 @@ class LostPartitions:
         return restorable
 
     def tried(self, keys: Iterable[AssetPartition]) -> None:
-        """Note that these partitions were made, or failed."""
-        done = set(keys) & set(self.lost)
+        """Note that these partitions were made, or failed. Attempts that failed in them are for the next refresh."""
+        done = {key for key in keys if key in self.lost or key[0].to_user_string() in RETRYING_ASSETS}
         self._tried |= done
         self._is_checked = self._is_checked and not done
 

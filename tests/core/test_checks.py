@@ -124,7 +124,7 @@ def test_scores_of_two_provenances_are_not_compared(place: Workspace, tmp_path: 
 
 def test_a_source_without_its_scores_is_left_out_and_named(place: Workspace) -> None:
     kinds = frozenset({"difficulty"})
-    with pytest.raises(DselectError, match="the pool is empty: .*a: no difficulty yet; b: not landed yet"):
+    with pytest.raises(DselectError, match=r"the pool is empty: .*a: no difficulty yet; b: not landed yet"):
         build_index(place, ["a", "b"], kinds)
     score(place)
     assert checks.every_source_complete(place).passed

@@ -153,8 +153,19 @@ def test_grade_frame():
     assert frame["sample_id"].to_list() == samples["sample_id"].to_list()
     assert frame["grade"].to_list() == [1.0, 0.15]
     assert frame["scale"].unique().to_list() == ["heuristic"]
-    assert frame["grader"].unique().to_list() == [NAME] == ["builtin-heuristic/2"]
+    assert frame["grader"].unique().to_list() == [NAME] == ["builtin-heuristic/3"]
     assert frame["error"].null_count() == frame["rating"].null_count() == 2
     assert reports[-1] == (2, 2)
     assert grader_provenance(GraderSpec()) == grader_provenance(GraderSpec(concurrency=99, timeout_seconds=1))
     assert grade(samples.clear(), GraderSpec()).schema == GRADES.schema()
+
+
+def test_a_trial_and_its_correction_in_thinking_is_no_claim_of_the_answer() -> None:
+    thought = "<think>12*3 = 35? No: 12*3 = 36.</think>\n\n"
+    asked = {"role": "user", "content": "What is 12*3?"}
+    grades = [
+        grade_messages([asked, {"role": "assistant", "content": text}])[0]
+        for text in (thought + "12*3 = 36.", "12*3 = 36.", thought + "12*3 = 35.", "12*3 = 35.")
+    ]
+    assert grades[0] == grades[1] == 1.0
+    assert grades[2] == grades[3] < 0.5

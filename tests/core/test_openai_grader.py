@@ -11,6 +11,7 @@ import pytest
 from dselect_core.errors import DselectError
 from dselect_core.graders.grades import GRADES, grade, grader_provenance
 from dselect_core.graders.openai_grader import parse_rating, rating_to_grade, render
+from dselect_core.kinds import NOT_TRIED
 from dselect_core.settings.settings import GraderSpec
 from tests.openai_server import OpenAIServer, Reply, Request, completion, error, rating
 
@@ -84,7 +85,10 @@ def test_without_usage_the_tokens_are_null():
 
 @pytest.mark.parametrize("text,expected", [
     ('```json\n{"rating": 4, "reason": "ok"}\n```', 4),
-    ('The answer is fine.\n{"rating": 4, "reason": "ok {really}"} Thanks!', 4),
+    ('The answer is fine.\n{"rating": 4, "reason": "ok {really}"}', 4),
+    ('{"rating": 4, "reason": "ok"}\n\nIn short: fine.', 4),
+    ('Let me see.\n</think>\n{"rating": 2}', 2),
+    ('<|channel|>analysis<|message|>{"rating": 1}<|end|><|start|>assistant<|channel|>final<|message|>{"rating": 3}', 3),
     ('<think>{"rating": 1}? No.</think>{"rating": 5, "reason": "good"}', 5),
     ('{"note": {"a": 1}} {"rating": 2}', 2),
 ])  # fmt: skip
@@ -99,6 +103,23 @@ def test_a_rating_is_found_in_what_judges_write_around_it(text, expected):
     (completion(""), "no rating"),
     (completion(None), "no rating"),
     (completion('{"rating": 4} or {"rating": 1}'), "more than one rating"),
+    (completion('<think>Say {"rating": 5}', finish="length"), "cut at 256 tokens"),
+    (completion('<think>Say {"rating": 5}. No, wait'), "only reasoning"),
+    (completion('I would not write {"rating": 5} here.'), "inside other text"),
+    (completion('{"rating": 5, "rating": 1}'), "twice"),
+    (completion('{"rating": 4, "reason": "x"'), "no rating in a whole JSON object"),
+    (completion('{"rating": ' + "9" * 400 + "}"), "outside 1 to 5"),
+    (completion('{"rating": 1e999}'), "outside 1 to 5"),
+    (completion('{"rating": ' + "[" * 100_000), "nested too deeply"),
+    (completion({"rating": 4}), "content is an object, not text"),
+    (completion([{"type": "image_url"}]), "content is a list, not text"),
+    (completion("x" * 1_000_000), "too long"),
+    (completion(7), "content is a number"),
+    (Reply({"object": "chat.completion", "choices": {"0": 1}}), "no message"),
+    (Reply({"object": "chat.completion", "choices": [None]}), "no message"),
+    (Reply({"object": "chat.completion", "choices": "x"}), "no message"),
+    (Reply([1, 2]), "not a chat completion"),
+    (Reply("<html>moved</html>", headers={"content-type": "text/html"}), "not a chat completion"),
     (rating(6), "outside 1 to 5"),
     (rating(0), "outside 1 to 5"),
     (rating(True), "not a number"),
@@ -122,6 +143,23 @@ def test_a_failed_grade_is_null_with_its_reason(reply, reason):
 def test_tokens_of_a_failed_grade_are_recorded():
     row = one(completion("no idea", usage=(50, 7)))
     assert (row["grade"], row["prompt_tokens"], row["completion_tokens"]) == (None, 50, 7)
+
+
+def test_a_lone_surrogate_or_a_nul_in_the_reason_is_stored_as_text():
+    row = one(completion('{"rating": 4, "reason": "odd \\ud800 and \\u0000"}'))
+    assert (row["grade"], row["rationale"]) == (0.75, "odd ? and ?")
+
+
+def test_parts_of_text_are_one_answer():
+    assert one(completion([{"type": "text", "text": '{"rating": '}, {"type": "text", "text": "4}"}]))["grade"] == 0.75
+
+
+@pytest.mark.parametrize("odd", ["many", -1, 2.5, [1], {"a": 1}, 10**30])
+def test_token_counts_that_are_none_are_null(odd):
+    reply = rating(4)
+    reply.body["usage"] = {"prompt_tokens": odd, "completion_tokens": odd, "total_tokens": odd}
+    row = one(reply)
+    assert (row["grade"], row["prompt_tokens"], row["completion_tokens"]) == (0.75, None, None)
 
 
 def test_a_failure_blocks_nothing_else():
@@ -247,7 +285,7 @@ def test_grades_bought_before_an_endpoint_dies_are_kept():
         frame = grade(samples(60), spec(server, concurrency=1))
     assert frame["grade"].to_list() == [0.75] * 3 + [None] * 57
     assert "HTTP 401" in frame["error"][3]
-    assert frame["error"][59].startswith("not asked")
+    assert frame["error"][59].startswith(NOT_TRIED)
     assert len(server.requests) < 20
 
 
@@ -330,7 +368,7 @@ def test_the_provenance_holds_what_changes_a_grade_and_nothing_else():
         )
     )
     assert len({made(), made(model="n"), made(temperature=1.0), made(max_tokens=99)}) == 4
-    assert grader_provenance(GraderSpec())["grader"] == "builtin-heuristic/2"
+    assert grader_provenance(GraderSpec())["grader"] == "builtin-heuristic/3"
 
 
 def test_grading_from_inside_a_running_event_loop():

@@ -35,8 +35,8 @@ class Finding(NamedTuple):
 class Turn:
     """One assistant message.
 
-    prompt: the user message that it answers; response: its text without special tokens around it; context: all text
-    before it; answers_before: how many assistant messages come before it.
+    prompt: the user message that it answers; response: its text without thinking, and without special tokens around it;
+    context: all text before it; answers_before: how many assistant messages come before it.
     """
 
     prompt: str
@@ -72,11 +72,19 @@ def turns(messages: Sequence[Mapping[str, str]]) -> Iterator[Turn]:
     for message in messages:
         text = message_text(message)
         if message["role"] == "assistant":
-            yield Turn(prompt.strip(), without_special_tokens(text), "\n".join(earlier_texts), answers)
+            yield Turn(
+                prompt.strip(), without_special_tokens(without_thinking(text)), "\n".join(earlier_texts), answers
+            )
             answers += 1
         elif message["role"] == "user":
             prompt = text
         earlier_texts.append(text)
+
+
+def without_thinking(text: str) -> str:
+    """The answer alone: what follows the last think block. A trial and its correction in there are no claim."""
+    _, closing, answer = text.rpartition("</think>")
+    return answer if closing else text
 
 
 def without_special_tokens(text: str) -> str:
