@@ -33,6 +33,7 @@ from dselect_core.storage.score_store import Store
 from dselect_core.storage.source_head import read_head
 from dselect_core.storage.store_folder import PROVENANCE, PROVENANCE_OF_0_1
 from dselect_core.storage.verified_files import VerifiedFiles
+from dselect_core.storage.verify_arrays import verify_arrays
 
 AssetPartition = tuple[str, str | None]
 """An asset and one of its partitions; None where it has none."""
@@ -239,7 +240,7 @@ def _verify_vectors(
         of_parts = [name for name in arrays if name.endswith(".npy") and f"{name[:-4]}.parquet" in arrays]
         if all(name in known for name in of_parts):
             continue
-        for name in store.verify_arrays(known.__contains__):
+        for name in verify_arrays(store, known.__contains__):
             if name in arrays:
                 verified.add(prefix + name, arrays[name])
 

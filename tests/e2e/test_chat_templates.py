@@ -19,18 +19,23 @@ def test_the_other_rows_are_scored_and_chosen_from(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     model = str(save_llama(tmp_path / "model", template=FAMILIES["deepseek r1"]))
     recipes = {"d3": {"strategy": "d3", "budget": 4}, "miwv": {"strategy": "miwv", "budget": 4}}
-    graph.settings(sources={"s": {"path": "rows.jsonl"}}, model={"path": model}, coresets=recipes)
+    # A source of which no row can be rendered.
+    odd_rows = [conversation(f"Which gas {i}?", f"<think>\nNo. {i}.\n</think>\n\nArgon.") for i in range(3)]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in odd_rows))
+    graph.settings(
+        sources={"s": {"path": "rows.jsonl"}, "t": {"path": "odd.jsonl"}}, model={"path": model}, coresets=recipes
+    )
     result = graph.refresh()
     assert not errors(result)
     scores = graph.scores("difficulty")
-    (odd,) = scores.filter(pl.col("upd").is_null()).to_dicts()
-    assert scores.height == 12
-    assert "leaves out its thinking" in odd["reason"]
+    odd = scores.filter(pl.col("upd").is_null())
+    assert (scores.height, odd.height) == (15, 4)
+    assert odd["reason"].str.contains("leaves out its thinking").all()
     for recipe in recipes:
         order = graph.order(recipe)
         assert order.height == 4
-        assert odd["sample_id"] not in order["sample_id"]
-        assert sum(graph.manifest(recipe)["excluded_reasons"].values()) == 1
+        assert not set(odd["sample_id"]) & set(order["sample_id"])
+        assert sum(graph.manifest(recipe)["excluded_reasons"].values()) == 4
     assert not graph.refresh().runs
 
 
