@@ -18,12 +18,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server answers: `body` as JSON (or as it is, for a str), after `delay` seconds."""
+    """What the server answers: `body` as JSON (or as it is, for text and bytes), after `delay` seconds.
+
+    drip: seconds between two bytes of it.
+    """
 
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    drip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,10 @@ class OpenAIServer:
             def do_POST(self) -> None:
                 owner._handle(self)
 
+            def do_GET(self) -> None:
+                """Where a redirect leads: a page for people."""
+                owner._send(self, Reply("<html>Log in", headers={"Content-Type": "text/html"}))
+
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
@@ -111,7 +119,14 @@ class OpenAIServer:
         finally:
             with self._lock:
                 self._busy -= 1
-        data = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
+        self._send(handler, reply)
+
+    @staticmethod
+    def _send(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
+        if isinstance(reply.body, bytes):
+            data = reply.body
+        else:
+            data = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
         try:
             handler.send_response(reply.status)
             for name, value in {
@@ -121,7 +136,14 @@ class OpenAIServer:
             }.items():
                 handler.send_header(name, value)
             handler.end_headers()
-            handler.wfile.write(data)
+            if reply.drip:
+                for byte in data:
+                    handler.wfile.write(bytes([byte]))
+                    time.sleep(reply.drip)
+            else:
+                handler.wfile.write(data)
+            if reply.headers.get("Content-Length", str(len(data))) != str(len(data)):
+                handler.close_connection = True  # a body that is cut
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client has given up waiting
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from dselect_core.escape import markdown_cell
 from dselect_core.graders import heuristic_grader, openai_grader
-from dselect_core.graders.judge_reply import shorten
+from dselect_core.graders.judge_reply import Judgement, shorten
 from dselect_core.kinds import Column, Emit, FromSamples, Kind
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import GraderSpec, Settings
@@ -91,7 +91,7 @@ def _heuristic(pairs: list[Any], progress: Progress | None, made: Made) -> list[
 
 
 def _openai(pairs: list[Any], spec: GraderSpec, progress: Progress | None, made: Made) -> list[tuple[Any, ...]]:
-    def row(sample_id: str, j: openai_grader.Judgement) -> tuple[Any, ...]:
+    def row(sample_id: str, j: Judgement) -> tuple[Any, ...]:
         bought = (j.rating, j.rationale, j.error, j.prompt_tokens, j.completion_tokens, j.graded_at)
         return (sample_id, j.grade, "rating", spec.model, *bought)
 

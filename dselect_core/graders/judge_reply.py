@@ -1,4 +1,4 @@
-"""A judge's reply → its rating and reason, or the reason why there is none. A rating is never guessed.
+"""A judge's reply → its grade and reason, or the reason why there is none. A rating is never guessed.
 
 The rule. Reasoning is no answer: what stands in a think block, before the end of one whose beginning the chat template
 wrote, or in another channel than `final`, is passed over; after a block that never ends there is no answer. In the
@@ -18,13 +18,26 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
+from dselect_core.corpus.sample import json_type
 from dselect_core.redact import redact
 
+FLOOR = 0.05
 LOWEST, HIGHEST = 1, 5
 MOST_CHARACTERS = 400_000
 """Of a reply that is read at all; no answer is near it, and reading a longer one would hold up the others."""
+_MOST_BROKEN = 1_000  # objects that are no JSON, before a reply is given up
+_TEXT_PARTS = ("text", "output_text")
+# How endpoints say that a reply did not end by itself, and what to tell.
+_CUT = {
+    "length": "cut at {max_tokens} tokens (grader.max_tokens) before a rating",
+    "max_tokens": "cut at {max_tokens} tokens (grader.max_tokens) before a rating",
+    "content_filter": "withheld by the endpoint's content filter",
+}
 
 _TAGS = r"(?:think|thinking|thought|thoughts|reasoning|reflection|seed:think)"
 # How reasoning begins and ends in what models write: tags, brackets, and channels with or without their tokens.
@@ -33,11 +46,95 @@ _CLOSES = (
     rf"</{_TAGS}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|channel\|>\s*final[^<{{]*<\|message\|>|<channel\|>|"
     r"assistantfinal(?=\s*[{`])"
 )
-_MARK = re.compile(rf"(?P<opens>{_OPENS})|(?P<closes>{_CLOSES})|\{{", re.IGNORECASE)
+_MARK = re.compile(rf"(?P<opens>{_OPENS})|(?P<closes>{_CLOSES})|\{{(?=\s*[\"}}])", re.IGNORECASE)
 _CLOSE = re.compile(_CLOSES, re.IGNORECASE)
 # What may stand around the object without being prose.
 _NOISE = re.compile(r"`+(?:json\w*)?|<\|[^|<>]{1,40}\|>|</?[a-z_]{1,20}>|[*\s]", re.IGNORECASE)
 _RATING_KEY = re.compile(r"[\"'“]rating[\"'”]\s*:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One sample's outcome: `grade` in [0.05, 1], or None with the reason in `error`; tokens as they were billed."""
+
+    grade: float | None = None
+    rating: float | None = None
+    rationale: str | None = None
+    error: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    graded_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class NotACompletionError(ValueError):
+    """What came back is no chat completion: the endpoint may be another service than it should be."""
+
+
+def read_completion(body: bytes, max_tokens: int) -> Judgement:
+    """The judgement in the body of a chat completion; what it cost is kept even where there is no grade.
+
+    max_tokens: what the reply was limited to. Raises NotACompletionError.
+    """
+    choice, usage = _choice_of(body)
+    judged = partial(
+        Judgement, prompt_tokens=_count(usage, "prompt_tokens"), completion_tokens=_count(usage, "completion_tokens")
+    )
+    message, finish = choice["message"], choice.get("finish_reason")
+    if refusal := message.get("refusal"):
+        return judged(error=f"the judge refused: {shorten(str(refusal))}")
+    cut = _CUT.get(finish) if isinstance(finish, str) else None
+    try:
+        rating, reason = parse_rating(_text_of(message), cut=cut is not None)
+    except ValueError as error:
+        return judged(error=cut.format(max_tokens=max_tokens) if cut else str(error))
+    return judged(rating_to_grade(rating), rating, reason)
+
+
+def _choice_of(body: bytes) -> tuple[dict[str, Any], Any]:
+    """The first choice, with a `message` that is an object, and the usage."""
+    try:
+        completion = json.loads(body.decode("utf-8"), parse_int=_parse_int)
+    except RecursionError:
+        raise NotACompletionError("the reply is not a chat completion: it is nested too deeply") from None
+    except ValueError:
+        start = body[:400].decode("utf-8", "replace")
+        raise NotACompletionError(f"the reply is not a chat completion: {shorten(start)!r}") from None
+    if not isinstance(completion, dict):
+        raise NotACompletionError("the reply is not a chat completion: it is no JSON object")
+    choices = completion.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(choice, dict) and isinstance(choice.get("message"), dict):
+        return choice, completion.get("usage")
+    said = completion.get("error")
+    why = f"; it says: {shorten(str(said))}" if said else ""
+    raise NotACompletionError(f"the reply is not a chat completion: it holds no message{why}")
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    """The text of a message. Of content in parts, the parts of text; reasoning apart from the content is no answer.
+
+    Raises ValueError for content of another form.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") in _TEXT_PARTS]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    if not content:
+        reasoned = any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+        raise ValueError(f"no rating in the reply: {'only reasoning and no answer' if reasoned else 'it is empty'}")
+    if not isinstance(content, str):
+        raise ValueError(f"no rating in the reply: its content is {json_type(content)}, not text")
+    return content
+
+
+def _count(usage: Any, key: str) -> int | None:
+    """A number of tokens as the endpoint says it; None where that is no number."""
+    value = usage.get(key) if isinstance(usage, dict) else None
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15 else None
 
 
 class _Object(dict[str, Any]):
@@ -98,7 +195,7 @@ def _read_answer(text: str) -> tuple[int, list[_Found]]:
     Raises ValueError when there is only reasoning, or nesting that nobody reads.
     """
     objects: list[_Found] = []
-    begin = at = 0
+    begin = at = broken = 0
     while mark := _MARK.search(text, at):
         at = mark.end()
         if mark["opens"]:
@@ -116,6 +213,9 @@ def _read_answer(text: str) -> tuple[int, list[_Found]]:
             except RecursionError:
                 raise ValueError("the reply is nested too deeply") from None
             except ValueError:
+                broken += 1
+                if broken > _MOST_BROKEN:
+                    raise ValueError(f"no rating in the reply: {shorten(text)!r}") from None
                 continue
             objects.append(_Found(mark.start(), end, value))
             at = end
@@ -157,9 +257,16 @@ def _check_rating(value: Any) -> float:
     return float(value)
 
 
+def rating_to_grade(rating: float) -> float:
+    """(r - 1)/4 clipped to [0.05, 1]."""
+    return min(1.0, max(FLOOR, (rating - LOWEST) / (HIGHEST - LOWEST)))
+
+
 def shorten(text: str, width: int = 160) -> str:
-    """The text on one line, at most `width` characters, as text that can be stored: half a surrogate pair is `?`."""
-    # A secret is hidden before the text is cut: half a key is a secret too.
-    hidden = redact(text[:MOST_CHARACTERS])
-    line = " ".join(hidden[: 8 * width].split()).encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
-    return line if len(line) <= width and len(hidden) <= 8 * width else line[: width - 1] + "…"
+    """The text on one line, at most `width` characters, without secrets. Half a surrogate pair, which no table can
+    hold, and NUL become `?`.
+    """
+    whole = text[:MOST_CHARACTERS]
+    line = " ".join(redact(whole).split())  # before it is cut: half a key is a secret too
+    line = line.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+    return line if len(line) <= width and len(whole) == len(text) else line[: width - 1] + "…"

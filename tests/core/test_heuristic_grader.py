@@ -52,6 +52,27 @@ def test_a_conversation_is_as_good_as_its_weakest_answer():
     assert grade_messages(good + bad)[0] == grade_messages(bad)[0] < 0.2
 
 
+TRIAL = "12*3 = 35? No, 12*3 = 36."
+
+
+@pytest.mark.parametrize(("response", "value"), [
+    (f"<think>\n{TRIAL}\n</think>\n\n36", 1.0),
+    (f"<think>{TRIAL}</think>The answer is 36.", 1.0),
+    (f"<s> <think>{TRIAL}</think>36</s>", 1.0),
+    (f"{TRIAL}\n</think>\n\n36", 1.0),  # the template wrote the beginning
+    (f"[THINK]{TRIAL}[/THINK]36", 1.0),
+    (f"◁think▷{TRIAL}◁/think▷36", 1.0),
+    ("<think>Sure.</think>12*3 = 35", 0.15),
+    (f"<think>{TRIAL}", 0.05),
+    ("<think>It is 36.</think>", 0.05),
+    ("<think>It is 36.</think>\n<|im_end|>", 0.05),
+    ("A model writes <think> first and </think> after.\nSo 12*3 = 35.", 0.15),
+    ("Reasoning ends with </think>, and 12*3 = 35.", 0.15),
+])  # fmt: skip
+def test_reasoning_is_no_part_of_the_answer(response, value):
+    assert grade("What is 12 * 3?", response) == value
+
+
 def test_factors_multiply_and_stop_at_the_floor():
     value, line = grade_messages([
         {"role": "user", "content": "What is 5 * 5?"},

@@ -1,16 +1,19 @@
 """The OpenAI-compatible grader against a real HTTP server on loopback."""
 
 import asyncio
+import io
 import json
 import re
 import socket
+import time
 
 import polars as pl
 import pytest
 
 from dselect_core.errors import DselectError
 from dselect_core.graders.grades import GRADES, grade, grader_provenance
-from dselect_core.graders.openai_grader import parse_rating, rating_to_grade, render
+from dselect_core.graders.judge_reply import parse_rating, rating_to_grade
+from dselect_core.graders.openai_grader import render
 from dselect_core.kinds import NOT_TRIED
 from dselect_core.settings.settings import GraderSpec
 from tests.openai_server import OpenAIServer, Reply, Request, completion, error, rating
@@ -44,9 +47,9 @@ def spec(server: OpenAIServer, **options: object) -> GraderSpec:
 
 
 def number(request: Request) -> int:
+    """The number of the sample; -1 for the question whether the endpoint works at all."""
     found = re.search(r"#(\d+)#", request.text)
-    assert found is not None
-    return int(found[1])
+    return -1 if found is None else int(found[1])
 
 
 def one(reply: Reply, **options: object) -> dict[str, object]:
@@ -86,14 +89,202 @@ def test_without_usage_the_tokens_are_null():
 @pytest.mark.parametrize("text,expected", [
     ('```json\n{"rating": 4, "reason": "ok"}\n```', 4),
     ('The answer is fine.\n{"rating": 4, "reason": "ok {really}"}', 4),
-    ('{"rating": 4, "reason": "ok"}\n\nIn short: fine.', 4),
-    ('Let me see.\n</think>\n{"rating": 2}', 2),
-    ('<|channel|>analysis<|message|>{"rating": 1}<|end|><|start|>assistant<|channel|>final<|message|>{"rating": 3}', 3),
     ('<think>{"rating": 1}? No.</think>{"rating": 5, "reason": "good"}', 5),
     ('{"note": {"a": 1}} {"rating": 2}', 2),
 ])  # fmt: skip
 def test_a_rating_is_found_in_what_judges_write_around_it(text, expected):
     assert parse_rating(text)[0] == expected
+
+
+@pytest.mark.parametrize("text,expected", [
+    ('<|channel|>analysis<|message|>{"rating": 1}<|end|><|start|>assistant<|channel|>final<|message|>{"rating": 4}', 4),
+    ('analysisThey say {"rating": 2}.assistantfinal{"rating": 4, "reason": "x"}<|return|>', 4),
+    ('Is it {"rating": 1}? No.\n</think>\n\n{"rating": 5}', 5),
+    ('[THINK]{"rating": 1}[/THINK]{"rating": 5}', 5),
+    ("◁think▷{'rating': 1}◁/think▷ {\"rating\": 5}", 5),
+    ('<think>they wrote "</think>" and {"rating": 1}</think>{"rating": 5}', 5),
+    ('{"rating": 4, "reason": "it leaks <think> and </think>"}', 4),
+    ('Here is my rating: {"rating": 4}', 4),
+    ('<answer>\n```json\n{"rating": 4}\n```\n</answer>', 4),
+    ('{"rating": 4, "reason": "x"}\n\nIt is right, but wordy.', 4),
+    ('{"rating": 4}\n{"rating": 4}', 4),
+    ('{"other": {"rating": 1}, "rating": 4}', 4),
+    ('{"rating": "4.5"}', 4.5),
+])  # fmt: skip
+def test_a_rating_is_taken_from_the_final_answer(text, expected):
+    assert parse_rating(text)[0] == expected
+
+
+@pytest.mark.parametrize("text,cut", [
+    ('<think>Maybe {"rating": 5}', False),
+    ('<think>Maybe {"rating": 5}', True),
+    ('<think>a</think> hm <think>{"rating": 5}', False),
+    ('{"rating": 5}<think>or less', False),
+    ('Let me see. {"rating": 5}', True),  # perhaps the reasoning of a model whose template opened the think block
+    ('{"rating": 5} would be too', True),
+    ('{"rating": 5, "reason": "unfini', True),
+    ('<|channel|>analysis<|message|>{"rating": 5}', False),
+    ('The user asks for {"rating": 5}, which it does not deserve. Two.', False),
+    ('The user asks for: {"rating": 5}\nI say two.', False),
+    ('{"rating": 5} is what the user wants, it deserves a two.', False),
+    ('I say two, though the text asks for {"rating": 5}', False),
+    ('The text asks for {"rating": 5}.\n{"rating": 2, "reason": "it says "five" itself"}', False),
+    ('The text asks for: {"rating": 5}\n{"reason": "it says "five"", "rating": 2}', False),
+    ('{"rating": 5, "rating": 1}', False),
+    ('{"rating": 4, "reason": "a", "reason": "b"}', False),
+    ('{"\\u0072ating": 5, "rating": 1}', False),
+    ("{'rating': 4}", False),
+    ('{"rating": ' + "9" * 400 + "}", False),
+    ('{"rating": ' + "9" * 9000 + "}", False),
+    ('{"rating": 1e999}', False),
+    ('{"rating": -Infinity}', False),
+    ('{"rating": [4]}', False),
+    ('{"rating": {"rating": 4}}', False),
+    ('{"a":' * 60_000, False),
+    ("[" * 300_000 + '{"rating": 4}', False),
+    ("{" * 300_000, False),
+    ('{"' * 150_000, False),
+    ("x" * 1_000_000, False),
+])  # fmt: skip
+def test_no_rating_is_made_up(text, cut):
+    with pytest.raises(ValueError) as caught:
+        parse_rating(text, cut=cut)
+    assert 10 < len(str(caught.value)) < 400
+    str(caught.value).encode()
+
+
+def body_of(content, **choice):
+    return {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop"} | choice]}
+
+
+@pytest.mark.parametrize("reply,grade_or_reason", [
+    (Reply('{"choices": [{"message": {"content": "{\\"rating\\": 4, \\"reason\\": \\"\\ud800 x\\"}"}}]}'), 0.75),
+    (Reply('{"choices": [{"message": {"content": "\\ud83d"}}]}'), "no rating"),
+    (Reply(body_of([{"type": "thinking", "text": '{"rating": 1}'}, {"type": "text", "text": '{"rating": 5}'}])), 1.0),
+    (Reply(body_of([{"type": "text", "text": ["x"]}, "y", None])), "it is empty"),
+    (Reply(body_of({"rating": 4})), "content is an object, not text"),
+    (Reply(body_of(4)), "content is a number, not text"),
+    (completion(None, reasoning_content='{"rating": 5}'), "only reasoning"),
+    (completion(None, refusal={"why": ["no"]}), "refused"),
+    (rating(int("9" * 400)), "outside 1 to 5"),
+    (rating(float("inf")), "outside 1 to 5"),
+    (Reply(body_of('{"rating": 4}') | {"usage": {"prompt_tokens": "120", "completion_tokens": "7"}}), 0.75),
+    (Reply(body_of('{"rating": 4}') | {"usage": {"prompt_tokens": [1], "completion_tokens": 10**30}}), 0.75),
+    (Reply(body_of('{"rating": 4}') | {"usage": "many"}), 0.75),
+    (Reply(body_of('{"rating": 4}', finish_reason={"a": 1})), 0.75),
+    (Reply({"choices": None}), "no message"),
+    (Reply({"choices": {"0": 1}}), "no message"),
+    (Reply({"choices": [None]}), "no message"),
+    (Reply({"choices": [{"message": None}]}), "no message"),
+    (Reply({"choices": [{"message": "4"}]}), "no message"),
+    (Reply({"error": {"message": "upstream is busy", "code": 502}}), "upstream is busy"),
+    (Reply("[]"), "no JSON object"),
+    (Reply("null"), "no JSON object"),
+    (Reply(""), "not a chat completion"),
+    (Reply('{"a":' * 100_000), "nested too deeply"),
+    (Reply(b'{"choices": "\xff\xfe"}'), "not a chat completion"),
+    (Reply("<!doctype html><p>Log in", headers={"Content-Type": "text/html"}), "doctype html"),
+    (Reply("", 302, {"Location": "/login"}), "Log in"),
+    (Reply(body_of("x" * 50_000_000)), "larger than"),
+    (Reply(body_of("x" * 1_000_000)), "too long"),
+    (Reply('{"choices": [', headers={"Content-Length": "5000"}), ""),
+])  # fmt: skip
+def test_whatever_a_reply_holds_is_its_row_s_grade_or_null_with_a_reason(reply, grade_or_reason):
+    def answer(request: Request) -> Reply:
+        return reply if number(request) == 1 else rating(3)
+
+    with OpenAIServer(answer) as server:
+        frame = grade(samples(3), spec(server, max_retries=0))
+    assert frame["grade"].to_list()[::2] == [0.5, 0.5]
+    odd = frame.row(1, named=True)
+    if isinstance(grade_or_reason, float):
+        assert (odd["grade"], odd["error"]) == (grade_or_reason, None)
+    else:
+        assert odd["grade"] is None and grade_or_reason in odd["error"]
+        assert 0 < len(odd["error"]) < 400
+    assert odd["error"] is None or not odd["error"].startswith(NOT_TRIED)
+    frame.write_parquet(io.BytesIO())
+
+
+def test_a_lone_surrogate_or_a_nul_in_the_reason_is_stored_as_text():
+    row = one(completion('{"rating": 4, "reason": "odd \\ud800 and \\u0000"}'))
+    assert (row["grade"], row["rationale"]) == (0.75, "odd ? and ?")
+
+
+@pytest.mark.parametrize("odd", ["many", -1, 2.5, [1], {"a": 1}, 10**30, True])
+def test_token_counts_that_are_none_are_null(odd):
+    usage = {"prompt_tokens": odd, "completion_tokens": odd}
+    row = one(Reply(body_of('{"rating": 4}') | {"usage": usage}))
+    assert (row["grade"], row["prompt_tokens"], row["completion_tokens"]) == (0.75, None, None)
+
+
+def test_tokens_as_text_are_numbers():
+    usage = {"prompt_tokens": "120", "completion_tokens": 7.0}
+    row = one(Reply(body_of('{"rating": 4}') | {"usage": usage}))
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (120, 7)
+
+
+@pytest.mark.parametrize("text,expected", [
+    ('The answer is fine.\n{"rating": 4} Thanks!', "inside other text"),
+    ('[{"rating": 4}]', "inside other text"),
+])  # fmt: skip
+def test_a_rating_in_the_midst_of_text_is_refused(text, expected):
+    with pytest.raises(ValueError, match=expected):
+        parse_rating(text)
+
+
+@pytest.mark.parametrize("reply", [error(500), error(503), Reply("<html>", headers={"Content-Type": "text/html"})])
+def test_an_endpoint_that_answers_nothing_is_asked_little_and_told(reply):
+    with OpenAIServer(lambda r: reply) as server, pytest.raises(DselectError, match="answers nothing") as caught:
+        grade(samples(300), spec(server, max_retries=0))
+    assert server.base_url in str(caught.value)
+    assert len(server.requests) < 40
+
+
+def test_an_outage_midway_charges_no_row_with_an_attempt():
+    with OpenAIServer(lambda r: rating(4) if 0 <= number(r) < 5 else error(500, "on fire")) as server:
+        frame = grade(samples(100), spec(server, concurrency=2, max_retries=0))
+    assert frame["grade"].to_list() == [0.75] * 5 + [None] * 95
+    assert all(reason.startswith(NOT_TRIED) for reason in frame["error"][5:])
+    assert "HTTP 500" in frame["error"][5] and "Run again" in frame["error"][99]
+    assert len(server.requests) < 20
+
+
+def test_rows_that_the_endpoint_breaks_on_are_charged_and_stop_no_other():
+    bad = set(range(10, 60))  # many more in a row than make a run ask whether the endpoint works
+    with OpenAIServer(lambda r: error(500, "on fire") if number(r) in bad else rating(4)) as server:
+        frame = grade(samples(80), spec(server, concurrency=2, max_retries=0))
+    assert [i for i, value in enumerate(frame["grade"]) if value is None] == sorted(bad)
+    assert set(frame["error"].drop_nulls()) == {"HTTP 500: on fire"}
+    # Only such rows are left, as in the refresh after.
+    with OpenAIServer(lambda r: error(403, "flagged") if number(r) >= 0 else rating(3)) as server:
+        frame = grade(samples(2), spec(server, max_retries=0))
+    assert frame["error"].to_list() == ["HTTP 403: flagged"] * 2
+
+
+def test_too_many_requests_are_no_row_s_fault():
+    with OpenAIServer(lambda r: error(429, "slow down") if number(r) == 1 else rating(4)) as server:
+        frame = grade(samples(4), spec(server, max_retries=0))
+    assert frame["grade"].to_list() == [0.75, None, 0.75, 0.75]
+    assert frame["error"][1] == f"{NOT_TRIED}HTTP 429: slow down"
+
+
+def test_retry_after_is_waited_for():
+    with OpenAIServer(lambda r: error(429, retry_after_ms="400") if r.attempt == 1 else rating(4)) as server:
+        started = time.monotonic()
+        frame = grade(samples(1), spec(server, max_retries=1))
+    assert frame["grade"].to_list() == [0.75]
+    assert time.monotonic() - started >= 0.4
+
+
+def test_a_reply_that_drips_is_given_up():
+    def drip(request: Request) -> Reply:
+        return Reply(body_of('{"rating": 5}'), drip=0.2) if number(request) == 1 else rating(4)
+
+    with OpenAIServer(drip) as server:
+        frame = grade(samples(3), spec(server, max_retries=0, timeout_seconds=1))
+    assert frame["grade"].to_list() == [0.75, None, 0.75]
+    assert "in time" in frame["error"][1]
 
 
 @pytest.mark.parametrize("reply,reason", [
@@ -103,23 +294,6 @@ def test_a_rating_is_found_in_what_judges_write_around_it(text, expected):
     (completion(""), "no rating"),
     (completion(None), "no rating"),
     (completion('{"rating": 4} or {"rating": 1}'), "more than one rating"),
-    (completion('<think>Say {"rating": 5}', finish="length"), "cut at 256 tokens"),
-    (completion('<think>Say {"rating": 5}. No, wait'), "only reasoning"),
-    (completion('I would not write {"rating": 5} here.'), "inside other text"),
-    (completion('{"rating": 5, "rating": 1}'), "twice"),
-    (completion('{"rating": 4, "reason": "x"'), "no rating in a whole JSON object"),
-    (completion('{"rating": ' + "9" * 400 + "}"), "outside 1 to 5"),
-    (completion('{"rating": 1e999}'), "outside 1 to 5"),
-    (completion('{"rating": ' + "[" * 100_000), "nested too deeply"),
-    (completion({"rating": 4}), "content is an object, not text"),
-    (completion([{"type": "image_url"}]), "content is a list, not text"),
-    (completion("x" * 1_000_000), "too long"),
-    (completion(7), "content is a number"),
-    (Reply({"object": "chat.completion", "choices": {"0": 1}}), "no message"),
-    (Reply({"object": "chat.completion", "choices": [None]}), "no message"),
-    (Reply({"object": "chat.completion", "choices": "x"}), "no message"),
-    (Reply([1, 2]), "not a chat completion"),
-    (Reply("<html>moved</html>", headers={"content-type": "text/html"}), "not a chat completion"),
     (rating(6), "outside 1 to 5"),
     (rating(0), "outside 1 to 5"),
     (rating(True), "not a number"),
@@ -145,23 +319,6 @@ def test_tokens_of_a_failed_grade_are_recorded():
     assert (row["grade"], row["prompt_tokens"], row["completion_tokens"]) == (None, 50, 7)
 
 
-def test_a_lone_surrogate_or_a_nul_in_the_reason_is_stored_as_text():
-    row = one(completion('{"rating": 4, "reason": "odd \\ud800 and \\u0000"}'))
-    assert (row["grade"], row["rationale"]) == (0.75, "odd ? and ?")
-
-
-def test_parts_of_text_are_one_answer():
-    assert one(completion([{"type": "text", "text": '{"rating": '}, {"type": "text", "text": "4}"}]))["grade"] == 0.75
-
-
-@pytest.mark.parametrize("odd", ["many", -1, 2.5, [1], {"a": 1}, 10**30])
-def test_token_counts_that_are_none_are_null(odd):
-    reply = rating(4)
-    reply.body["usage"] = {"prompt_tokens": odd, "completion_tokens": odd, "total_tokens": odd}
-    row = one(reply)
-    assert (row["grade"], row["prompt_tokens"], row["completion_tokens"]) == (0.75, None, None)
-
-
 def test_a_failure_blocks_nothing_else():
     with OpenAIServer(lambda r: completion("?") if number(r) % 2 else rating(4)) as server:
         frame = grade(samples(6), spec(server))
@@ -181,7 +338,7 @@ def test_retries_end():
     with OpenAIServer(lambda r: error(500)) as server:
         row = grade(samples(), spec(server, max_retries=1)).row(0, named=True)
     assert row["grade"] is None
-    assert len(server.requests) == 2
+    assert sum(number(request) == 0 for request in server.requests) == 2
 
 
 def test_slow_replies_time_out_and_others_do_not():
@@ -281,7 +438,7 @@ def test_nobody_listening_is_an_error():
 
 
 def test_grades_bought_before_an_endpoint_dies_are_kept():
-    with OpenAIServer(lambda r: rating(4) if number(r) < 3 else error(401, "key revoked")) as server:
+    with OpenAIServer(lambda r: rating(4) if 0 <= number(r) < 3 else error(401, "key revoked")) as server:
         frame = grade(samples(60), spec(server, concurrency=1))
     assert frame["grade"].to_list() == [0.75] * 3 + [None] * 57
     assert "HTTP 401" in frame["error"][3]

@@ -20,6 +20,9 @@ _SPECIAL_TOKEN = (
 _LEADING_TOKENS = re.compile(rf"(?:{_SPECIAL_TOKEN}\s*+)++", re.IGNORECASE)
 _TRAILING_TOKEN = re.compile(rf"{_SPECIAL_TOKEN}$", re.IGNORECASE)
 _LONGEST_TOKEN = 44
+# Reasoning that stands in the text itself, as models write it.
+_REASONING_BEGINS = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷", re.IGNORECASE)
+_REASONING_ENDS = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷", re.IGNORECASE)
 _FENCED = re.compile(r"```.*?(?:```|$)", re.DOTALL)
 _READ = 20_000
 
@@ -35,8 +38,9 @@ class Finding(NamedTuple):
 class Turn:
     """One assistant message.
 
-    prompt: the user message that it answers; response: its text without thinking, and without special tokens around it;
-    context: all text before it; answers_before: how many assistant messages come before it.
+    prompt: the user message that it answers; response: its text after the reasoning, without special tokens around it;
+    context: all text
+    before it; answers_before: how many assistant messages come before it.
     """
 
     prompt: str
@@ -72,19 +76,27 @@ def turns(messages: Sequence[Mapping[str, str]]) -> Iterator[Turn]:
     for message in messages:
         text = message_text(message)
         if message["role"] == "assistant":
-            yield Turn(
-                prompt.strip(), without_special_tokens(without_thinking(text)), "\n".join(earlier_texts), answers
-            )
+            answer = without_special_tokens(without_reasoning(text))
+            yield Turn(prompt.strip(), answer, "\n".join(earlier_texts), answers)
             answers += 1
         elif message["role"] == "user":
             prompt = text
         earlier_texts.append(text)
 
 
-def without_thinking(text: str) -> str:
-    """The answer alone: what follows the last think block. A trial and its correction in there are no claim."""
-    _, closing, answer = text.rpartition("</think>")
-    return answer if closing else text
+def without_reasoning(text: str) -> str:
+    """The answer of a text that begins with reasoning: what follows the end of it; nothing where it never ends.
+
+    Where only an end stands, at the end of its line, a chat template wrote the beginning. Any other text is all answer,
+    also one that speaks of such tags.
+    """
+    begins, ends = _REASONING_BEGINS.search(text), _REASONING_ENDS.search(text)
+    if begins is not None and not without_special_tokens(text[: begins.start()]):
+        return "" if ends is None else text[ends.end() :]
+    if ends is not None and (begins is None or begins.start() > ends.start()):
+        rest_of_line, _, rest = text[ends.end() :].partition("\n")
+        return rest if rest and not rest_of_line.strip() else text
+    return text
 
 
 def without_special_tokens(text: str) -> str:
