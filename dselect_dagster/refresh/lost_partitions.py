@@ -22,9 +22,6 @@ from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inpu
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.scope import Scope
 
-RETRYING_ASSETS = frozenset(kind.asset for kind in all_kinds().values() if kind.retry_nulls)
-"""Assets whose nulls are attempts that failed, and are due again."""
-
 
 class LostPartitions:
     """What is lost within a scope, during one refresh. found: what was lost when it began, also what has landed since.
@@ -56,7 +53,8 @@ class LostPartitions:
 
     def tried(self, keys: Iterable[AssetPartition]) -> None:
         """Note that these partitions were made, or failed. Attempts that failed in them are for the next refresh."""
-        done = {key for key in keys if key in self.lost or key[0].to_user_string() in RETRYING_ASSETS}
+        retrying = {kind.asset for kind in all_kinds().values() if kind.retry_nulls}
+        done = {key for key in keys if key in self.lost or key[0].to_user_string() in retrying}
         self._tried |= done
         self._is_checked = self._is_checked and not done
 

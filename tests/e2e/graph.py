@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 import pytest
 import yaml
+from upath import UPath
 
 from dselect_core.lineage.plan import Plan
 from dselect_core.pool.corpus_index import read_index
@@ -106,11 +107,16 @@ class Graph:
         return pool_scores(self.workspace, read_index(self.workspace), kind)
 
     def order(self, recipe: str) -> pl.DataFrame:
-        return pl.read_parquet(str(self.workspace.coreset(recipe) / "order.parquet"))
+        return pl.read_parquet(str(self._coreset(recipe) / "order.parquet"))
 
     def manifest(self, recipe: str) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads((self.workspace.coreset(recipe) / "manifest.json").read_text())
-        return manifest
+        return json.loads((self._coreset(recipe) / "manifest.json").read_text())
+
+    def _coreset(self, recipe: str) -> UPath:
+        """Its folder, by the file alone: the settings may name a kind of a package that this process has not."""
+        storage = yaml.safe_load(self.config.read_text()).get("storage", ".dselect")
+        root = UPath(storage) if "://" in storage else UPath(self.folder / storage)
+        return root / "coresets" / recipe
 
 
 def settings_of(graph: Graph) -> Settings:
