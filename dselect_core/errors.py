@@ -52,3 +52,8 @@ class DamagedFileError(DselectError):
     ):
         super().__init__(f"{path}: damaged, {why}. {remedy}")
         self.path = path
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message that is not blank, or the error's class name."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

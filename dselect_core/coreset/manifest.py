@@ -38,7 +38,7 @@ def readable_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | Non
     """The manifest of the coreset that was made last; None also where it cannot be read: then it is lost."""
     try:
         return read_manifest(workspace, recipe)
-    except (DselectError, ValueError):
+    except DselectError:
         return None
 
 

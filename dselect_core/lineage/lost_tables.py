@@ -18,8 +18,7 @@ from upath import UPath
 from dselect_core.coreset.manifest import read_manifest
 from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, check_file
 from dselect_core.coreset.spec import read_spec
-from dselect_core.errors import DselectError
-from dselect_core.fingerprint import fingerprint
+from dselect_core.errors import DselectError, first_line
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.lm import target_model
 from dselect_core.pool.corpus_index import index_of, needed_kinds, read_excluded, read_index
@@ -29,7 +28,6 @@ from dselect_core.scores.update import ScoreTodo, score_todos
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import is_local, read_metadata, read_with_metadata
 from dselect_core.storage.folder_listing import FileEntry, list_tree
-from dselect_core.storage.score_store import Store
 from dselect_core.storage.source_head import read_head
 from dselect_core.storage.store_folder import PROVENANCE, PROVENANCE_OF_0_1
 from dselect_core.storage.verified_files import VerifiedFiles
@@ -93,14 +91,17 @@ def lost_scores(workspace: Workspace, sources: Collection[str]) -> dict[AssetPar
 
 def given_up_rows(workspace: Workspace, sources: Collection[str]) -> dict[AssetPartition, int]:
     """How many rows were tried so often in vain that they are not tried again."""
-    return {(todo.kind.asset, todo.source): todo.given_up for todo in _score_todos(workspace, sources) if todo.given_up}
+    todos = _score_todos(workspace, sources, lambda kind: kind.retry_nulls)
+    return {(todo.kind.asset, todo.source): todo.given_up for todo in todos if todo.given_up}
 
 
-def _score_todos(workspace: Workspace, sources: Collection[str]) -> Iterator[ScoreTodo]:
-    """What is to be computed of the kinds whose provenance is known."""
+def _score_todos(
+    workspace: Workspace, sources: Collection[str], wanted: Callable[[Kind], bool] = lambda kind: True
+) -> Iterator[ScoreTodo]:
+    """What is to be computed of the wanted kinds whose provenance is known."""
     model = _model_provenance(workspace)
     rows = {source: landed for source in sorted(sources) if (landed := _landed(workspace, source)) is not None}
-    for kind in _needed(workspace, by_source=True):
+    for kind in filter(wanted, _needed(workspace, by_source=True)):
         try:
             store = future_store(workspace, kind, model)
         except DselectError:
@@ -137,7 +138,7 @@ def _why_lost(
     except FileNotFoundError:
         return f"{name} is gone from the storage"
     except _UNREADABLE as error:
-        return f"{name} cannot be read: {_first_line(error)}"
+        return f"{name} cannot be read: {first_line(error)}"
     verified.add(name, entry)
     return None
 
@@ -197,12 +198,9 @@ def _provenances(
             store = workspace.open_store(kind.name, in_force)
             paths = [store.folder / name for name in (PROVENANCE, PROVENANCE_OF_0_1)]
             path = next((path for path in paths if relative_path(workspace, path) in present), paths[0])
-            yield _Table(kind.asset, min(sources) if kind.by_source else None, path, partial(_check_provenance, store))
-
-
-def _check_provenance(store: Store) -> None:
-    if fingerprint(store.provenance) != store.fingerprint:
-        raise DselectError("its fingerprint is not the name of its folder")
+            yield _Table(
+                kind.asset, min(sources) if kind.by_source else None, path, partial(getattr, store, "provenance")
+            )
 
 
 def _fingerprint_in_force(
@@ -292,7 +290,3 @@ def _landed(workspace: Workspace, source: str) -> SourceRows | None:
         return SourceRows(samples, metadata["version"])
     except _UNREADABLE:
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -14,7 +14,7 @@ import re
 from functools import cached_property
 from typing import Any
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DselectError, first_line
 from dselect_core.lm.message_form import (
     FORMS,
     PROBE,
@@ -145,7 +145,7 @@ class ChatTemplate:
         try:
             return self._render(messages, tools, generation_prompt=generation_prompt)
         except Exception as error:  # jinja raises what the template's author chose
-            raise UnrenderableError(f"the chat template refuses this conversation ({_first_line(error)})") from error
+            raise UnrenderableError(f"the chat template refuses this conversation ({first_line(error)})") from error
 
     def marked(self, messages: list[Message], tools: Tools = None) -> list[tuple[int, int]]:
         """[start, end) of what the template marks as generated, in characters of `text(messages, tools)`.
@@ -163,7 +163,7 @@ class ChatTemplate:
                 **self.tokenizer.special_tokens_map,
             )
         except Exception as error:  # as in `text`
-            raise UnrenderableError(f"the chat template refuses this conversation ({_first_line(error)})") from error
+            raise UnrenderableError(f"the chat template refuses this conversation ({first_line(error)})") from error
         return [(int(start), int(end)) for start, end in rendered[1][0]]
 
     def _render(
@@ -188,7 +188,3 @@ def _fix_date(source: str, date: datetime.date) -> str:
         value = moment.strftime(directive)
         replaced += f"|replace({json.dumps(directive)}, {json.dumps(value)})"
     return f"{{%- macro strftime_now(format) -%}}{{{{ {replaced} }}}}{{%- endmacro +%}}{source}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from dselect_core.errors import DselectError
-from dselect_core.lm.load import IDENTITIES, device, first_line, identity, quiet_transformers, read_json
+from dselect_core.errors import DselectError, first_line
+from dselect_core.lm.load import IDENTITIES, device, identity, quiet_transformers, read_json
 from dselect_core.lm.packing import padded_batches
 from dselect_core.progress import Progress
 from dselect_core.settings.settings import EmbeddingSpec

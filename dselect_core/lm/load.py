@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
-from dselect_core.errors import DamagedFileError, DselectError
+from dselect_core.errors import DamagedFileError, DselectError, first_line
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.settings.settings import ModelSpec
 from dselect_core.storage import json_file
@@ -243,11 +243,6 @@ def device(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message that is not blank, or the error's class name."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def quiet_transformers() -> None:

@@ -28,12 +28,10 @@ from dselect_core.lm.chat_template import ChatTemplate, UnrenderableError
 from dselect_core.lm.message_form import Message, Tools, without_system
 from dselect_core.lm.piece_tokenizer import PieceTokenizer
 from dselect_core.lm.responses import find_responses
+from dselect_core.settings.settings import TEMPLATE_DATE
 
 RENDERING = 2
 """Revision of the rendering. It is part of a provenance only where revision 1 (dselect 0.1, 0.2) gave other ids."""
-
-DATE = datetime.date(2025, 1, 1)
-"""What a chat template that asks for today's date gets, unless `model: {date: …}` says another."""
 
 # Tokens around the window that are tokenised too, so that those inside are those of the whole text.
 _MARGIN = 64
@@ -102,7 +100,7 @@ class Renderer:
     template: as in ChatTemplate. date: what a template that prints today's date gets.
     """
 
-    def __init__(self, tokenizer: Any, window: int, template: str = "auto", date: datetime.date = DATE):
+    def __init__(self, tokenizer: Any, window: int, template: str = "auto", date: datetime.date = TEMPLATE_DATE):
         self.tokenizer = tokenizer
         self.window = window
         self.template = ChatTemplate(tokenizer, template, date)

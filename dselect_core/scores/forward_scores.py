@@ -11,11 +11,11 @@ from typing import Any
 import polars as pl
 
 from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples
-from dselect_core.errors import DselectError
+from dselect_core.errors import DselectError, first_line
 from dselect_core.kinds import FromForwardPass, Kind, all_kinds
 from dselect_core.lm import target_model
 from dselect_core.lm.chat_template import UnrenderableError
-from dselect_core.lm.load import LanguageModel, first_line
+from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Sequence, Tree
 from dselect_core.lm.render import Rendered
 from dselect_core.progress import Progress

@@ -83,14 +83,15 @@ def score_todos(
     absent_ids, given_up_ids = missing_ids, ids.clear()
     if store is not None and store.retry_column is not None:
         absent_ids = store.missing(ids, include_failed=False)
-        given_up_ids = _given_up(kind, store, missing_ids, kind.give_up_after(workspace.settings))
+        failed_ids = missing_ids.join(absent_ids, on="sample_id", how="anti", maintain_order="left")
+        given_up_ids = _given_up(kind, store, failed_ids, kind.give_up_after(workspace.settings))
         missing_ids = missing_ids.join(given_up_ids, on="sample_id", how="anti", maintain_order="left")
     todos = {}
     for source, rows in sources.items():
         head = _readable_head(workspace, kind, source)
         another = head is not None and (store is None or head.fingerprint != store.fingerprint)
         lost_file = (lost_files or {}).get(source)
-        lost = lost_file is not None
+        lost, retried = lost_file is not None, False
         if head is None:
             why: str | None = lost_file or "never made"
         elif another:
@@ -100,25 +101,24 @@ def score_todos(
         elif not _only(rows.samples, absent_ids).is_empty():
             why, lost = "scores are gone from the store", True
         elif kind.retry_nulls and (failed := _only(rows.samples, missing_ids).height):
-            why, lost = f"{failed} failed {kind.name} {TRIED_AGAIN}", True
+            why, lost, retried = f"{failed} failed {kind.name} {TRIED_AGAIN}", True, True
         else:
             why = (other_reasons or {}).get(source, lost_file)
         missing_rows = _only(rows.samples.select("sample_id"), missing_ids)
         if why is not None:
             missing_ids = missing_ids.join(missing_rows, on="sample_id", how="anti", maintain_order="left")
         # Without a head the kind is new to these samples, unless the samples themselves are new.
-        retried = why is not None and why.endswith(TRIED_AGAIN)
         replaces_scores = another or retried or (head is None and not rows.moved and not lost)
         given_up = _only(rows.samples, given_up_ids).height
         todos[source] = ScoreTodo(kind, source, missing_rows, given_up, why, lost, replaces_scores, store, head)
     return todos
 
 
-def _given_up(kind: Kind, store: Store, missing_ids: pl.DataFrame, limit: int | None) -> pl.DataFrame:
+def _given_up(kind: Kind, store: Store, failed_ids: pl.DataFrame, limit: int | None) -> pl.DataFrame:
     """sample_id of the rows that were tried in vain as often as the settings allow."""
-    failed = store.read(missing_ids, [kind.value, kind.reason_column])
-    if limit is None or failed.is_empty():
-        return missing_ids.clear()
+    if limit is None or failed_ids.is_empty():
+        return failed_ids.clear()
+    failed = store.read(failed_ids, [kind.value, kind.reason_column])
     return failed.filter(attempts(kind) >= limit).select("sample_id")
 
 
@@ -126,7 +126,7 @@ def _readable_head(workspace: Workspace, kind: Kind, source: str) -> Head | None
     """The head; None also where it is altered, or of another version of dselect: it is written again."""
     try:
         return read_head(workspace.head(kind.name, source))
-    except (DselectError, ValueError, TypeError):
+    except DselectError:
         return None
 
 

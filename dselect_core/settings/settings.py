@@ -25,6 +25,10 @@ LONGEST_NAME = 200
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
 
 
+TEMPLATE_DATE = datetime.date(2025, 1, 1)
+"""What a chat template that asks for today's date gets, unless `model: {date: …}` says another."""
+
+
 class SourceSpec(StrictModel):
     """Where one source's rows come from: files (`path`) or a Hugging Face dataset (`dataset`)."""
 
@@ -70,7 +74,7 @@ class ModelSpec(StrictModel):
     max_length: int | None = Field(None, gt=8, description="window in tokens; by default the model's own")
     template: Literal["auto", "alpaca", "plain"] = Field("auto", description="auto: the tokenizer's chat template")
     date: datetime.date = Field(
-        datetime.date(2025, 1, 1), description="what a chat template that prints today's date prints instead"
+        TEMPLATE_DATE, description="what a chat template that prints today's date prints instead"
     )
     batch_tokens: int = Field(4096, gt=0, description="tokens per forward pass; halved when memory does not do")
 

@@ -39,8 +39,7 @@ class Turn:
     """One assistant message.
 
     prompt: the user message that it answers; response: its text after the reasoning, without special tokens around it;
-    context: all text
-    before it; answers_before: how many assistant messages come before it.
+    context: all text before it; answers_before: how many assistant messages come before it.
     """
 
     prompt: str
