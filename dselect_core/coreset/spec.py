@@ -43,5 +43,8 @@ def spec_version(spec: CoresetSpec) -> str:
 
 
 def _canonical(spec: CoresetSpec) -> dict[str, Any]:
-    """Without the options the recipe does not give: a new option then leaves the version of older recipes alone."""
-    return spec.model_dump(mode="json", exclude_none=True)
+    """What the choice depends on: not whether it is tried afterwards.
+
+    Without the options the recipe does not give: a new option then leaves the version of older recipes alone.
+    """
+    return spec.model_dump(mode="json", exclude_none=True, exclude={"trial", "require"})

@@ -5,7 +5,7 @@ declaration. So a new strategy with a new option needs no edit here.
 """
 
 import difflib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -64,11 +64,21 @@ class CoresetSpec(StrictModel):
     strategy: str
     budget: BudgetField = Field(description="rows (500), a share (10%) or response tokens (200000 tokens)")
     seed: int = Field(0, description="used by random")
+    trial: bool = Field(False, description="tune on the coreset and on random draws, and compare (`trials`)")
+    require: list[Literal["beats_random"]] = Field(
+        [], description="checks that hold the coreset back from what follows it, instead of warning"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
         """The option values that the recipe gives: all its keys but strategy, budget and seed."""
         return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _check_requirements(self) -> "CoresetSpec":
+        if self.require and not self.trial:
+            raise ValueError("`require: [beats_random]` needs `trial: true`: without a trial nothing is known of it")
+        return self
 
     @model_validator(mode="after")
     def _check_options(self) -> "CoresetSpec":

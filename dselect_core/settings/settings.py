@@ -9,7 +9,7 @@ import json
 import os
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -24,6 +24,7 @@ LONGEST_NAME = 200
 """Bytes of the name of a source or a coreset: a file system takes 255, and endings are added."""
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
 
+Role = Literal["train", "eval", "target"]
 
 TEMPLATE_DATE = datetime.date(2025, 1, 1)
 """What a chat template that asks for today's date gets, unless `model: {date: …}` says another."""
@@ -43,6 +44,11 @@ class SourceSpec(StrictModel):
         "fail", description="a file that is bad as a whole: the source does not land, or lands without it (told)"
     )
     max_row_bytes: int = Field(8_000_000, gt=0, description="larger rows go to quarantine, and are not held in memory")
+    role: Role = Field(
+        "train",
+        description="train: rows to choose from; eval: held out for trials, and what it shares with the pool is never "
+        "chosen; target: examples of what the model should be good at, never chosen either",
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> "SourceSpec":
@@ -194,6 +200,46 @@ class GraderSpec(StrictModel):
         return self.model is None
 
 
+class TrialsSpec(StrictModel):
+    """How a coreset is tried against random draws: what is tuned, how often, and what is measured.
+
+    A recipe is tried where it says `trial: true`. Runs are kept, so a key that no run depends on (`seeds`, `draws`,
+    `multiples`, `baselines`, `metrics`, `max_seconds`) tunes nothing again.
+    """
+
+    model: str | None = Field(None, description="model that is tuned: hub name or folder; by default the target model")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    method: Literal["auto", "lora", "full"] = Field(
+        "auto", description="auto: all weights of the builtin model, LoRA for any other"
+    )
+    lora_rank: int = Field(16, gt=0, description="rank of the LoRA matrices, which are scaled by 2")
+    epochs: float = Field(2.0, gt=0, description="passes over the training rows")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate; by default 2e-4 for LoRA, 2e-5 for all weights, 1e-3 for builtin"
+    )
+    batch_tokens: int = Field(4096, gt=0, description="tokens per optimizer step")
+    max_length: int = Field(1024, gt=8, description="tuning length in tokens, longer samples are cut")
+    seeds: int = Field(3, gt=0, description="runs on the coreset, each with its own seed")
+    draws: int = Field(5, gt=2, description="random draws that it is compared with, each with its own seed")
+    multiples: list[Annotated[int, Field(gt=1)]] = Field(
+        [2, 4],
+        description="larger random draws, as multiples of the budget: how much random data reaches the same loss",
+    )
+    baselines: list[Literal["tokens", "balanced", "pool"]] = Field(
+        ["tokens", "balanced"],
+        description="beside draws of as many rows: of as many response tokens, balanced by source, the whole pool",
+    )
+    metrics: list[Literal["loss", "exact_match", "rouge_l"]] = Field(
+        ["loss"], description="loss of the responses; exact match and ROUGE-L of greedy answers"
+    )
+    answer_tokens: int = Field(128, gt=0, description="tokens of a greedy answer at most")
+    tasks: list[str] = Field([], description="tasks of lm-eval, by name, where it is installed")
+    max_seconds: float | None = Field(
+        None, gt=0, description="a trial starts no run beyond this; what is tuned is kept, and the next refresh goes on"
+    )
+    keep_models: bool = Field(True, description="keep tuned weights, so that another eval source tunes nothing again")
+
+
 class PartSpec(StrictModel):
     """How much finished work may be in memory before it is written: what a killed process can lose."""
 
@@ -216,13 +262,20 @@ class Settings(StrictModel):
     grader: GraderSpec = Field(GraderSpec(), description="who grades dependability")
     parts: PartSpec = Field(PartSpec(), description="how often finished rows are written")
     coresets: dict[str, CoresetSpec] = Field(description="recipes, by the name of their coreset")
+    trials: TrialsSpec = Field(TrialsSpec(), description="how the coresets with `trial: true` are tried")
     schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
     owners: list[str] = Field(default_factory=lambda: ["team:data-curation"], description="owners shown in Dagster")
 
     def model_post_init(self, _: Any) -> None:
         """What is secret in the addresses and the options is hidden from now on, wherever it would be shown."""
         remember_options(self.storage_options)
-        for url in (self.storage, self.model.path, self.grader.base_url or "", self.grader.rubric or ""):
+        for url in (
+            self.storage,
+            self.model.path,
+            self.trials.model or "",
+            self.grader.base_url or "",
+            self.grader.rubric or "",
+        ):
             remember_url(url)
         if self.grader.api_key is not None:
             remember(os.environ.get(self.grader.api_key.env, "").strip())
@@ -241,6 +294,10 @@ class Settings(StrictModel):
                         "(it names a partition and a folder)"
                     )
         return self
+
+    def sources_of(self, role: Role) -> list[str]:
+        """Names of the sources with a role, sorted."""
+        return sorted(name for name, spec in self.sources.items() if spec.role == role)
 
 
 def config_path() -> Path:
@@ -347,6 +404,8 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     update: dict[str, Any] = {"sources": sources, "storage": local(settings.storage)}
     if settings.model.path != "builtin":
         update["model"] = settings.model.model_copy(update={"path": model_path(settings.model.path)})
+    if settings.trials.model is not None:
+        update["trials"] = settings.trials.model_copy(update={"model": model_path(settings.trials.model)})
     if settings.embeddings.path is not None:
         update["embeddings"] = settings.embeddings.model_copy(update={"path": model_path(settings.embeddings.path)})
     if settings.grader.rubric is not None:

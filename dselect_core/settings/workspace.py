@@ -9,6 +9,8 @@ corpus/<kind>.parquet                           scores that are made over the po
 specs/<recipe>.json
 orders/<key>.parquet                            saved orders with their state
 coresets/<recipe>/…                             one version of it, whole (coreset/published.py)
+trials/runs/<run>/…, trials/marks/<run>/…       what was tuned, and what was measured of it (trials/run_store.py)
+trials/results/<recipe>.json                    the trial of a recipe
 """
 
 from dataclasses import dataclass
@@ -84,3 +86,12 @@ class Workspace:
     def coreset(self, recipe: str) -> UPath:
         """Files of a coreset."""
         return self.root / "coresets" / recipe
+
+    @property
+    def trials(self) -> UPath:
+        """Runs, marks and results of trials."""
+        return self.root / "trials"
+
+    def trial(self, recipe: str) -> UPath:
+        """The result of a recipe's trial."""
+        return self.trials / "results" / f"{recipe}.json"
