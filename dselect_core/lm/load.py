@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +139,12 @@ class LanguageModel:
     renderer: "Renderer"
     forward: "Forward"
     spec: ModelSpec
+
+    def with_model(self, model: Any) -> "LanguageModel":
+        """The same rendering and settings with other weights, which `identity` does not name."""
+        from dselect_core.lm.forward import Forward
+
+        return replace(self, forward=Forward(model.eval()))
 
     @property
     def window(self) -> int:

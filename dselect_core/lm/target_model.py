@@ -137,6 +137,18 @@ def _path_of(workspace: Workspace, model_identity: str) -> str:
     return str(_local_folder(folder, model_identity)) if folder.exists() else str(folder)
 
 
+def model_place(workspace: Workspace) -> tuple[str, str]:
+    """(path or hub name where the target model can be opened, its identity).
+
+    Raises DselectError when the warm-up has not run, or the builtin model's files are gone.
+    """
+    record = read_record(workspace)
+    if workspace.settings.model.path != "builtin":
+        return record["path"], record["identity"]
+    check_builtin(workspace, record)
+    return str(_local_folder(workspace.models / record["path"], record["identity"])), record["identity"]
+
+
 def _save_provenance(workspace: Workspace, model_identity: str, model_provenance: dict[str, Any]) -> None:
     write_json(model_provenance, _provenance_path(workspace, model_identity))
 

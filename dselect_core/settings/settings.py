@@ -213,6 +213,9 @@ class TrialsSpec(StrictModel):
         "auto", description="auto: all weights of the builtin model, LoRA for any other"
     )
     lora_rank: int = Field(16, gt=0, description="rank of the LoRA matrices, which are scaled by 2")
+    precision: Literal["auto", "bf16", "float32"] = Field(
+        "auto", description="auto: bf16 where the device computes in it, float32 for the builtin model"
+    )
     epochs: float = Field(2.0, gt=0, description="passes over the training rows")
     learning_rate: float | None = Field(
         None, gt=0, description="peak learning rate; by default 2e-4 for LoRA, 2e-5 for all weights, 1e-3 for builtin"

@@ -1,0 +1,115 @@
+"""What was tuned and what was measured, kept so that nothing is tuned twice.
+
+runs/<run>/run.json, runs/<run>/weights/…   a run: what it was tuned on and how; visible when run.json is written, last
+marks/<run>/<marks>.parquet                 what was measured of it on one eval set, a row per eval sample
+
+A run is named by the hash of all that its weights follow from: the samples, the model and its rendering, how it is
+tuned, and the seed. So equal runs of different recipes, of re-landed rows or of another day are one. Trade-off: weights
+that are kept take space (LoRA: megabytes); without them (`keep_models: false`) a new eval set tunes again.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+from upath import UPath
+
+from dselect_core.errors import DamagedFileError
+from dselect_core.fingerprint import fingerprint
+from dselect_core.lm.tuning import TuneSpec
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_bytes, read_parquet, write_bytes, write_parquet
+from dselect_core.storage.json_file import read_json, write_json
+from dselect_core.trials.draws import TrainingSet
+
+REVISION = 1
+"""Goes up when the same samples, model and settings give other weights."""
+
+_RUN, _FILES = "run.json", "files"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One tuning. made_from: all that its weights follow from, as JSON values; it names the run."""
+
+    training_set: TrainingSet
+    spec: TuneSpec
+    model: dict[str, Any]
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """All that the weights follow from."""
+        return {
+            "revision": REVISION,
+            "content": self.training_set.content,
+            "rows": len(self.training_set.ids),
+            "model": self.model,
+            "tuning": asdict(self.spec),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the run."""
+        return fingerprint(self.made_from)
+
+
+class RunStore:
+    """The runs and marks of a workspace. What is damaged counts as not there, and is made again."""
+
+    def __init__(self, workspace: Workspace):
+        self._runs = workspace.trials / "runs"
+        self._marks = workspace.trials / "marks"
+
+    def facts(self, run: Run) -> dict[str, Any] | None:
+        """What is known of a finished run; None where it was not tuned yet."""
+        try:
+            stored = read_json(self._runs / run.fingerprint / _RUN)
+        except (FileNotFoundError, DamagedFileError):
+            return None
+        return stored if stored.get("made_from") == run.made_from else None
+
+    def has_weights(self, run: Run) -> bool:
+        """Whether the run was tuned and its weights are kept."""
+        files = (self.facts(run) or {}).get(_FILES)
+        folder = self._runs / run.fingerprint / "weights"
+        return bool(files) and all((folder / name).exists() for name in files or ())
+
+    def write(self, run: Run, facts: dict[str, Any], weights: Path | None) -> None:
+        """Keep a run. weights: a local folder of files; None: they are not kept."""
+        folder = self._runs / run.fingerprint
+        files = sorted(path.name for path in weights.iterdir() if path.is_file()) if weights is not None else []
+        for name in files:
+            assert weights is not None
+            write_bytes((weights / name).read_bytes(), folder / "weights" / name)
+        write_json({"made_from": run.made_from, **facts, _FILES: files}, folder / _RUN)
+
+    def with_weights(self, run: Run, use: Callable[[Path], Any]) -> Any:
+        """What `use` returns for a local folder with the weights. Raises FileNotFoundError where they are gone."""
+        with TemporaryDirectory(prefix="dselect-run-") as scratch:
+            for name in (self.facts(run) or {}).get(_FILES, ()):
+                data = read_bytes(self._runs / run.fingerprint / "weights" / name)
+                (Path(scratch) / name).write_bytes(data)
+            return use(Path(scratch))
+
+    def marks(self, run: str, name: str) -> pl.DataFrame | None:
+        """What was measured under a name (`marks_name`); None where it was not yet. run: its fingerprint."""
+        try:
+            return read_parquet(self._marks_file(run, name))
+        except (FileNotFoundError, DamagedFileError):
+            return None
+
+    def write_marks(self, run: str, name: str, marks: pl.DataFrame) -> None:
+        """Keep what was measured."""
+        write_parquet(marks, self._marks_file(run, name))
+
+    def _marks_file(self, run: str, name: str) -> UPath:
+        file: UPath = self._marks / run / f"{name}.parquet"
+        return file
+
+
+def marks_name(metric: str, eval_version: str, how: dict[str, Any]) -> str:
+    """Names marks by what was measured, on which samples, and how these are rendered."""
+    return f"{metric}-{fingerprint([eval_version, how])[:16]}"
