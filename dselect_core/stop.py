@@ -30,6 +30,11 @@ def forget_request() -> None:
     _requested.clear()
 
 
+def stop_is_requested() -> bool:
+    """Whether the process is to stop."""
+    return _requested.is_set()
+
+
 def raise_if_stopped() -> None:
     """Raises Stopped when the process is to stop."""
     if _requested.is_set():

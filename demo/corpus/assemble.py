@@ -46,6 +46,8 @@ WRONG_WITH_EQUATION = 60
 """Wrong answers that show a false equation or conversion, which can be recomputed without knowing the task."""
 EXACT_ACROSS_SOURCES, NEAR_ACROSS_SOURCES = 30, 25
 SYSTEM_SHARE = 0.15
+HELD_OUT_SHARE = 10
+"""One task in ten is drawn once more, for the held-out rows."""
 
 _NUMERIC = {
     "arithmetic", "units", "dates", "conversation/running_sum", "conversation/cart", "conversation/unit_ladder",
@@ -81,10 +83,14 @@ class Label:
 
 @dataclass(frozen=True)
 class BuiltinCorpus:
-    """rows: per source, in the shape of its file; labels: one per row, in source and row order."""
+    """rows: per source, in the shape of its file; labels: one per row, in source and row order.
+
+    held_out: OpenAI messages; other problems of the same kinds, all with right answers, to try models on.
+    """
 
     rows: dict[str, list[dict[str, Any]]]
     labels: list[Label]
+    held_out: list[dict[str, Any]]
 
 
 @dataclass(eq=False)
@@ -119,7 +125,11 @@ def generate(seed: int = 0) -> BuiltinCorpus:
             item.task = replace(item.task, system=rng.choice(systems))
     _spoil(rng, items, draw)
     items += _copies(rng, items)
-    return _rows(rng, items)
+    corpus = _rows(rng, items)
+    # Drawn last, so that the rows are those of the corpus before there were any.
+    parts = [part for of_source in PLAN.values() for part in of_source]
+    held_out = [task for makers, n in parts for task in draw(makers, n // HELD_OUT_SHARE)]
+    return replace(corpus, held_out=[_messages(task) for task in held_out])
 
 
 class _Drawer:
@@ -240,6 +250,7 @@ def _rows(rng: Random, items: list[_Item]) -> BuiltinCorpus:
             for members in shuffled.values()
             for item in members
         ],
+        held_out=[],
     )
 
 

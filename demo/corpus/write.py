@@ -19,20 +19,26 @@ SOURCES = {
 }
 """File of each source: an Alpaca JSON array, OpenAI messages as JSONL, ShareGPT as gzipped JSONL."""
 LABELS = "labels/labels.csv"
+HELD_OUT = "held_out.jsonl"
+"""Rows that are not chosen from: trials measure on them."""
 
 
 def write_corpus(folder: Path, seed: int = 0) -> dict[str, Path]:
-    """Write the corpus of a seed into `folder`; returns the path of each source, and of `labels`.
+    """Write the corpus of a seed into `folder`; returns the path of each source, of `held_out` and of `labels`.
 
     Same seed, same bytes (on one version of Python and zlib; the rows are the same on all). An existing
     file is replaced. Raises DselectError where the folder cannot be written.
     """
     corpus = generate(seed)
-    paths = {source: folder / name for source, name in SOURCES.items()} | {"labels": folder / LABELS}
+    paths = {source: folder / name for source, name in SOURCES.items()} | {
+        "held_out": folder / HELD_OUT,
+        "labels": folder / LABELS,
+    }
     contents = {
         "arithmetic_and_units": json.dumps(corpus.rows["arithmetic_and_units"], ensure_ascii=False, indent=1).encode(),
         "text_and_code": _lines(corpus.rows["text_and_code"]),
         "conversations": gzip.compress(_lines(corpus.rows["conversations"]), mtime=0),
+        "held_out": _lines(corpus.held_out),
         "labels": _table(corpus.labels),
     }
     try:

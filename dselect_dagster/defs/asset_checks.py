@@ -59,6 +59,7 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
         partitions_def=RECIPE,
         description="every source of the last coreset is in the pool, or was taken out of the settings",
     )
+    @with_clean_errors
     def every_source_kept(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.sources_kept(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
 

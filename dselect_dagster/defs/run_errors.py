@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.escape import visible
 from dselect_core.redact import redact
+from dselect_core.stop import request_stop
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -50,6 +51,11 @@ def with_clean_errors(function: _F) -> _F:
 def _clean_errors() -> Iterator[None]:
     try:
         yield
+    except KeyboardInterrupt:
+        # A library may take Ctrl-C for itself while it is at work, and raise this where it stands. Dagster would count
+        # it as a failure like any other, and go on.
+        request_stop()
+        raise
     except DselectError as error:
         raise DselectError(clean(str(error))).with_traceback(error.__traceback__) from None
     except OSError as error:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from dselect_core.stop import Stopped, forget_request, request_stop
+from dselect_core.stop import Stopped, forget_request, request_stop, stop_is_requested
 from dselect_core.storage.appender import flush_open_appenders
 
 GRACE_SECONDS = 5.0
@@ -42,6 +42,10 @@ def run_stoppable(work: Callable[[], _T], on_stop: Callable[[], None]) -> _T:
     def do() -> None:
         try:
             results.append(work())
+        except KeyboardInterrupt as error:
+            # A library may have taken Ctrl-C for itself: then the handler here was not called.
+            request_stop()
+            errors.append(error)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -50,18 +54,19 @@ def run_stoppable(work: Callable[[], _T], on_stop: Callable[[], None]) -> _T:
     worker = threading.Thread(target=contextvars.copy_context().run, args=(do,), name="dselect", daemon=True)
     with _first_signal_stops() as received:
         worker.start()
-        _wait(finished, received, on_stop)
-    if received and not results:
+        _wait(finished, on_stop)
+        was_stopped = stop_is_requested()
+    if (received or was_stopped) and not results:
         raise Stopped("stopped by a signal") from (errors[0] if errors else None)
     if errors:
         raise errors[0]
     return results[0]
 
 
-def _wait(finished: threading.Event, received: list[int], on_stop: Callable[[], None]) -> None:
+def _wait(finished: threading.Event, on_stop: Callable[[], None]) -> None:
     deadline = None
     while not finished.wait(_LOOK_EVERY):
-        if received and deadline is None:
+        if stop_is_requested() and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
             # The terminal may be gone, which is why we stop.
             with contextlib.suppress(OSError):

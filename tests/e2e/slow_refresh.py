@@ -1,8 +1,10 @@
 """`dselect refresh` in no hurry: `python -m tests.e2e.slow_refresh LOG SECONDS` writes each step of progress to LOG.
 
-Each step takes SECONDS more, inside the code that reports it, so a test can meet it at its work.
+Each step takes SECONDS more, inside the code that reports it, so a test can meet it at its work. $INTERRUPT_IN names a
+unit of work in which KeyboardInterrupt is raised where it stands, as by a library that takes Ctrl-C for itself.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,6 +20,8 @@ if __name__ == "__main__":
         def tell(unit: str, done: int, total: int, reused: int) -> None:
             print(f"{unit}\t{done}\t{total}", file=told)
             time.sleep(seconds)
+            if os.environ.get("INTERRUPT_IN", "\0") in unit:
+                raise KeyboardInterrupt
 
         with listen_to_progress(tell):
             main()

@@ -88,6 +88,21 @@ def stop(process: subprocess.Popen[str], number: int) -> tuple[float, str]:
     return seconds, told
 
 
+@pytest.mark.parametrize("unit", ["difficulty", "corpus_index"])
+def test_an_interrupt_that_a_library_raises_stops_the_refresh_and_is_no_failure_of_a_step(
+    unit: str, project: Path, undisturbed: Graph, tmp_path: Path
+) -> None:
+    graph = Graph(Path(shutil.copytree(project, tmp_path / "p")))
+    with at_work(graph, tmp_path / "log", lambda: True, seconds=0, INTERRUPT_IN=unit) as process:
+        told = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, told
+    assert told.count(STOPPING) == 1 and "failed" not in told
+    assert not (graph.folder / ".dselect" / "coresets").exists()
+    done = graph.refresh()
+    assert not done.failed and not done.still_stale
+    assert_same(graph, undisturbed)
+
+
 def lines(log: Path, unit: str) -> list[str]:
     return [line for line in log.read_text().splitlines() if unit in line.partition("\t")[0]]
 
