@@ -74,36 +74,64 @@ def attend(
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
         widest = max(query.shape[3], width)
         query, key, value = (nn.functional.pad(x, (0, widest - x.shape[3])) for x in (query, key, value))
-    out = value.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     grouped_queries = query.shape[1] != key.shape[1]
-    for (start, end), (root, root_end) in zip(batch.layout.spans, batch.layout.roots, strict=True):
-        q, k, v = (states[:, :, start:end] for states in (query, key, value))
-        root_tokens = root_end - root
+    attended = _Attended(value.new_empty(1, query.shape[2], query.shape[1], value.shape[3]))
+    # Split in one go: the gradient of a slice is as large as the batch.
+    lengths = [end - start for start, end in batch.layout.spans]
+    parts = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), batch.layout.roots, strict=True)
+    for q, k, v, (root, root_end) in parts:
+        tokens, root_tokens = q.shape[2], root_end - root
         if root_tokens:
             k = torch.cat([key[:, :, root:root_end], k], dim=2)
             v = torch.cat([value[:, :, root:root_end], v], dim=2)
         window_cuts = sliding_window is not None and k.shape[2] > sliding_window
         if not (root_tokens or window_cuts or softcap is not None):
-            out[:, start:end] = nn.functional.scaled_dot_product_attention(
+            out = nn.functional.scaled_dot_product_attention(
                 q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped_queries
-            ).transpose(1, 2)
+            )
+            attended.append(out)
             continue
         # A mask of all queries and keys would grow with the square of the length.
         rows = _rows(q.shape[1], k.shape[2], sliding_window, _CAPPED_CELLS if softcap else _CELLS)
-        for first in range(0, end - start, rows):
-            block = slice(first, min(first + rows, end - start))
+        for first in range(0, tokens, rows):
+            block = slice(first, min(first + rows, tokens))
             oldest = 0 if sliding_window is None else max(0, root_tokens + first - sliding_window + 1)
             visible = slice(oldest, root_tokens + block.stop)
             mask = _mask(batch, block.stop - first, root_tokens + first - oldest, sliding_window, q.device)
             block_q, block_k, block_v = q[:, :, block], k[:, :, visible], v[:, :, visible]
             if softcap is not None:
-                attended = _soft_capped(block_q, block_k, block_v, mask, scaling, softcap)
+                out = _soft_capped(block_q, block_k, block_v, mask, scaling, softcap)
             else:
-                attended = nn.functional.scaled_dot_product_attention(
+                out = nn.functional.scaled_dot_product_attention(
                     block_q, block_k, block_v, attn_mask=mask, scale=scaling, enable_gqa=grouped_queries
                 )
-            out[:, start + first : start + block.stop] = attended.transpose(1, 2)
-    return out[..., :width], None
+            attended.append(out)
+    return attended.joined()[..., :width], None
+
+
+class _Attended:
+    """Results in the order of the tokens.
+
+    Each is written to its place at once. Where a gradient is wanted, they are joined at the end, since the gradient of
+    writing into a part of a tensor is as large as the tensor.
+    """
+
+    def __init__(self, place: Tensor):
+        self._place = place
+        self._parts: list[Tensor] | None = [] if torch.is_grad_enabled() else None
+        self._written = 0
+
+    def append(self, part: Tensor) -> None:
+        """part: [1, heads, tokens, d]."""
+        if self._parts is not None:
+            self._parts.append(part.transpose(1, 2))
+            return
+        self._place[:, self._written : self._written + part.shape[2]] = part.transpose(1, 2)
+        self._written += part.shape[2]
+
+    def joined(self) -> Tensor:
+        """[1, all tokens, heads, d]."""
+        return self._place if self._parts is None else torch.cat(self._parts, dim=1)
 
 
 def _rows(heads: int, keys: int, window: int | None, cells: int) -> int:

@@ -113,7 +113,7 @@ class Forward:
         try:
             signals = self.run(batch, want=want, **how)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             signals = None
         if signals is not None:
@@ -170,7 +170,7 @@ class Forward:
             over = [(start, mid if neuron_tokens == "prompt" else end) for start, end, mid in pooled]
             recorder = NeuronRecorder(self.layers, over, neuron_layers)
         try:
-            states = self._packed_states(layout)[0] if longest is None else self._padded_states(layout, longest)
+            states = self.packed_states(layout)[0] if longest is None else self.padded_states(layout, longest)
         finally:
             if recorder is not None:
                 recorder.detach()
@@ -183,8 +183,8 @@ class Forward:
             self._token_scores(signals, layout, states, beta)
         return signals
 
-    def _packed_states(self, layout: Layout) -> tuple[Tensor, set[int | None]]:
-        """[tokens, d], and the sliding windows of the layers."""
+    def packed_states(self, layout: Layout) -> tuple[Tensor, set[int | None]]:
+        """Last states of a flat batch, [tokens, d], and the sliding windows of the layers."""
         with packed(self.body, layout) as windows:
             states = self.body(
                 input_ids=torch.from_numpy(layout.ids)[None].to(self.device),
@@ -193,7 +193,8 @@ class Forward:
             ).last_hidden_state[0]
         return states, windows
 
-    def _padded_states(self, layout: Layout, longest: int) -> Tensor:
+    def padded_states(self, layout: Layout, longest: int) -> Tensor:
+        """Last states of a batch from `packing.padded`, [rows × longest, d]."""
         ids = torch.from_numpy(layout.ids).reshape(-1, longest).to(self.device)
         states: Tensor = self.body(input_ids=ids, use_cache=False).last_hidden_state
         return states.flatten(0, 1)
@@ -257,13 +258,13 @@ class Forward:
         root = sequence(1, 9)
         probe = [sequence(40, 12), root, sequence(11, 5, root), sequence(23, 7, root), sequence(90, 3)]
         try:
-            packed_states, windows = self._packed_states(layout := flat(probe))
+            packed_states, windows = self.packed_states(layout := flat(probe))
         except (CannotPackError, TypeError, RuntimeError, ValueError, IndexError, NotImplementedError) as error:
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if "sliding_attention" in kinds and not any(windows):
             return "it does not pass its sliding windows to the attention function"
         row_layout, longest = padded(probe)
-        padded_states = self._padded_states(row_layout, longest)
+        padded_states = self.padded_states(row_layout, longest)
         for (start, end), (row, row_end) in zip(layout.spans, row_layout.spans, strict=True):
             a, b = packed_states[start:end].double(), padded_states[row:row_end].double()
             if not (a - b).norm() <= _NOISE[packed_states.dtype] * b.norm():
@@ -304,5 +305,6 @@ def _trees(batch: list[Sequence]) -> list[Tree]:
     return [Tree(root, tuple(children.get(key, ()))) for key, root in [*((id(r), r) for r in roots), *absent.items()]]
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised this because a batch did not fit into memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
