@@ -94,7 +94,7 @@ def refresh(
     import dagster as dg
 
     from dselect_dagster.cli.progress_bars import ProgressBars
-    from dselect_dagster.refresh.dagster_private import step_tracebacks_of
+    from dselect_dagster.dagster_private import step_tracebacks_of
     from dselect_dagster.refresh.instance import hold_refresh_lock, open_instance
     from dselect_dagster.refresh.plan_refresh import plan_refresh
     from dselect_dagster.refresh.refresh import RefreshResult

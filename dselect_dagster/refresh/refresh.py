@@ -20,6 +20,14 @@ from dselect_core.lineage.lost_tables import LostTables
 from dselect_core.pool.corpus_index import read_excluded
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
+from dselect_dagster.dagster_private import (
+    evaluate_conditions,
+    fail_run,
+    materializations_of,
+    replace_specs,
+    run_assets,
+    step_errors_of,
+)
 from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, inputs_are_ready
 from dselect_dagster.defs.changed_inputs import (
     ChangedInputs,
@@ -29,14 +37,6 @@ from dselect_dagster.defs.changed_inputs import (
 )
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.condition_cursor import ConditionCursor
-from dselect_dagster.refresh.dagster_private import (
-    evaluate_conditions,
-    fail_run,
-    materializations_of,
-    replace_specs,
-    run_assets,
-    step_errors_of,
-)
 from dselect_dagster.refresh.lost_partitions import LostPartitions
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness, StalePartition

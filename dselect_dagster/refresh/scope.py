@@ -2,9 +2,9 @@
 
 import dagster as dg
 
+from dselect_dagster.dagster_private import select_assets
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.refresh.asset_graph import AssetGraph
-from dselect_dagster.refresh.dagster_private import select_assets
 
 
 class Scope:

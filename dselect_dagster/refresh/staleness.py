@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
-from dselect_dagster.defs.partitions import RECIPE
-from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
-from dselect_dagster.refresh.dagster_private import (
+from dselect_dagster.dagster_private import (
     StaleCause,
     StaleCauseCategory,
     StalenessResolver,
     StaleStatus,
     staleness_partition_limit,
 )
+from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
+from dselect_dagster.defs.partitions import RECIPE
+from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 
 # Made once and kept: new rows do not make another model (see its condition in defs/automation_condition.py).
 PINNED_ASSETS = frozenset({dg.AssetKey("warmup_model")})

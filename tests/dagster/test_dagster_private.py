@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PRIVATE = "dselect_dagster/refresh/dagster_private.py"
+PRIVATE = "dselect_dagster/dagster_private.py"
 TESTS_PRIVATE = "tests/dagster/dagster_private.py"
 
 STALENESS, CONDITIONS, INSTANCE, RUNS = (
