@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions import data_version
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
 from dagster._core.definitions.data_version import (
@@ -23,6 +24,7 @@ from dagster._core.definitions.data_version import (
     StaleStatus,
 )
 from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.loader import LoadingContext
 from dagster._core.storage.event_log.base import AssetRecord
@@ -138,6 +140,44 @@ def read_cursors(instance: dg.DagsterInstance, names: set[str]) -> Mapping[str, 
 def write_cursors(instance: dg.DagsterInstance, cursors: Mapping[str, str]) -> None:
     """Store texts under names in the instance, all or none."""
     instance.daemon_cursor_storage.set_cursor_values(cursors)
+
+
+def evaluation_of(
+    made: dg.EventLogRecord, check: dg.AssetCheckKey, partition: str, **result: Any
+) -> dg.AssetCheckEvaluation:
+    """The result of a check of one partition of a materialization: to Dagster it says nothing of a later one.
+
+    result: passed, severity, description, metadata of `dg.AssetCheckEvaluation`. It fails no step that yields it.
+    """
+    target = AssetCheckEvaluationTargetMaterializationData(
+        storage_id=made.storage_id, run_id=made.run_id, timestamp=made.timestamp
+    )
+    return dg.AssetCheckEvaluation(
+        check.asset_key,
+        check.name,
+        target_materialization_data=target,
+        blocking=False,
+        partition=partition,
+        **result,
+    )
+
+
+def current_evaluation(
+    instance: dg.DagsterInstance, made: dg.EventLogRecord, check: dg.AssetCheckKey, partition: str
+) -> tuple[dg.AssetCheckEvaluation | None, bool]:
+    """(the last result of the check, None where it is of another materialization; whether a run of it is at work)."""
+    of_partition = PartitionKeyFilter(key=partition)
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key([check], partition_filter=of_partition)
+    record = found.get(check)
+    if record is None:
+        return None, False
+    evaluation: object = record.evaluation
+    if not isinstance(evaluation, dg.AssetCheckEvaluation):  # it is planned
+        run = instance.get_run_by_id(record.run_id)
+        return None, run is not None and not run.is_finished
+    target = evaluation.target_materialization_data
+    is_of_this = target is not None and target.storage_id == made.storage_id
+    return evaluation if is_of_this else None, False
 
 
 def open_instance_without_compute_logs(dagster_home: Path) -> dg.DagsterInstance:
