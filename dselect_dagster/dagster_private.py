@@ -7,6 +7,7 @@ what moved. Everything here takes and returns public types, text, or the classes
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ __all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver
 
 # Records of one query: below the number of parameters that any SQLite takes.
 RECORDS_PER_QUERY = 500
+NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Run config of what runs in this process: its lines go to the event log alone."""
 _EXPECTED_ERROR = f"{DselectError.__module__}.{DselectError.__name__}"
 _NO_COMPUTE_LOGS = {
     "module": "dagster._core.storage.noop_compute_log_manager",
@@ -162,22 +165,49 @@ def evaluation_of(
     )
 
 
-def current_evaluation(
+@dataclass(frozen=True)
+class LastEvaluation:
+    """The last result of a check of a materialization; None: it has none, or a later one has. number: grows with each.
+
+    is_at_work: a run that will say more.
+    """
+
+    result: dg.AssetCheckEvaluation | None = None
+    is_at_work: bool = False
+    number: int = 0
+
+
+def last_evaluation(
     instance: dg.DagsterInstance, made: dg.EventLogRecord, check: dg.AssetCheckKey, partition: str
-) -> tuple[dg.AssetCheckEvaluation | None, bool]:
-    """(the last result of the check, None where it is of another materialization; whether a run of it is at work)."""
+) -> LastEvaluation:
+    """What Dagster has on record of a check of one partition as it was made last."""
     of_partition = PartitionKeyFilter(key=partition)
     found = instance.event_log_storage.get_latest_asset_check_execution_by_key([check], partition_filter=of_partition)
     record = found.get(check)
     if record is None:
-        return None, False
+        return LastEvaluation()
     evaluation: object = record.evaluation
     if not isinstance(evaluation, dg.AssetCheckEvaluation):  # it is planned
         run = instance.get_run_by_id(record.run_id)
-        return None, run is not None and not run.is_finished
+        return LastEvaluation(None, run is not None and not run.is_finished, record.id)
     target = evaluation.target_materialization_data
     is_of_this = target is not None and target.storage_id == made.storage_id
-    return evaluation if is_of_this else None, False
+    return LastEvaluation(evaluation if is_of_this else None, False, record.id)
+
+
+def run_checks(
+    defs: dg.Definitions, instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], partition: str
+) -> dg.ExecuteInProcessResult:
+    """Evaluate checks of one partition in this process, and make nothing.
+
+    A result that is reported without a run would do, but for one thing: Dagster takes one such of a partition, and no
+    second (a UNIQUE constraint on its table).
+    """
+    job = defs.resolve_implicit_global_asset_job_def()
+    subset = job.get_subset(asset_selection=frozenset(), asset_check_selection=frozenset(checks))
+    # Named by its tag: Dagster looks for the set of partitions among the assets of the run, and there are none.
+    tags = {"dagster/partition": partition}
+    return subset.execute_in_process(instance=instance, tags=tags, raise_on_error=False, run_config=NO_CONSOLE_LOG)
 
 
 def open_instance_without_compute_logs(dagster_home: Path) -> dg.DagsterInstance:

@@ -5,11 +5,12 @@ Why two: to Dagster a check blocks for all partitions of its asset or for none, 
 `require: [beats_random]`; that of a recipe that requires nothing passes. It exists only where some recipe requires.
 
 A coreset's own run evaluates both, from the trial of these very rows where there is one. A trial's run evaluates them
-anew. What a change of the settings alone decides, `dselect refresh` and the landing sensor report. Each result names
+anew. What a change of the settings alone decides, `dselect refresh` and the landing sensor evaluate. Each result names
 the materialization that it is of, so that it says nothing of a later one.
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -18,7 +19,7 @@ from dselect_core.lineage.quality_checks import Verdict, beats_random, requireme
 from dselect_core.redact import redact_all
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.dagster_private import current_evaluation, evaluation_of
+from dselect_dagster.dagster_private import evaluation_of, last_evaluation
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
@@ -73,10 +74,29 @@ def coreset_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     return checks
 
 
-def due_evaluations(
+@dataclass(frozen=True)
+class DueCheck:
+    """A check of a recipe's coreset whose result differs from what Dagster has on record, or is not there.
+
+    made: the materialization of the coreset. shown: the result as it would be now. number: of the last result.
+    """
+
+    check: dg.AssetCheckKey
+    recipe: str
+    made: dg.EventLogRecord
+    shown: dict[str, Any]
+    number: int
+
+    @property
+    def evaluation(self) -> dg.AssetCheckEvaluation:
+        """The result, for a step to yield."""
+        return evaluation_of(self.made, self.check, self.recipe, **self.shown)
+
+
+def due_checks(
     workspace: Workspace, instance: dg.DagsterInstance, recipes: Collection[str] | None = None
-) -> list[dg.AssetCheckEvaluation]:
-    """The results that differ from what Dagster has on record for the coresets as they are. recipes: by default all."""
+) -> list[DueCheck]:
+    """The checks to evaluate anew, of the coresets as they were made last. recipes: by default all."""
     specs = workspace.settings.coresets
     if not any(spec.trial for spec in specs.values()):
         return []
@@ -93,14 +113,28 @@ def due_evaluations(
         for check, verdict, severity in results:
             if verdict is None:
                 continue
-            shown = _shown(verdict, severity)
-            last, is_at_work = current_evaluation(instance, made, check, recipe)
-            is_same = last is not None and all(
-                getattr(last, part) == shown[part] for part in ("passed", "severity", "description")
+            shown, last = _shown(verdict, severity), last_evaluation(instance, made, check, recipe)
+            is_same = last.result is not None and all(
+                getattr(last.result, part) == shown[part] for part in ("passed", "severity", "description")
             )
-            if not is_same and not is_at_work:
-                due.append(evaluation_of(made, check, recipe, **shown))
+            if not is_same and not last.is_at_work:
+                due.append(DueCheck(check, recipe, made, shown, last.number))
     return due
+
+
+def check_runs(due: list[DueCheck]) -> list[dg.RunRequest]:
+    """A run for each check, which makes nothing. The run key makes Dagster start it once for each state."""
+    return [
+        dg.RunRequest(
+            run_key=f"{each.check.name}:{each.recipe}:{each.made.storage_id}:after {each.number}",
+            asset_selection=[],
+            asset_check_keys=[each.check],
+            partition_key=each.recipe,
+            # The partition is named by its tag too: Dagster looks for its set among the assets, and there are none.
+            tags={"dagster/partition": each.recipe, "dselect/cause": "verdict"},
+        )
+        for each in due
+    ]
 
 
 def _shown(verdict: Verdict, severity: dg.AssetCheckSeverity) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dselect_dagster.defs.changed_inputs import (
     partition_requests,
     restoring_runs,
 )
-from dselect_dagster.defs.coreset_checks import due_evaluations
+from dselect_dagster.defs.coreset_checks import check_runs, due_checks
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
@@ -32,7 +32,7 @@ from dselect_dagster.defs.run_errors import with_clean_errors
 def sources_and_recipes(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
     """Request a run for each change, with a partition where it is new, and for what is lost.
 
-    Checks that a change of the settings alone decides anew, as an edited `require` does, are reported.
+    Checks that a change of the settings alone decides anew, as an edited `require` does, are evaluated.
     """
     place = workspace.open()
     changed_inputs = find_changed_inputs(place, context.instance)
@@ -40,9 +40,9 @@ def sources_and_recipes(context: dg.SensorEvaluationContext, workspace: Workspac
         run_requests=[
             *landing_runs(changed_inputs, LANDED_ASSETS),
             *restoring_runs(changed_inputs, context.instance),
+            *check_runs(due_checks(place, context.instance)),
         ],
         dynamic_partitions_requests=partition_requests(changed_inputs),
-        asset_events=due_evaluations(place, context.instance),
     )
 
 

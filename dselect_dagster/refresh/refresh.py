@@ -22,11 +22,13 @@ from dselect_core.pool.corpus_index import read_excluded
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
 from dselect_dagster.dagster_private import (
+    NO_CONSOLE_LOG,
     evaluate_conditions,
     fail_run,
     materializations_of,
     replace_specs,
     run_assets,
+    run_checks,
     step_errors_of,
 )
 from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, NOT_BLOCKED_BY_CORESET, inputs_are_ready
@@ -36,7 +38,7 @@ from dselect_dagster.defs.changed_inputs import (
     find_lost_scores,
     register_partitions,
 )
-from dselect_dagster.defs.coreset_checks import due_evaluations
+from dselect_dagster.defs.coreset_checks import due_checks
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.condition_cursor import ConditionCursor
 from dselect_dagster.refresh.lost_partitions import LostPartitions
@@ -45,7 +47,6 @@ from dselect_dagster.refresh.staleness import Staleness, StalePartition
 
 _REFRESH_TAG = {"dselect/command": "refresh"}
 _PROCESS_TAG = "dselect/process"
-_NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,7 @@ def refresh(
         # Coresets that were made meanwhile name the files of now.
         origins, failed = {**changed_inputs.origins, **_origins_of(result)}, result.failed_partitions
         if not keys and not restoring.look_again(failed) and not restoring.look_at_origins(origins, failed):
-            for evaluation in due_evaluations(workspace, instance):
-                instance.report_runless_asset_event(evaluation)
+            _evaluate_checks(defs, instance, workspace)
             result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
             result.held_back = _held_back(workspace, recipe)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
@@ -172,6 +172,15 @@ def _left_out(workspace: Workspace, recipe: str | None) -> dict[str, str]:
     for name in workspace.settings.coresets if recipe is None else [recipe]:
         left |= (readable_manifest(workspace, name) or {}).get("sources_left", {})
     return {source: why for source, why in sorted(left.items()) if source in workspace.settings.sources}
+
+
+def _evaluate_checks(defs: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
+    """Those that no run of this refresh evaluated, and that say something else by now."""
+    checks: dict[str, list[dg.AssetCheckKey]] = defaultdict(list)
+    for due in due_checks(workspace, instance):
+        checks[due.recipe].append(due.check)
+    for recipe, keys in checks.items():
+        run_checks(defs, instance, keys, recipe)
 
 
 def _held_back(workspace: Workspace, recipe: str | None) -> dict[str, str]:
@@ -238,7 +247,7 @@ def _run(
             assets,
             partition,
             raise_on_error=False,
-            run_config=_NO_CONSOLE_LOG,
+            run_config=NO_CONSOLE_LOG,
             tags=_REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
         )
         # Dagster counts a run that was stopped as one that failed, and would have the others go on.

@@ -22,7 +22,7 @@ STALENESS, CONDITIONS, INSTANCE, RUNS, CHECKS = (
     "the evaluation of automation conditions",
     "opening the instance",
     "running assets in its process",
-    "results of checks that no run of the asset reports",
+    "evaluating checks apart from their asset",
 )
 RESOLVER = "dagster._core.definitions.data_version.CachingStaleStatusResolver"
 TICK = "dagster._core.definitions.automation_tick_evaluation_context.AutomationTickEvaluationContext"
@@ -102,6 +102,7 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
         ("check_keys", "partition_filter"),
     ),
     "dagster._core.storage.asset_check_execution_record.AssetCheckExecutionRecord.evaluation": (CHECKS, ()),
+    "dagster.JobDefinition.get_subset": (CHECKS, ("asset_selection", "asset_check_selection")),
     "dagster._core.events.AssetMaterializationPlannedData": ("a test", ("asset_key", "partition")),
     "dagster._core.loader.LoadingContextForTest": ("a test", ("instance",)),
     "dagster._core.test_utils.create_run_for_test": ("a test", ("instance",)),

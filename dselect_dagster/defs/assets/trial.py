@@ -18,7 +18,7 @@ from dselect_core.trials.figure import loss_against_budget, loss_by_set
 from dselect_core.trials.report import TrialReport
 from dselect_dagster.defs.asset_metadata import markdown_table, path, png
 from dselect_dagster.defs.automation_condition import on_input_change
-from dselect_dagster.defs.coreset_checks import due_evaluations
+from dselect_dagster.defs.coreset_checks import due_checks
 from dselect_dagster.defs.partitions import TRIAL
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
@@ -98,7 +98,8 @@ def trial(settings: Settings, code_version: str) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(report.version),
             metadata={**_shown(report), "path": path(place.trial(recipe))},
         )
-        yield from due_evaluations(place, context.instance, [recipe])
+        for due in due_checks(place, context.instance, [recipe]):
+            yield due.evaluation
 
     return trial
 
