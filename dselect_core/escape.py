@@ -2,10 +2,11 @@
 
 A sample, a file name, a reply or a name in the settings may hold control sequences (clear the screen, set the
 clipboard, make a link), marks that reorder a line, markup, or HTML. `visible` is for terminals and logs,
-`markdown_code` and `markdown_table` are for pages. Trade-off: in markdown all such text is code, in a fixed-width
-face, because only there is nothing markup.
+`markdown_code`, `markdown_table` and `html_text` are for pages. Trade-off: in markdown all such text is code, in a
+fixed-width face, because only there is nothing markup.
 """
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -60,3 +61,8 @@ def markdown_cell(value: Any) -> str:
         return f"{value:.6g}"
     text = str(value)
     return text if not text or _PLAIN.fullmatch(text) else markdown_code(text)
+
+
+def html_text(text: str) -> str:
+    """The text in an HTML page or in an attribute's quotes: no tag, no entity, and nothing that reorders it."""
+    return html.escape(one_line(text))

@@ -52,7 +52,8 @@ class CoresetTodo:
     """A recipe that looks at its candidates, and whether it then selects.
 
     candidates_why, why: reasons to make `candidates` and `coreset`; None: it is not made. rows: of the coreset; None
-    for a budget in tokens. reused_rows: of them, those that the saved order has already.
+    for a budget in tokens. reused_rows: of them, those that the saved order has already. moves: it may come to
+    hold other rows; it does not where it is only written again.
     """
 
     recipe: str
@@ -61,6 +62,7 @@ class CoresetTodo:
     rows: int | None = None
     reused_rows: int = 0
     exact: bool = True
+    moves: bool = False
 
 
 def coreset_todos(
@@ -109,24 +111,25 @@ def _coreset_todo(
     replaced = required_kinds(spec) & upstream.replaced_kinds
     is_behind = _is_behind_index(manifest, spec, upstream.pool)
     rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind
-    keeps_order = True
+    keeps_order = moves = True
     if rows_moved or replaced or (looks and upstream.lengths_replaced):
         why = of_coreset or ("rows changed" if rows_moved else f"scores changed: {', '.join(sorted(replaced))}")
         keeps_order = not (upstream.ids_moved or replaced or is_behind)
     elif is_changed or of_coreset is not None or renamed:
         why = of_coreset or ("its recipe is new or changed" if is_changed else ORIGINS_MOVED)
+        moves = is_changed or ("coreset", recipe) in other_reasons
     else:
         return CoresetTodo(recipe, of_candidates or "upstream changed", None)
     rows = spec.budget.rows(upstream.pool.ids.height)
     candidates_why = (of_candidates or "upstream changed") if looks else None
     if rows is None:
-        return CoresetTodo(recipe, candidates_why, why)
+        return CoresetTodo(recipe, candidates_why, why, moves=moves)
     saved_picks = _saved_picks(workspace, manifest, spec) if keeps_order else 0
     is_certain = keeps_order or _order_moves(workspace, manifest, spec, upstream)
     # Without its manifest it is not known which saved order it was cut from.
     is_lost = manifest is None and ("coreset", recipe) in lost
     exact = is_certain and not is_lost and not strategy(spec.strategy).ends_early
-    return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact)
+    return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact, moves)
 
 
 def origins_moved(manifest: Mapping[str, Any], origins: Mapping[str, str | None]) -> bool:

@@ -32,6 +32,7 @@ from dselect_core.storage.source_head import read_head
 from dselect_core.storage.store_folder import PROVENANCE, PROVENANCE_OF_0_1
 from dselect_core.storage.verified_files import VerifiedFiles
 from dselect_core.storage.verify_arrays import verify_arrays
+from dselect_core.trials.report import read_report
 
 AssetPartition = tuple[str, str | None]
 """An asset and one of its partitions; None where it has none."""
@@ -40,7 +41,7 @@ LostTables = Mapping[AssetPartition, str]
 """{asset partition: what of it is lost, in words}."""
 
 _INDEX: AssetPartition = ("corpus_index", None)
-_FOLDERS = ("raw", "models", "scores", "corpus", "specs", "coresets")
+_FOLDERS = ("raw", "models", "scores", "corpus", "specs", "coresets", "trials/results")
 # What reading an altered file may raise.
 _UNREADABLE = (DselectError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -173,6 +174,10 @@ def _tables(
         yield _parquet("neighbors", None, workspace.neighbors, required="figures")
     for recipe in sorted(recipes):
         yield from _tables_of_coreset(workspace, recipe)
+    for recipe in sorted(recipes):
+        if recipe in workspace.settings.coresets and workspace.settings.coresets[recipe].trial:
+            # Its runs and marks are not asked for: the result holds what they said.
+            yield _Table("trial", recipe, workspace.trial(recipe), partial(read_report, workspace, recipe))
 
 
 def _tables_of_model(workspace: Workspace) -> Iterator[_Table]:

@@ -14,11 +14,12 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.coreset.todo import UpstreamChanges, coreset_todos
+from dselect_core.coreset.todo import CoresetTodo, UpstreamChanges, coreset_todos
 from dselect_core.errors import DselectError
 from dselect_core.kinds import FromSamples, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
 from dselect_core.lineage.cost_estimates import SHOTS, judge_tokens, lengths
-from dselect_core.lineage.plan import Plan, Rate, Step
+from dselect_core.lineage.plan import Plan, Rate, Reasons, Step
+from dselect_core.lineage.plan_trials import trial_steps
 from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
@@ -32,9 +33,6 @@ from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.score_store import Store
 
 _INDEX, _NEIGHBORS, _MODEL = ("corpus_index", None), ("neighbors", None), ("warmup_model", None)
-
-Reasons = Mapping[tuple[str, str | None], str]
-"""{(asset, partition): why the orchestrator will run it}."""
 
 
 def make_plan(
@@ -78,6 +76,7 @@ def make_plan(
         *planner.index(),
         *planner.neighbors_and_pairs(),
         *planner.coresets(frozenset(recipes), model_changes=model_step is not None),
+        *planner.trials(model_changes=model_step is not None),
     ]
     order = _asset_order()
     steps = sorted((_timed(step, rates.get(step.asset)) for step in steps), key=lambda step: order.index(step.asset))
@@ -98,6 +97,7 @@ class _Planner:
     index_moves: bool = False
     pairs: pl.DataFrame | None = None  # samples with the shots they will have; None: not known before the run
     pairs_move: bool = False
+    coreset_todos: dict[str, CoresetTodo] = field(default_factory=dict)  # by recipe
     _lengths: pl.DataFrame | None = None
 
     @cached_property
@@ -252,6 +252,7 @@ class _Planner:
         )
         steps = []
         for todo in coreset_todos(self.workspace, upstream, changed_recipes, self.stale, self.lost):
+            self.coreset_todos[todo.recipe] = todo
             if todo.candidates_why is not None:
                 steps.append(Step("candidates", todo.recipe, todo.candidates_why))
             if todo.why is not None:
@@ -259,6 +260,12 @@ class _Planner:
                 reused = None if todo.rows is None else todo.reused_rows
                 steps.append(Step("coreset", todo.recipe, todo.why, computed, reused, todo.exact))
         return steps
+
+    def trials(self, *, model_changes: bool) -> list[Step]:
+        """Steps of the held-out rows and the trials, where some recipe is tried."""
+        return trial_steps(
+            self.workspace, self.pool, self.coreset_todos, self.stale, self.lost, self._lengths_of, model_changes
+        )
 
     def _scored_new_ids(self, name: str) -> pl.DataFrame:
         """Samples that are new to the pool and have a score already, from an earlier time or another source."""
@@ -276,13 +283,15 @@ class _Planner:
 
     def _tokens(self, rows: pl.DataFrame) -> int:
         """Tokens of the samples named in `rows`; one that is named twice counts twice."""
-        if rows.is_empty():
-            return 0
+        return 0 if rows.is_empty() else int(rows.join(self._lengths_of(), on="sample_id")["tokens"].sum())
+
+    def _lengths_of(self) -> pl.DataFrame:
+        """sample_id, tokens of the pool."""
         if self._lengths is None:
             counting = rankable_columns()["response_tokens"]
             store = self._store(kind_of(counting)) if counting in self.needed else None
             self._lengths = lengths(self.pool.characters, store)
-        return int(rows.join(self._lengths, on="sample_id")["tokens"].sum())
+        return self._lengths
 
 
 def _why_recorded(recipe: str, back: Collection[str], lost: Reasons) -> str:
@@ -342,5 +351,6 @@ def _timed(step: Step, rate: Rate | None) -> Step:
 
 def _asset_order() -> list[str]:
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
-    upstream, downstream = ("raw_dataset", "coreset_spec", "warmup_model"), ("candidates", "coreset")
+    upstream = ("raw_dataset", "coreset_spec", "warmup_model")
+    downstream = ("candidates", "coreset", "held_out", "trial")
     return [*upstream, *by_source, "corpus_index", "neighbors", *over_pool, *downstream]

@@ -6,6 +6,9 @@ from typing import Any
 
 from dselect_core.settings.settings import Settings
 
+Reasons = Mapping[tuple[str, str | None], str]
+"""{(asset, partition): why the orchestrator will run it}."""
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -17,13 +20,16 @@ class Rate:
 
     @classmethod
     def of(cls, runs: Sequence[Mapping[str, Any]]) -> "Rate":
-        """From what runs reported: `seconds`, and where they have them `rows computed` (or `rows`) and `tokens`."""
+        """From what runs reported: `seconds`, and where they have them `rows computed` (or `rows`) and `tokens`.
+
+        A trial reports the models that it tuned, not rows.
+        """
 
         def total(name: str, of: list[Mapping[str, Any]]) -> float:
             return float(sum(run.get(name) or 0 for run in of))
 
         def rows(run: Mapping[str, Any]) -> float:
-            return float(run.get("rows computed", run.get("rows", 0)) or 0)
+            return float(run.get("rows computed", run.get("runs tuned", run.get("rows", 0))) or 0)
 
         idle = [run for run in runs if not rows(run)]
         busy = [run for run in runs if rows(run)]
@@ -39,9 +45,9 @@ class Rate:
 class Step:
     """One asset partition that would be made. None where a figure has no meaning or cannot be known.
 
-    computed, reused: rows. exact: False where `computed` is an estimate. tokens: through the target model, estimated
-    from lengths; the assets of one pass (`pass_name`) name the same tokens. judge_tokens: (prompt, completion) to pay
-    for. seconds: from past runs, None without any.
+    computed, reused: rows; of a trial, models to tune and those tuned before. exact: False where `computed` is an
+    estimate. tokens: through the model, estimated from lengths; the assets of one pass (`pass_name`) name the same
+    tokens. judge_tokens: (prompt, completion) to pay for. seconds: from past runs, None without any.
     """
 
     asset: str

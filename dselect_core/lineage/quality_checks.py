@@ -12,6 +12,7 @@ from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet
+from dselect_core.trials.standing import standing
 
 NULL_SHARE = 0.5
 QUARANTINE_SHARE = 0.05
@@ -81,6 +82,31 @@ def sources_kept(workspace: Workspace, recipe: str) -> Verdict:
     lost = {source: why for source, why in left.items() if why != TAKEN_OUT}
     told = "; ".join(f"{source} left: {why}" for source, why in left.items())
     return Verdict(not lost, told or "every source of the last coreset is still in the pool", {"left": len(left)})
+
+
+def beats_random(workspace: Workspace, recipe: str) -> Verdict | None:
+    """The trial's verdict on the coreset as it is now; None where there is none, for then nothing is known."""
+    spec = workspace.settings.coresets.get(recipe)
+    if spec is None or not spec.trial:
+        return None
+    tried = standing(workspace, recipe)
+    if tried.report is None or not tried.holds:
+        return None
+    against = tried.report.against_random
+    facts = {"better by": against.better_by, "half width": against.half_width, "verdict": against.word}
+    return Verdict(against.word == "better", against.sentence, facts)
+
+
+def requirements_met(workspace: Workspace, recipe: str) -> Verdict:
+    """Whether all that the recipe requires of its coreset holds. What is not known yet does not hold."""
+    spec = workspace.settings.coresets.get(recipe)
+    if spec is None or not spec.require:
+        return Verdict(True, "the recipe requires nothing")
+    beats = beats_random(workspace, recipe)
+    if beats is None:
+        why = standing(workspace, recipe).why
+        return Verdict(False, f"it requires beats_random, and its trial has not said so: {why}", {"known": False})
+    return Verdict(beats.passed, f"it requires beats_random: {beats.description}", {"known": True, **beats.facts})
 
 
 def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool) -> tuple[list[str], float]:

@@ -298,6 +298,16 @@ class Settings(StrictModel):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _trials_have_rows_to_measure_on(self) -> "Settings":
+        tried = [name for name, spec in self.coresets.items() if spec.trial]
+        if tried and not self.sources_of("eval"):
+            raise ValueError(
+                f"coresets.{tried[0]}.trial: a trial measures on held-out rows, and no source has any. Add a source "
+                "with `role: eval` under `sources`"
+            )
+        return self
+
     def sources_of(self, role: Role) -> list[str]:
         """Names of the sources with a role, sorted."""
         return sorted(name for name, spec in self.sources.items() if spec.role == role)

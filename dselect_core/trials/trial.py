@@ -123,7 +123,11 @@ class Trial:
 
 def trial_todo(workspace: Workspace, recipe: str) -> TrialTodo:
     """What `make_trial` would have to do now. Reads only. Raises as `make_trial`, but for what tuning raises."""
-    trial = Trial.of(workspace, recipe)
+    return todo_of(Trial.of(workspace, recipe))
+
+
+def todo_of(trial: Trial) -> TrialTodo:
+    """What there is to do of a trial, of today or as it will be. Reads only."""
     to_tune, to_measure = trial.to_tune(), trial.to_measure()
     marks = sum(len(trial.missing_marks(run.fingerprint)) for run in [*to_tune, *to_measure])
     untuned = trial.missing_marks(trial.untuned)

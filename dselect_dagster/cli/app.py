@@ -1,4 +1,6 @@
-"""`dselect`: refresh, plan, status, why, dev, export, init. Each command reads its options and calls what does it.
+"""`dselect`: refresh, plan, status, why, compare, dev, export, init.
+
+Each command reads its options and calls what does it.
 
 Dagster and the model libraries are imported inside the commands, so that `--help` and typing errors answer at once.
 """
@@ -94,7 +96,7 @@ def refresh(
     import dagster as dg
 
     from dselect_dagster.cli.progress_bars import ProgressBars
-    from dselect_dagster.refresh.dagster_private import step_tracebacks_of
+    from dselect_dagster.dagster_private import step_tracebacks_of
     from dselect_dagster.refresh.instance import hold_refresh_lock, open_instance
     from dselect_dagster.refresh.plan_refresh import plan_refresh
     from dselect_dagster.refresh.refresh import RefreshResult
@@ -178,7 +180,8 @@ def status(config: ConfigOption = None) -> None:
         changed_inputs = find_changed_inputs(workspace, instance)
         lost = {**changed_inputs.lost, **find_lost_scores(workspace, instance)}
         staleness = Staleness(_definitions(settings, path), instance)
-        stale_partitions = staleness.stale_partitions()
+        coming = {"trial": changed_inputs.trials_on}
+        stale_partitions = staleness.stale_partitions(coming, changed_inputs.partitions_to_go)
         for change in changed_inputs.changes:
             name = f"{render.kind_of_input(change)} {change.partition}"
             out.print(f"{name} is {change.state}: `dselect refresh` lands it and makes what follows")
@@ -199,6 +202,30 @@ def status(config: ConfigOption = None) -> None:
             out.print(f"{asset.to_user_string()} is not computed: no recipe reads it")
         if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost):
             out.print("Everything is up to date.")
+
+
+@app.command()
+def compare(
+    config: ConfigOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="also write one HTML file that needs nothing else")
+    ] = None,
+) -> None:
+    """Set all tried coresets side by side: against random draws of their size, on held-out rows. Runs nothing."""
+    settings, path = _load(config)
+    from dselect_core.trials.compare import compare as compare_trials
+    from dselect_core.trials.compare_page import comparison_page
+    from dselect_core.version import __version__
+    from dselect_dagster.refresh.instance import open_instance
+    from dselect_dagster.refresh.staleness import stale_trials
+
+    with open_instance(path) as instance:
+        stale = stale_trials(_definitions(settings, path), instance)
+    compared = compare_trials(Workspace(settings), stale)
+    render.print_comparison(compared)
+    if html is not None:
+        html.write_text(comparison_page(compared, settings.trials, __version__), "utf-8")
+        out.print(f"{html} written.", soft_wrap=True)
 
 
 @app.command()

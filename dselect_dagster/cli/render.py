@@ -15,6 +15,16 @@ from dselect_core.kinds import TRIED_AGAIN
 from dselect_core.lineage.plan import Plan, Step
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
+from dselect_core.trials.compare import (
+    Compared,
+    against_random_text,
+    eval_sources,
+    interval_line,
+    multiplier_text,
+    scale_of,
+)
+from dselect_core.trials.report import ALL
+from dselect_core.trials.standing import standing
 from dselect_dagster.cli.console import out, styled
 
 if TYPE_CHECKING:
@@ -110,7 +120,8 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
             for materialization in run.materializations:
                 figures = {name: value.value for name, value in materialization.metadata.items()}
                 rows = figures.get("dagster/partition_row_count", figures.get("dagster/row_count", ""))
-                others = [figures.get(k, "") for k in ("rows computed", "rows reused", "nulls", "seconds")]
+                of_work = ("rows computed", "runs tuned"), ("rows reused", "runs reused"), ("nulls",), ("seconds",)
+                others = [next((figures[k] for k in names if k in figures), "") for names in of_work]
                 table.add_row(
                     materialization.asset_key.to_user_string(),
                     materialization.partition or "",
@@ -133,6 +144,8 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
             out.print(f"not complete: {name}: {why} by the next refresh", soft_wrap=True)
         else:
             out.print(f"not restored: {name}: {why}", soft_wrap=True)
+    for recipe, why in result.held_back.items():
+        out.print(styled("coreset ", (recipe, "bold"), " is ", ("held back", "red"), f": {why}"), soft_wrap=True)
     for source, why in result.left_out.items():
         out.print(styled("source ", (source, "bold"), f" is left out of the pool: {why}"), soft_wrap=True)
     if result.still_stale and not result.failed:
@@ -160,11 +173,12 @@ def _figure(value: object) -> str:
 
 
 def print_coresets(workspace: Workspace, recipes: list[str]) -> None:
-    """A row for each recipe: what its coreset holds, and where it is."""
+    """A row for each recipe: what its coreset holds, how it does against random where it is tried, and where it is."""
     right = (Column(n, justify="right") for n in ("rows", "of pool", "tokens", "entered", "left"))
-    table = Table(
-        "coreset", "recipe", *right, Column("path", overflow="fold"), box=box.SIMPLE, show_edge=False, pad_edge=False
-    )
+    is_any_tried = any(workspace.settings.coresets[name].trial for name in recipes)
+    path = Column("path", overflow="fold")
+    against_column = ["against random"] if is_any_tried else []
+    table = Table("coreset", "recipe", *right, *against_column, path, box=box.SIMPLE, show_edge=False, pad_edge=False)
     for name in recipes:
         spec, folder = workspace.settings.coresets[name], workspace.coreset(name)
         recipe = f"{spec.strategy}, {spec.budget}"
@@ -175,8 +189,48 @@ def print_coresets(workspace: Workspace, recipes: list[str]) -> None:
         figures = [_figure(manifest["counts"].get(key, "")) for key in ("rows", "pool", "response_tokens")]
         changes = manifest.get("changes", {"entered": {}, "left": {}})
         figures += [_figure(sum(changes[direction].values())) for direction in ("entered", "left")]
-        table.add_row(name, recipe, *figures, short_path(str(folder)))
+        against = [_against_random(workspace, name)] if is_any_tried else []
+        table.add_row(name, recipe, *figures, *against, short_path(str(folder)))
     out.print(table)
+
+
+def _against_random(workspace: Workspace, recipe: str) -> str:
+    if not workspace.settings.coresets[recipe].trial:
+        return ""
+    tried = standing(workspace, recipe)
+    return against_random_text(tried.report) if tried.report is not None and tried.holds else tried.why
+
+
+def print_comparison(compared: list[Compared]) -> None:
+    """A row for each recipe, best against random first, with its interval drawn; random is in the middle."""
+    if not compared:
+        out.print("No recipe is tried. Give one `trial: true` in dselect.yaml, and a source `role: eval`.")
+        return
+    sources = eval_sources(compared)
+    losses = (Column("mean loss" if name == ALL else f"loss {name}", justify="right") for name in sources)
+    right = (Column(name, justify="right") for name in ("rows", "tokens"))
+    table = Table("coreset", "recipe", *right, *losses, "better than random by", "worth", box=box.SIMPLE)
+    scale = scale_of(compared)
+    for each in compared:
+        sizes = ["" if value is None else f"{value:,}" for value in (each.rows, each.tokens)]
+        values = ["" if (value := each.loss(name)) is None else f"{value:.4f}" for name in sources]
+        against = "not tried" if each.report is None else against_random_text(each.report)
+        worth = "" if each.report is None else multiplier_text(each.report)
+        table.add_row(each.recipe, f"{each.strategy}, {each.budget}", *sizes, *values, against, worth)
+    out.print(table)
+    drawn = [each for each in compared if each.report is not None]
+    width = max((len(each.recipe) for each in drawn), default=0)
+    for each in drawn:
+        assert each.report is not None
+        out.print(f"{each.recipe:<{width}}  {interval_line(each.report, scale)}")
+    if drawn:
+        axis = f"{'worse':<15}┆{'better':>15}"
+        out.print(f"{'':<{width}}  {axis}  ┆ random, 95% intervals; the axis ends at {scale:.4f} nats a token")
+    for each in compared:
+        if each.report is not None:
+            out.print(styled((each.recipe, "bold"), f": {each.report.against_random.sentence}"), soft_wrap=True)
+        if each.note:
+            out.print(styled((each.recipe, "bold"), ": ", (each.note, "yellow")), soft_wrap=True)
 
 
 def short_path(path: str) -> str:

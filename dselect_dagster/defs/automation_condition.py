@@ -14,14 +14,16 @@ from dselect_core.kinds import FromForwardPass, all_kinds
 AC = dg.AutomationCondition
 
 # Assets that do not wait for every partition of their inputs.
-ALLOW_MISSING_DEPS = frozenset({dg.AssetKey("warmup_model"), dg.AssetKey("corpus_index")})
+ALLOW_MISSING_DEPS = frozenset({dg.AssetKey("warmup_model"), dg.AssetKey("corpus_index"), dg.AssetKey("held_out")})
+# Assets that are not held back from a coreset that fails a blocking check: the trial that may clear it.
+NOT_BLOCKED_BY_CORESET = frozenset({dg.AssetKey("trial")})
 
 
-def on_input_change(*, allow_missing_deps: bool = False) -> dg.AutomationCondition:
+def on_input_change(*, allow_missing_deps: bool = False, blocked_by_coreset: bool = True) -> dg.AutomationCondition:
     """Run when an input changed, and all inputs are there, passed their blocking checks and are not being made.
 
     allow_missing_deps: for the corpus index, which waits until each dependency has some partition, and
-    lists the sources that are incomplete instead of waiting for all.
+    lists the sources that are incomplete instead of waiting for all. blocked_by_coreset: see `inputs_are_ready`.
     """
     dep_changed = (AC.data_version_changed() & ~AC.executed_with_root_target()) | AC.will_be_requested()
     any_dep_changed = AC.any_deps_match(dep_changed).with_label("any_dep_changed")
@@ -30,7 +32,8 @@ def on_input_change(*, allow_missing_deps: bool = False) -> dg.AutomationConditi
     requested = (AC.newly_requested() | AC.initial_evaluation()).with_label("requested")
     changed = any_dep_changed.since(requested & ~any_dep_changed)
     trigger = changed | _own_change() | AC.execution_failed().newly_true()
-    return (trigger & inputs_are_ready(allow_missing_deps=allow_missing_deps)).with_label("on_input_change")
+    ready = inputs_are_ready(allow_missing_deps=allow_missing_deps, blocked_by_coreset=blocked_by_coreset)
+    return (trigger & ready).with_label("on_input_change")
 
 
 def once_there_is_data() -> dg.AutomationCondition:
@@ -42,18 +45,22 @@ def once_there_is_data() -> dg.AutomationCondition:
     return (trigger & inputs_are_ready(allow_missing_deps=True)).with_label("once_there_is_data")
 
 
-def inputs_are_ready(*, allow_missing_deps: bool = False) -> dg.AutomationCondition:
+def inputs_are_ready(*, allow_missing_deps: bool = False, blocked_by_coreset: bool = True) -> dg.AutomationCondition:
     """The inputs are there (or some partition of each), passed their blocking checks, and no run of them is under way.
 
-    This is the condition without its triggers. `dselect refresh` evaluates it alone.
+    This is the condition without its triggers. `dselect refresh` evaluates it alone. blocked_by_coreset: whether the
+    blocking checks of a coreset count.
     """
     # Of the kinds that share the forward pass, one that a model cannot give fails alone, and is waited for in vain.
     in_pass = dg.AssetSelection.assets(*_assets_of_forward_pass())
+    checked = AC.all_deps_blocking_checks_passed()
+    if not blocked_by_coreset:
+        checked = checked.ignore(dg.AssetSelection.assets("coreset"))
     present = (
         AC.all_deps_match(~AC.missing()).ignore(in_pass)
         & AC.all_deps_match(~AC.missing() | AC.execution_failed()).allow(in_pass)
         if allow_missing_deps
-        else ~AC.any_deps_missing() & AC.all_deps_blocking_checks_passed()
+        else ~AC.any_deps_missing() & checked
     )
     return present & ~AC.any_deps_in_progress() & ~AC.in_progress()
 

@@ -19,7 +19,7 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import kinds_by_asset
 from dselect_core.lineage.lost_tables import AssetPartition, LostTables, lost_scores, lost_tables
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.defs.partitions import RECIPE, SOURCE
+from dselect_dagster.defs.partitions import RECIPE, SOURCE, TRIAL
 
 State = Literal["new", "changed", "gone", "unreadable", "lost"]
 """`lost`: unchanged, but what was landed of it is gone from the storage. A recipe that comes back is `new`."""
@@ -50,13 +50,16 @@ class ChangedInputs:
     """All partitions to land, and the recipes that have a partition but are no longer in dselect.yaml.
 
     lost: {(asset, partition): why} of all that Dagster calls made and the storage lacks, also what lands. origins:
-    {source: version of the files and rows in which its samples stood when it landed last}.
+    {source: version of the files and rows in which its samples stood when it landed last}. trials_on, trials_off:
+    recipes that are tried from now on, and those that are no more: partitions of trials to make and to drop.
     """
 
     changes: list[ChangedInput]
     gone_recipes: list[str]
     lost: LostTables
     origins: Mapping[str, str]
+    trials_on: list[str]
+    trials_off: list[str]
 
     def states(self, asset: str) -> dict[str, State]:
         """{partition: state} of the changes that one asset lands."""
@@ -67,6 +70,16 @@ class ChangedInputs:
         """Recipes that were gone, and are back as they were."""
         of_recipes = [change for change in self.changes if change.asset == "coreset_spec" and change.state == "new"]
         return [change.partition for change in of_recipes if change.landed_version is not None]
+
+    @property
+    def partitions_to_come(self) -> dict[str, list[str]]:
+        """{set of partitions: keys that it lacks, and that are made before anything runs}, but for new recipes."""
+        return {str(RECIPE.name): self.recipes_back, str(TRIAL.name): self.trials_on}
+
+    @property
+    def partitions_to_go(self) -> dict[str, list[str]]:
+        """{set of partitions: keys that it has, and that are dropped before anything runs}."""
+        return {str(RECIPE.name): self.gone_recipes, str(TRIAL.name): self.trials_off}
 
     @property
     def landed_versions(self) -> dict[str, str]:
@@ -98,7 +111,16 @@ def find_changed_inputs(
         for name, landing in of_landed.items()
         if landing is not None and "origins" in landing.metadata
     }
-    return ChangedInputs([change for change in changes if change is not None], gone, lost, origins)
+    tried = {name for name, spec in workspace.settings.coresets.items() if spec.trial}
+    trials = set(instance.get_dynamic_partitions(str(TRIAL.name)))
+    return ChangedInputs(
+        [change for change in changes if change is not None],
+        gone,
+        lost,
+        origins,
+        trials_on=sorted(tried - trials),
+        trials_off=sorted(trials - tried),
+    )
 
 
 def find_lost_scores(workspace: Workspace, instance: dg.DagsterInstance) -> dict[AssetPartition, str]:
@@ -164,11 +186,26 @@ def _changed_recipe(
 
 
 def register_partitions(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) -> None:
-    """Make the partitions that the changes name; drop those of recipes that are gone (their files stay)."""
-    for asset, definition in LANDED_ASSETS.items():
-        instance.add_dynamic_partitions(str(definition.name), list(changed_inputs.states(asset)))
-    for recipe in changed_inputs.gone_recipes:
-        instance.delete_dynamic_partition(str(RECIPE.name), recipe)
+    """Make the partitions that the changes name; drop those of recipes that are gone or not tried. Their files stay."""
+    for request in partition_requests(changed_inputs):
+        if isinstance(request, dg.AddDynamicPartitionsRequest):
+            instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+        else:
+            for key in request.partition_keys:
+                instance.delete_dynamic_partition(request.partitions_def_name, key)
+
+
+def partition_requests(
+    changed_inputs: ChangedInputs,
+) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
+    """The same as requests, which a sensor returns."""
+    new = {definition: list(changed_inputs.states(asset)) for asset, definition in LANDED_ASSETS.items()}
+    new[TRIAL] = changed_inputs.trials_on
+    old = {RECIPE: changed_inputs.gone_recipes, TRIAL: changed_inputs.trials_off}
+    return [
+        *(definition.build_add_request(keys) for definition, keys in new.items() if keys),
+        *(definition.build_delete_request(keys) for definition, keys in old.items() if keys),
+    ]
 
 
 def landing_runs(changed_inputs: ChangedInputs, assets: Iterable[str]) -> list[dg.RunRequest]:
@@ -194,7 +231,8 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
     lands = any(change.asset == "raw_dataset" for change in changed_inputs.changes)
     if lands or not lost:
         return []
-    order = [*LANDED_ASSETS, "warmup_model", _SCORES, "corpus_index", "neighbors", _PAIR_SCORES, "coreset"]
+    over_rows = ["warmup_model", _SCORES, "corpus_index", "neighbors", _PAIR_SCORES]
+    order = [*LANDED_ASSETS, *over_rows, "coreset", "held_out", "trial"]
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
 
     def place(asset: str) -> int:

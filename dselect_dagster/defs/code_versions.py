@@ -15,7 +15,7 @@ from dselect_core.settings.settings import Settings
 
 
 def code_versions(settings: Settings) -> dict[str, str]:
-    """{asset: 12 hex digits}, of the model, the neighbours and every asset that holds scores.
+    """{asset: 12 hex digits}, of the model, the neighbours, the trials and every asset that holds scores.
 
     The model's identity is not among them: scores depend on it through `warmup_model`'s data version.
     """
@@ -26,6 +26,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
         "warmup_model": _model_version(settings),
         # How they are searched depends on the pool's size too; the table itself records which way it was.
         "neighbors": [NEIGHBORS_REVISION, settings.neighbors.model_dump()],
+        "trial": _trial_version(settings),
     }
     for asset, kinds in kinds_by_asset().items():
         provenances = [_provenance(kind, inputs) for kind in kinds]
@@ -46,6 +47,13 @@ def _model_version(settings: Settings) -> list[object]:
     if spec.path == "builtin":
         return ["builtin", settings.warmup.model_dump()]
     return [_known_identity(spec.path, spec.revision)]
+
+
+def _trial_version(settings: Settings) -> list[object]:
+    """All of the settings of trials that moves a result. The target model counts through `warmup_model`'s version."""
+    spec = settings.trials
+    named = None if spec.model is None else _known_identity(spec.model, spec.revision)
+    return [spec.model_dump(mode="json", exclude={"model", "revision", "max_seconds", "keep_models"}), named]
 
 
 def _known_identity(path: str, revision: str | None) -> str:

@@ -5,8 +5,9 @@ import dagster as dg
 from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_checks import asset_checks
-from dselect_dagster.defs.assets import coreset, pool, raw_dataset, scores, warmup_model
+from dselect_dagster.defs.assets import coreset, pool, raw_dataset, scores, trial, warmup_model
 from dselect_dagster.defs.code_versions import code_versions
+from dselect_dagster.defs.coreset_checks import coreset_checks
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.schedules import landing_schedules
 from dselect_dagster.defs.sensors import automation, sources_and_recipes
@@ -15,7 +16,8 @@ from dselect_dagster.defs.sensors import automation, sources_and_recipes
 def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
     """The graph for these settings. `config`: path the runs read the settings from ("" for the one in force).
 
-    An asset that no recipe reads is in the graph, to be materialised by hand, but nothing requests it.
+    An asset that no recipe reads is in the graph, to be materialised by hand, but nothing requests it. So is `trial`
+    where no recipe is tried.
     """
     needed = needed_kinds(settings)
     versions = code_versions(settings)
@@ -29,10 +31,12 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
         coreset.coreset_spec(settings),
         coreset.candidates(settings, needed),
         coreset.coreset(settings),
+        trial.held_out(settings),
+        trial.trial(settings, versions["trial"]),
     ]
     return dg.Definitions(
         assets=assets,
-        asset_checks=asset_checks(needed),
+        asset_checks=[*asset_checks(needed), *coreset_checks(settings)],
         sensors=[sources_and_recipes, automation],
         schedules=landing_schedules(settings.schedule),
         resources={"workspace": WorkspaceResource(config=config)},

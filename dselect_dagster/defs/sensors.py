@@ -8,8 +8,14 @@ switched on: the sensor looks every minute, they look when their cron line says.
 
 import dagster as dg
 
-from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, landing_runs, restoring_runs
-from dselect_dagster.defs.partitions import RECIPE
+from dselect_dagster.defs.changed_inputs import (
+    LANDED_ASSETS,
+    find_changed_inputs,
+    landing_runs,
+    partition_requests,
+    restoring_runs,
+)
+from dselect_dagster.defs.coreset_checks import check_runs, due_checks
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
@@ -24,19 +30,19 @@ from dselect_dagster.defs.run_errors import with_clean_errors
 )
 @with_clean_errors
 def sources_and_recipes(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-    """Request a run for each change, with a partition where it is new, and for what is lost."""
-    changed_inputs = find_changed_inputs(workspace.open(), context.instance)
-    partition_requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = [
-        definition.build_add_request(list(changed_inputs.states(asset))) for asset, definition in LANDED_ASSETS.items()
-    ]
-    if changed_inputs.gone_recipes:
-        partition_requests.append(RECIPE.build_delete_request(changed_inputs.gone_recipes))
+    """Request a run for each change, with a partition where it is new, and for what is lost.
+
+    Checks that a change of the settings alone decides anew, as an edited `require` does, are evaluated.
+    """
+    place = workspace.open()
+    changed_inputs = find_changed_inputs(place, context.instance)
     return dg.SensorResult(
         run_requests=[
             *landing_runs(changed_inputs, LANDED_ASSETS),
             *restoring_runs(changed_inputs, context.instance),
+            *check_runs(due_checks(place, context.instance)),
         ],
-        dynamic_partitions_requests=partition_requests,
+        dynamic_partitions_requests=partition_requests(changed_inputs),
     )
 
 

@@ -5,7 +5,7 @@ from functools import cache
 
 import dagster as dg
 
-from dselect_dagster.refresh.dagster_private import upstream_first
+from dselect_dagster.dagster_private import upstream_first
 
 # An asset and one of its partitions; None where the asset has no partitions.
 AssetPartition = tuple[dg.AssetKey, str | None]

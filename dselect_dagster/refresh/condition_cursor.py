@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from dselect_dagster.dagster_private import evaluate_conditions, read_cursors, write_cursors
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
-from dselect_dagster.refresh.dagster_private import evaluate_conditions, read_cursors, write_cursors
 
 # Names in the instance's storage: they stay as they are.
 _CURSOR, _POSTPONED = "dselect/refresh", "dselect/refresh/owed"

@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from dselect_core.errors import DselectError
-from dselect_dagster.refresh.dagster_private import open_instance_without_compute_logs
+from dselect_dagster.dagster_private import open_instance_without_compute_logs
 
 DAGSTER_YAML = """\
 telemetry: {enabled: false}

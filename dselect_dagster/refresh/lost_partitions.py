@@ -19,6 +19,7 @@ from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata
 from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, find_lost_scores
+from dselect_dagster.defs.partitions import may_read
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.scope import Scope
 
@@ -90,7 +91,7 @@ class LostPartitions:
         asset, partition = key
         parents, own_partitions = self._graph.parents(asset), self._graph.partitions(asset)
         return any(
-            other in parents and (self._graph.partitions(other) != own_partitions or other_partition == partition)
+            other in parents and may_read(own_partitions, partition, self._graph.partitions(other), other_partition)
             for other, other_partition in others
         )
 

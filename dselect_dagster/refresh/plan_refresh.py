@@ -34,7 +34,9 @@ def plan_refresh(
     changed_inputs = find_changed_inputs(workspace, instance)
     back = changed_inputs.recipes_back
     recipes = [name for name, state in changed_inputs.states("coreset_spec").items() if state != "lost"]
-    stale_partitions = Staleness(defs, instance).stale_partitions(back)
+    stale_partitions = Staleness(defs, instance).stale_partitions(
+        changed_inputs.partitions_to_come, changed_inputs.partitions_to_go
+    )
     plan = make_plan(
         workspace,
         landing=changed_inputs.states("raw_dataset"),

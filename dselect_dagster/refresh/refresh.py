@@ -17,33 +17,36 @@ import dagster as dg
 
 from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.lineage.lost_tables import LostTables
+from dselect_core.lineage.quality_checks import requirements_met
 from dselect_core.pool.corpus_index import read_excluded
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
-from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, inputs_are_ready
+from dselect_dagster.dagster_private import (
+    NO_CONSOLE_LOG,
+    evaluate_conditions,
+    fail_run,
+    materializations_of,
+    replace_specs,
+    run_assets,
+    run_checks,
+    step_errors_of,
+)
+from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, NOT_BLOCKED_BY_CORESET, inputs_are_ready
 from dselect_dagster.defs.changed_inputs import (
     ChangedInputs,
     find_changed_inputs,
     find_lost_scores,
     register_partitions,
 )
+from dselect_dagster.defs.coreset_checks import due_checks
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.condition_cursor import ConditionCursor
-from dselect_dagster.refresh.dagster_private import (
-    evaluate_conditions,
-    fail_run,
-    materializations_of,
-    replace_specs,
-    run_assets,
-    step_errors_of,
-)
 from dselect_dagster.refresh.lost_partitions import LostPartitions
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness, StalePartition
 
 _REFRESH_TAG = {"dselect/command": "refresh"}
 _PROCESS_TAG = "dselect/process"
-_NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class RefreshResult:
 
     still_lost: {asset partition: why} of what the storage lacked, and lacks after the refresh. left_out: {source: why}
     of the sources in the settings that the pool does not hold, or that a coreset lost since it was made last.
+    held_back: {recipe: why} of the coresets of which something is required that does not hold.
     """
 
     changed_inputs: ChangedInputs
@@ -74,6 +78,7 @@ class RefreshResult:
     still_stale: list[StalePartition] = field(default_factory=list)
     still_lost: dict[AssetPartition, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    held_back: dict[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> list[FinishedRun]:
@@ -87,8 +92,8 @@ class RefreshResult:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing failed, and nothing that was made is lost or left out."""
-        return not (self.failed or self.still_lost or self.left_out)
+        """Whether nothing failed, and nothing that was made is lost, left out or held back."""
+        return not (self.failed or self.still_lost or self.left_out or self.held_back)
 
 
 def refresh(
@@ -148,7 +153,9 @@ def refresh(
         # Coresets that were made meanwhile name the files of now.
         origins, failed = {**changed_inputs.origins, **_origins_of(result)}, result.failed_partitions
         if not keys and not restoring.look_again(failed) and not restoring.look_at_origins(origins, failed):
+            _evaluate_checks(defs, instance, workspace)
             result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
+            result.held_back = _held_back(workspace, recipe)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
             return result
 
@@ -165,6 +172,23 @@ def _left_out(workspace: Workspace, recipe: str | None) -> dict[str, str]:
     for name in workspace.settings.coresets if recipe is None else [recipe]:
         left |= (readable_manifest(workspace, name) or {}).get("sources_left", {})
     return {source: why for source, why in sorted(left.items()) if source in workspace.settings.sources}
+
+
+def _evaluate_checks(defs: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
+    """Those that no run of this refresh evaluated, and that say something else by now."""
+    checks: dict[str, list[dg.AssetCheckKey]] = defaultdict(list)
+    for due in due_checks(workspace, instance):
+        checks[due.recipe].append(due.check)
+    for recipe, keys in checks.items():
+        run_checks(defs, instance, keys, recipe)
+
+
+def _held_back(workspace: Workspace, recipe: str | None) -> dict[str, str]:
+    """Of the made coresets (all, or one recipe's), those that lack what their recipes require."""
+    names = workspace.settings.coresets if recipe is None else [recipe]
+    made = [name for name in names if readable_manifest(workspace, name) is not None]
+    verdicts = {name: requirements_met(workspace, name) for name in made}
+    return {name: verdict.description for name, verdict in verdicts.items() if not verdict.passed}
 
 
 def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
@@ -191,7 +215,10 @@ def _with_readiness_conditions(defs: dg.Definitions) -> dg.Definitions:
     """The same graph with conditions without triggers: the inputs are there and passed their checks."""
 
     def set_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
-        condition = inputs_are_ready(allow_missing_deps=spec.key in ALLOW_MISSING_DEPS)
+        condition = inputs_are_ready(
+            allow_missing_deps=spec.key in ALLOW_MISSING_DEPS,
+            blocked_by_coreset=spec.key not in NOT_BLOCKED_BY_CORESET,
+        )
         return spec.replace_attributes(automation_condition=condition if spec.automation_condition else None)
 
     return replace_specs(defs, set_condition)
@@ -220,7 +247,7 @@ def _run(
             assets,
             partition,
             raise_on_error=False,
-            run_config=_NO_CONSOLE_LOG,
+            run_config=NO_CONSOLE_LOG,
             tags=_REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
         )
         # Dagster counts a run that was stopped as one that failed, and would have the others go on.

@@ -2,15 +2,15 @@
 
 import dagster as dg
 
-from dselect_dagster.defs.partitions import RECIPE
+from dselect_dagster.dagster_private import select_assets
+from dselect_dagster.defs.partitions import OF_RECIPES
 from dselect_dagster.refresh.asset_graph import AssetGraph
-from dselect_dagster.refresh.dagster_private import select_assets
 
 
 class Scope:
     """Which asset partitions a refresh may make.
 
-    select: only these assets; recipe: only this recipe's coreset, and all of what it rests on. None: no limit.
+    select: only these assets; recipe: only this recipe's coreset and trial, and all of what they rest on. None: all.
     """
 
     def __init__(self, defs: dg.Definitions, select: dg.AssetSelection | None, recipe: str | None):
@@ -22,4 +22,4 @@ class Scope:
         """Whether the command may make this partition."""
         if asset not in self._assets:
             return False
-        return self._recipe is None or self._graph.partitions(asset) != RECIPE or partition == self._recipe
+        return self._recipe is None or self._graph.partitions(asset) not in OF_RECIPES or partition == self._recipe

@@ -3,21 +3,21 @@
 Its limit: Dagster does not compare data versions across an edge of 100 or more partitions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
-from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
-from dselect_dagster.defs.partitions import RECIPE
-from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
-from dselect_dagster.refresh.dagster_private import (
+from dselect_dagster.dagster_private import (
     StaleCause,
     StaleCauseCategory,
     StalenessResolver,
     StaleStatus,
     staleness_partition_limit,
 )
+from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
+from dselect_dagster.defs.partitions import may_read
+from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 
 # Made once and kept: new rows do not make another model (see its condition in defs/automation_condition.py).
 PINNED_ASSETS = frozenset({dg.AssetKey("warmup_model")})
@@ -61,21 +61,27 @@ class Staleness:
                 for partition in self._partition_names(asset):
                     yield asset, partition
 
-    def stale_partitions(self, recipes_back: Sequence[str] = ()) -> list[StalePartition]:
+    def stale_partitions(
+        self, to_come: Mapping[str, Sequence[str]] | None = None, to_go: Mapping[str, Sequence[str]] | None = None
+    ) -> list[StalePartition]:
         """The automated partitions that are missing or behind their inputs, upstream first.
 
-        recipes_back: recipes that have no partition now and will have it again.
+        to_come: {set of partitions: keys that it does not have now and will have}; to_go: those that it will lose.
         """
-        keys = list(self.automated_partitions())
-        of_recipes = [asset for asset in self.graph if self.graph.partitions(asset) == RECIPE]
-        keys += [(a, recipe) for a in of_recipes if self.graph.is_automated(a) for recipe in recipes_back]
+        keys = []
+        for asset in filter(self.graph.is_automated, self.graph):
+            definition = self.graph.partitions(asset)
+            name = str(definition.name) if isinstance(definition, dg.DynamicPartitionsDefinition) else ""
+            going = (to_go or {}).get(name, ())
+            keys += [(asset, key) for key in self._partition_names(asset) if key not in going]
+            keys += [(asset, key) for key in (to_come or {}).get(name, ())]
         checked = (self.check(asset, partition) for asset, partition in keys)
         return [stale for stale in checked if stale is not None]
 
     def unused_assets(self) -> list[dg.AssetKey]:
         """Score assets that no recipe reads, so that nothing requests them."""
-        landed = {dg.AssetKey(asset) for asset in LANDED_ASSETS}
-        return [asset for asset in self.graph if asset not in landed and not self.graph.is_automated(asset)]
+        others = {dg.AssetKey(asset) for asset in (*LANDED_ASSETS, "held_out", "trial")}
+        return [asset for asset in self.graph if asset not in others and not self.graph.is_automated(asset)]
 
     def waits_for_any(self, asset_partition: AssetPartition, upcoming: list[AssetPartition]) -> bool:
         """Whether one of the `upcoming` partitions is upstream, at any distance, so that it would be made twice."""
@@ -83,7 +89,7 @@ class Staleness:
         ancestors = self.graph.ancestors(asset)
         own_partitions = self.graph.partitions(asset)
         return any(
-            other in ancestors and (self.graph.partitions(other) != own_partitions or other_partition == partition)
+            other in ancestors and may_read(own_partitions, partition, self.graph.partitions(other), other_partition)
             for other, other_partition in upcoming
         )
 
@@ -100,6 +106,12 @@ class Staleness:
         if definition is None:
             return [None]
         return list(definition.get_partition_keys(dynamic_partitions_store=self._resolver.partition_names))
+
+
+def stale_trials(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, str]:
+    """{recipe: why} of the trials that were made and are behind their inputs."""
+    stale = Staleness(defs, instance).stale_partitions()
+    return {str(each.partition): each.why for each in stale if each.asset == dg.AssetKey("trial") and not each.missing}
 
 
 def _describe(cause: StaleCause) -> str:

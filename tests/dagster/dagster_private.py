@@ -1,4 +1,4 @@
-"""What the tests use of Dagster beyond its public API; for dselect, see dselect_dagster/refresh/dagster_private.py."""
+"""What the tests use of Dagster beyond its public API; for dselect, see dselect_dagster/dagster_private.py."""
 
 import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver

@@ -3,8 +3,8 @@
 import dagster as dg
 import pytest
 
+from dselect_dagster.dagster_private import evaluate_conditions
 from dselect_dagster.defs.automation_condition import on_input_change, once_there_is_data
-from dselect_dagster.refresh.dagster_private import evaluate_conditions
 from tests.dagster.dagster_private import end_run, start_run
 
 PARTS = dg.DynamicPartitionsDefinition(name="part")

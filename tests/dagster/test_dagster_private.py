@@ -14,14 +14,15 @@ import dagster as dg
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PRIVATE = "dselect_dagster/refresh/dagster_private.py"
+PRIVATE = "dselect_dagster/dagster_private.py"
 TESTS_PRIVATE = "tests/dagster/dagster_private.py"
 
-STALENESS, CONDITIONS, INSTANCE, RUNS = (
+STALENESS, CONDITIONS, INSTANCE, RUNS, CHECKS = (
     "the staleness of partitions",
     "the evaluation of automation conditions",
     "opening the instance",
     "running assets in its process",
+    "evaluating checks apart from their asset",
 )
 RESOLVER = "dagster._core.definitions.data_version.CachingStaleStatusResolver"
 TICK = "dagster._core.definitions.automation_tick_evaluation_context.AutomationTickEvaluationContext"
@@ -90,6 +91,18 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     f"{EVENT}.step_failure_data": (RUNS, ()),
     f"{EVENT}.step_key": (RUNS, ()),
     f"{EVENT}.step_materialization_data": (RUNS, ()),
+    "dagster._core.definitions.asset_checks.asset_check_evaluation.AssetCheckEvaluationTargetMaterializationData": (
+        CHECKS,
+        ("storage_id", "run_id", "timestamp"),
+    ),
+    "dagster._core.event_api.PartitionKeyFilter": (CHECKS, ("key",)),
+    f"{DAGSTER_INSTANCE}.event_log_storage": (CHECKS, ()),
+    "dagster._core.storage.event_log.base.EventLogStorage.get_latest_asset_check_execution_by_key": (
+        CHECKS,
+        ("check_keys", "partition_filter"),
+    ),
+    "dagster._core.storage.asset_check_execution_record.AssetCheckExecutionRecord.evaluation": (CHECKS, ()),
+    "dagster.JobDefinition.get_subset": (CHECKS, ("asset_selection", "asset_check_selection")),
     "dagster._core.events.AssetMaterializationPlannedData": ("a test", ("asset_key", "partition")),
     "dagster._core.loader.LoadingContextForTest": ("a test", ("instance",)),
     "dagster._core.test_utils.create_run_for_test": ("a test", ("instance",)),

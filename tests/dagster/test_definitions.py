@@ -36,11 +36,12 @@ def settings(**changed: object) -> Settings:
 def test_every_asset_is_there_and_says_what_it_is() -> None:
     graph = build_definitions(settings()).resolve_asset_graph()
     names = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert names == SEVEN | {"warmup_model", "corpus_index", "neighbors", "coreset_spec", "candidates"}
+    between = {"warmup_model", "corpus_index", "neighbors", "coreset_spec", "candidates"}
+    assert names == SEVEN | between | {"held_out", "trial"}
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description
-        assert node.group_name in {"corpus", "model", "scores", "selection"}
+        assert node.group_name in {"corpus", "model", "scores", "selection", "proof"}
         assert node.owners == ["team:data-curation"]
         assert node.kinds
         assert node.code_version
@@ -56,7 +57,7 @@ def test_partitions_are_sources_and_recipes_and_what_looks_across_rows_has_none(
     by_source = {"raw_dataset", "embeddings", "difficulty_scores", "dependability_grades", "activations"}
     assert names == dict.fromkeys(by_source, "source") | dict.fromkeys(
         ["coreset_spec", "candidates", "coreset"], "recipe"
-    )
+    ) | {"trial": "trial"}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,26 @@ def test_a_score_that_no_recipe_reads_is_not_requested(recipes: dict[str, object
     unconditioned = {
         k.to_user_string() for k in graph.get_all_asset_keys() if graph.get(k).automation_condition is None
     }
-    assert unconditioned - landed == idle
+    assert unconditioned - landed == idle | {"held_out", "trial"}
+
+
+EVAL = {"a": {"path": "a.json"}, "held": {"path": "h.json", "role": "eval"}}
+
+
+def test_trials_and_their_checks_are_there_where_a_recipe_is_tried() -> None:
+    def definitions(**of_d3: object) -> tuple[set[str], dict[str, bool]]:
+        coresets = RECIPES | {"d3": RECIPES["d3"] | of_d3}
+        graph = build_definitions(settings(coresets=coresets, sources=EVAL)).resolve_asset_graph()
+        requested = {
+            name for name in ("held_out", "trial") if graph.get(dg.AssetKey(name)).automation_condition is not None
+        }
+        of_coreset = graph.get(dg.AssetKey("coreset")).check_keys
+        return requested, {key.name: graph.get(key).blocking for key in of_coreset if key.name != "every_source_kept"}
+
+    assert definitions() == (set(), {})
+    assert definitions(trial=True) == ({"held_out", "trial"}, {"beats_random": False})
+    checks = {"beats_random": False, "requirements_met": True}
+    assert definitions(trial=True, require=["beats_random"]) == ({"held_out", "trial"}, checks)
 
 
 def test_a_setting_moves_the_code_version_of_its_score_and_no_other() -> None:
@@ -92,10 +112,12 @@ def test_a_setting_moves_the_code_version_of_its_score_and_no_other() -> None:
     assert moved(grader={"model": "judge"}) == {"dependability_grades"}
     assert moved(warmup={"steps": 7}) == {"warmup_model"}
     assert moved(embeddings={"path": "org/encoder"}) == {"embeddings"}
+    assert moved(trials={"seeds": 4}) == moved(trials={"model": "org/model"}) == {"trial"}
     rendering = {"difficulty_scores", "embeddings", "activations", "miwv_values"}
     assert moved(model={"max_length": 99}) == rendering
     # What changes no value changes no version.
     assert moved(model={"batch_tokens": 7, "device": "cpu"}, grader={"concurrency": 2}, owners=["team:x"]) == set()
+    assert moved(trials={"max_seconds": 9, "keep_models": False}) == set()
 
 
 def test_loading_the_code_location_imports_no_model_library(tmp_path: Path) -> None:
@@ -107,7 +129,7 @@ def test_loading_the_code_location_imports_no_model_library(tmp_path: Path) -> N
         "print([m for m in heavy if m in sys.modules], time.process_time() - start < 10, len(d.defs.assets))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "[] True 10", done.stderr
+    assert done.stdout.strip() == "[] True 12", done.stderr
 
 
 def test_every_way_in_names_the_same_module() -> None:

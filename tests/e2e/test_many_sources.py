@@ -6,7 +6,7 @@ The threshold is Dagster's; here it is 3, so that the same code is met without a
 import dagster as dg
 import pytest
 
-from dselect_dagster.refresh.dagster_private import data_version
+from dselect_dagster.dagster_private import data_version
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, errors, made
 from tests.e2e.test_what_is_recomputed import CORESETS

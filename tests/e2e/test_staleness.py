@@ -3,9 +3,9 @@
 import dagster as dg
 import pytest
 
+from dselect_dagster import dagster_private
+from dselect_dagster.dagster_private import StalenessResolver, StaleStatus
 from dselect_dagster.defs.graph import build_definitions
-from dselect_dagster.refresh import dagster_private
-from dselect_dagster.refresh.dagster_private import StalenessResolver, StaleStatus
 from dselect_dagster.refresh.instance import open_instance
 from dselect_dagster.refresh.refresh import refresh
 from dselect_dagster.refresh.staleness import Staleness

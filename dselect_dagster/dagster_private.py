@@ -7,12 +7,14 @@ what moved. Everything here takes and returns public types, text, or the classes
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions import data_version
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
 from dagster._core.definitions.data_version import (
@@ -23,6 +25,7 @@ from dagster._core.definitions.data_version import (
     StaleStatus,
 )
 from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.loader import LoadingContext
 from dagster._core.storage.event_log.base import AssetRecord
@@ -34,6 +37,8 @@ __all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver
 
 # Records of one query: below the number of parameters that any SQLite takes.
 RECORDS_PER_QUERY = 500
+NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Run config of what runs in this process: its lines go to the event log alone."""
 _EXPECTED_ERROR = f"{DselectError.__module__}.{DselectError.__name__}"
 _NO_COMPUTE_LOGS = {
     "module": "dagster._core.storage.noop_compute_log_manager",
@@ -138,6 +143,71 @@ def read_cursors(instance: dg.DagsterInstance, names: set[str]) -> Mapping[str, 
 def write_cursors(instance: dg.DagsterInstance, cursors: Mapping[str, str]) -> None:
     """Store texts under names in the instance, all or none."""
     instance.daemon_cursor_storage.set_cursor_values(cursors)
+
+
+def evaluation_of(
+    made: dg.EventLogRecord, check: dg.AssetCheckKey, partition: str, **result: Any
+) -> dg.AssetCheckEvaluation:
+    """The result of a check of one partition of a materialization: to Dagster it says nothing of a later one.
+
+    result: passed, severity, description, metadata of `dg.AssetCheckEvaluation`. It fails no step that yields it.
+    """
+    target = AssetCheckEvaluationTargetMaterializationData(
+        storage_id=made.storage_id, run_id=made.run_id, timestamp=made.timestamp
+    )
+    return dg.AssetCheckEvaluation(
+        check.asset_key,
+        check.name,
+        target_materialization_data=target,
+        blocking=False,
+        partition=partition,
+        **result,
+    )
+
+
+@dataclass(frozen=True)
+class LastEvaluation:
+    """The last result of a check of a materialization; None: it has none, or a later one has. number: grows with each.
+
+    is_at_work: a run that will say more.
+    """
+
+    result: dg.AssetCheckEvaluation | None = None
+    is_at_work: bool = False
+    number: int = 0
+
+
+def last_evaluation(
+    instance: dg.DagsterInstance, made: dg.EventLogRecord, check: dg.AssetCheckKey, partition: str
+) -> LastEvaluation:
+    """What Dagster has on record of a check of one partition as it was made last."""
+    of_partition = PartitionKeyFilter(key=partition)
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key([check], partition_filter=of_partition)
+    record = found.get(check)
+    if record is None:
+        return LastEvaluation()
+    evaluation: object = record.evaluation
+    if not isinstance(evaluation, dg.AssetCheckEvaluation):  # it is planned
+        run = instance.get_run_by_id(record.run_id)
+        return LastEvaluation(None, run is not None and not run.is_finished, record.id)
+    target = evaluation.target_materialization_data
+    is_of_this = target is not None and target.storage_id == made.storage_id
+    return LastEvaluation(evaluation if is_of_this else None, False, record.id)
+
+
+def run_checks(
+    defs: dg.Definitions, instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], partition: str
+) -> dg.ExecuteInProcessResult:
+    """Evaluate checks of one partition in this process, and make nothing.
+
+    A result that is reported without a run would do, but for one thing: Dagster takes one such of a partition, and no
+    second (a UNIQUE constraint on its table).
+    """
+    job = defs.resolve_implicit_global_asset_job_def()
+    subset = job.get_subset(asset_selection=frozenset(), asset_check_selection=frozenset(checks))
+    # Named by its tag: Dagster looks for the set of partitions among the assets of the run, and there are none.
+    tags = {"dagster/partition": partition}
+    return subset.execute_in_process(instance=instance, tags=tags, raise_on_error=False, run_config=NO_CONSOLE_LOG)
 
 
 def open_instance_without_compute_logs(dagster_home: Path) -> dg.DagsterInstance:

@@ -1,0 +1,54 @@
+"""What a trial will have to do once its coreset and its pool have changed: an estimate for plans.
+
+The draws depend on the pool's ids alone, so those that were tuned before are found. Which rows the coreset will hold is
+not known before its run: it counts as one that was never tried.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from dselect_core.errors import DselectError
+from dselect_core.pool.held_out import EvalSet
+from dselect_core.settings.workspace import Workspace
+from dselect_core.trials import draws
+from dselect_core.trials.measurements import measurements
+from dselect_core.trials.run_store import RunStore
+from dselect_core.trials.training_sets import Sample, TrialPool, runs_of, training_sets
+from dselect_core.trials.trial import Trial, TrialTodo, todo_of
+from dselect_core.trials.trial_model import TrialModel
+
+_NOT_A_DRAW = -1  # the order that stands for the rows that a coreset will hold
+
+
+def future_todo(
+    workspace: Workspace,
+    recipe: str,
+    rows: int,
+    candidates: Mapping[str, tuple[str, int]],
+    eval_sets: Sequence[EvalSet],
+    *,
+    model_changes: bool,
+) -> TrialTodo:
+    """What there will be to do, with the version "". Reads only.
+
+    rows: of the coreset there will be. candidates: {id: (source, tokens)} of the pool there will be. model_changes: the
+    model is made anew, or was never made.
+    """
+    trials = workspace.settings.trials
+    chosen = draws.draw_order(list(candidates), _NOT_A_DRAW)[:rows]
+    pool = TrialPool(chosen, {name: Sample(source, 0, tokens) for name, (source, tokens) in candidates.items()})
+    sets = training_sets(pool, trials)
+    held_out = [each for each in eval_sets if each.samples.height]
+    if not model_changes:
+        try:
+            model = TrialModel.of(workspace)
+            wanted = measurements(held_out, trials, model.provenance)
+            runs = runs_of(sets, model)
+        except DselectError:
+            pass  # it was never made
+        else:
+            return todo_of(Trial(workspace, recipe, pool, model, runs, held_out, wanted, RunStore(workspace)))
+    own = {(each.content, each.number): each for each in sets}.values()
+    wanted = measurements(held_out, trials, {})
+    tuned = sum(int(pool.tokens(each.ids, trials.max_length) * trials.epochs) for each in own)
+    marks = (len(own) + 1) * len(wanted)
+    return TrialTodo(len(own), 0, marks, tuned + (len(own) + 1) * sum(each.tokens for each in wanted), "")

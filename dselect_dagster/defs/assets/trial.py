@@ -1,0 +1,132 @@
+"""The proof: `held_out`, the rows that trials measure on, and `trial`, one partition a recipe that says `trial: true`.
+
+`held_out` stands between the sources and the trials, so that landing rows to choose from moves a trial only where it
+moves the coreset or the pool that the random draws are of.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import fingerprint
+from dselect_core.settings.settings import Settings
+from dselect_core.storage.files import read_metadata
+from dselect_core.trials.compare import multiplier_text
+from dselect_core.trials.figure import loss_against_budget, loss_by_set
+from dselect_core.trials.report import TrialReport
+from dselect_dagster.defs.asset_metadata import markdown_table, path, png
+from dselect_dagster.defs.automation_condition import on_input_change
+from dselect_dagster.defs.coreset_checks import due_checks
+from dselect_dagster.defs.partitions import TRIAL
+from dselect_dagster.defs.progress_log import RunProgress
+from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.run_errors import clean, with_clean_errors
+
+_GROUP = "proof"
+_OF_RECIPE = ("coreset", "candidates")
+
+
+def held_out(settings: Settings) -> dg.AssetsDefinition:
+    """The asset that names the rows that trials measure on."""
+
+    @dg.asset(
+        deps=["raw_dataset"],
+        group_name=_GROUP,
+        kinds={"json"},
+        owners=settings.owners,
+        code_version="1",
+        automation_condition=on_input_change(allow_missing_deps=True) if _is_any_tried(settings) else None,
+        description="The samples of the sources with `role: eval`, by their versions: what trials measure on.",
+    )
+    @with_clean_errors
+    def held_out(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+        place = workspace.open()
+        versions: dict[str, str] = {}
+        for source in place.settings.sources_of("eval"):
+            try:
+                versions[source] = read_metadata(place.samples(source))["version"]
+            except FileNotFoundError:
+                context.log.warning(clean(f"{source} has not landed: trials do not measure on it"))
+        if not versions:
+            raise DselectError(
+                "no source with `role: eval` has landed: trials have nothing to measure on. Add one under `sources`, "
+                "or mend those that fail"
+            )
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(fingerprint(versions)), metadata={"sources": ", ".join(versions)}
+        )
+
+    return held_out
+
+
+def trial(settings: Settings, code_version: str) -> dg.AssetsDefinition:
+    """The asset that tries a coreset against random draws."""
+
+    @dg.asset(
+        deps=[
+            *(dg.AssetDep(name, partition_mapping=dg.IdentityPartitionMapping()) for name in _OF_RECIPE),
+            "warmup_model",
+            "held_out",
+        ],
+        partitions_def=TRIAL,
+        group_name=_GROUP,
+        kinds={"torch", "json"},
+        owners=settings.owners,
+        code_version=code_version,
+        # A coreset that has to beat random is not held back from its trial, or it never could.
+        automation_condition=on_input_change(blocked_by_coreset=False) if _is_any_tried(settings) else None,
+        description=(
+            "A model tuned on the coreset, and on random draws of as many rows, of as many tokens and of more, "
+            "measured on held-out rows: whether the choice was worth making. For recipes with `trial: true`. What was "
+            "tuned once is not tuned again."
+        ),
+    )
+    @with_clean_errors
+    def trial(
+        context: dg.AssetExecutionContext, workspace: WorkspaceResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckEvaluation]:
+        from dselect_core.trials.trial import make_trial
+
+        place, recipe = workspace.open(), context.partition_key
+        report = make_trial(place, recipe, RunProgress(context, f"trial {recipe}"))
+        context.log.info(clean(report.against_random.sentence))
+        for note in report.notes:
+            context.log.info(clean(note))
+        yield dg.MaterializeResult(
+            data_version=dg.DataVersion(report.version),
+            metadata={**_shown(report), "path": path(place.trial(recipe))},
+        )
+        for due in due_checks(place, context.instance, [recipe]):
+            yield due.evaluation
+
+    return trial
+
+
+def _is_any_tried(settings: Settings) -> bool:
+    return any(spec.trial for spec in settings.coresets.values())
+
+
+def _shown(report: TrialReport) -> dict[str, Any]:
+    """The verdict, the table, figures that Dagster plots over time, and pictures."""
+    verdict = report.against_random
+    shown: dict[str, Any] = {
+        "verdict": clean(verdict.sentence),
+        "better than random by": float(verdict.better_by),
+        "least detectable": float(verdict.half_width),
+        "runs tuned": report.tuned,
+        "runs reused": report.reused,
+        "marks measured": report.measured,
+        "tokens": report.tokens,
+        "seconds": round(report.seconds, 2),
+        "model": clean(report.model),
+        "table": markdown_table(report.frame),
+        "loss by training set": png(loss_by_set(report), "loss by training set"),
+    }
+    if report.multiplier is not None:
+        shown["compute multiplier"] = float(report.multiplier.value)
+        shown["random data for the same loss"] = f"{multiplier_text(report)}: {clean(report.multiplier.sentence)}"
+    if (curve := loss_against_budget(report)) is not None:
+        shown["loss against budget"] = png(curve, "loss against budget")
+    return shown
