@@ -218,7 +218,7 @@ class TrialsSpec(StrictModel):
     )
     epochs: float = Field(2.0, gt=0, description="passes over the training rows")
     learning_rate: float | None = Field(
-        None, gt=0, description="peak learning rate; by default 2e-4 for LoRA, 2e-5 for all weights, 1e-3 for builtin"
+        None, gt=0, description="peak learning rate; by default 2e-4 for LoRA, 2e-5 for all weights, 3e-4 for builtin"
     )
     batch_tokens: int = Field(4096, gt=0, description="tokens per optimizer step")
     max_length: int = Field(1024, gt=8, description="tuning length in tokens, longer samples are cut")

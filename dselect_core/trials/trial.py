@@ -4,6 +4,7 @@ Each run and each mark is kept as soon as it is there, so a trial that was kille
 on. `trial_todo` says what there is to do, and what it costs, from the same answers.
 """
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -151,7 +152,6 @@ def make_trial(workspace: Workspace, recipe: str, progress: Progress | None = No
     """
     started = time.monotonic()
     trial = Trial.of(workspace, recipe)
-    budget = _Budget(workspace.settings.trials.max_seconds, started)
     to_tune, to_measure = trial.to_tune(), trial.to_measure()
     reused = len({run.fingerprint for run in trial.runs}) - len(to_tune)
     work = _Work(trial, progress, to_tune, to_measure)
@@ -160,9 +160,8 @@ def make_trial(workspace: Workspace, recipe: str, progress: Progress | None = No
         work.measure_stored(run)
     samples = _training_samples(workspace, to_tune)
     for done, run in enumerate(to_tune):
-        budget.check(done, len(to_tune), recipe)
+        _check_time(workspace, recipe, time.monotonic() - started, done, len(to_tune))
         work.tune(run, samples)
-        budget.note(run)
     sets = _marked_sets(trial)
     spec = workspace.settings.coresets[recipe]
     report = TrialReport(
@@ -218,27 +217,14 @@ def _training_samples(workspace: Workspace, runs: Iterable[Run]) -> pl.DataFrame
     return samples.filter(pl.col("sample_id").is_in(list(wanted)))
 
 
-class _Budget:
-    """The seconds that a trial may take. A run is not started if it would likely end beyond them."""
-
-    def __init__(self, max_seconds: float | None, started: float):
-        self._max_seconds, self._started = max_seconds, started
-        self._last = started
-        self._seconds_per_row = 0.0
-
-    def check(self, done: int, total: int, recipe: str) -> None:
-        """Raises DselectError where the time is over."""
-        if self._max_seconds is None or time.monotonic() - self._started < self._max_seconds:
-            self._last = time.monotonic()
-            return
+def _check_time(workspace: Workspace, recipe: str, seconds: float, done: int, total: int) -> None:
+    """Raises DselectError where no run may be started any more."""
+    limit = workspace.settings.trials.max_seconds
+    if limit is not None and seconds >= limit:
         raise DselectError(
-            f"trial of {recipe}: {done} of {total} runs are tuned and kept, and `trials: max_seconds` "
-            f"({self._max_seconds:g}) is over. The next refresh goes on from here; raise it to do more at once"
+            f"trial of {recipe}: {done} of {total} runs are tuned and kept, and `trials: max_seconds` ({limit:g}) is "
+            "over. The next refresh goes on from here; raise it to do more at once"
         )
-
-    def note(self, run: Run) -> None:
-        """A run has ended."""
-        self._seconds_per_row = (time.monotonic() - self._last) / max(1, len(run.training_set.ids))
 
 
 class _Work:
@@ -278,8 +264,9 @@ class _Work:
         def tell(done: int, total: int, reused: int = 0) -> None:
             self._tell(before + expected * done / max(1, total))
 
+        checkpoints = _checkpoints(trial, run)
         with TemporaryDirectory(prefix="dselect-run-") as scratch:
-            result = tune(lm.forward.model, examples, run.spec, _checkpoints(trial, run), tell)
+            result = tune(lm.forward.model, examples, run.spec, checkpoints, tell)
             tuned = lm.with_model(result.model)
             weights = None
             if trial.workspace.settings.trials.keep_models:
@@ -297,6 +284,8 @@ class _Work:
                 "losses": [round(loss, 6) for loss in result.losses],
             }
             trial.store.write(run, facts, weights)
+        if checkpoints is not None:
+            shutil.rmtree(checkpoints, ignore_errors=True)
         self.tokens += result.tokens
         if unrendered:
             left_out = ", ".join(f"{count} rows: {reason}" for reason, count in sorted(unrendered.items()))

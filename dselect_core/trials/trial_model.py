@@ -15,8 +15,8 @@ from dselect_core.lm.tuning import TuneSpec
 from dselect_core.settings.settings import ModelSpec, TrialsSpec
 from dselect_core.settings.workspace import Workspace
 
-LEARNING_RATES = {"lora": 2e-4, "full": 2e-5, "builtin": 1e-3}
-"""Where the settings name none: what is usual for LoRA and for all weights; the builtin model is small. [ours]"""
+LEARNING_RATES = {"lora": 2e-4, "full": 2e-5, "builtin": 3e-4}
+"""Where the settings name none: what is usual for LoRA and for all weights; the builtin model is small, and warmed up. [ours]"""
 
 
 @dataclass(frozen=True)
