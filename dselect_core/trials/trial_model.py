@@ -16,7 +16,7 @@ from dselect_core.settings.settings import ModelSpec, TrialsSpec
 from dselect_core.settings.workspace import Workspace
 
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5, "builtin": 3e-4}
-"""Where the settings name none: what is usual for LoRA and for all weights; the builtin model is small, and warmed up. [ours]"""
+"""Where the settings name none: what is usual for LoRA and for all weights. The builtin model is warm. [ours]"""
 
 
 @dataclass(frozen=True)
