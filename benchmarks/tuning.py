@@ -3,10 +3,10 @@
     [DSELECT_MODEL=<folder>] python benchmarks/tuning.py [--rows N] [--method full|lora] [--bf16] [--batch-tokens B] \\
         [--repeats R] [--threads T]
 
-Both sides pass the same rows of the demo corpus once, with the same loss (responses only), optimizer, LoRA matrices and
-numeric type, in as many steps. The plain side pads rows to the longest of its batch, as DataCollatorForSeq2Seq does,
-and runs the output layer on all tokens. Sides run interleaved in one process on models of their own; figures are medians,
-ratios the medians of those within a repetition. The time to render, load and save is in neither.
+Both sides pass the same rows of the demo corpus once, with the same loss (responses only), optimizer, LoRA matrices
+and numeric type, in as many steps. The plain side pads rows to the longest of its batch, as DataCollatorForSeq2Seq
+does, and runs the output layer on all tokens. Sides run interleaved in one process on models of their own; figures
+are medians, ratios the medians of those within a repetition. The time to render, load and save is in neither.
 
 Equal first: the mean loss of the first step, on the same rows, must be the same within 1e-3 (0.02 with --bf16).
 
