@@ -22,6 +22,9 @@ NAME = "dselect_packed"
 # Heads × queries × keys that attend at a time where a mask is needed, or scores are capped (these have no kernel).
 _CELLS = 2**26
 _CAPPED_CELLS = 2**22
+# Up to here the gradient of torch's CPU kernel takes less time in float32 than in bfloat16: 0.46 and 1.2 ms for 60
+# tokens, 2.4 and 4.1 ms for 160, 14 ms both for 400 (9 heads × 64).
+_FLOAT32_TOKENS = 400
 
 
 @dataclass
@@ -86,10 +89,7 @@ def attend(
             v = torch.cat([value[:, :, root:root_end], v], dim=2)
         window_cuts = sliding_window is not None and k.shape[2] > sliding_window
         if not (root_tokens or window_cuts or softcap is not None):
-            out = nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped_queries
-            )
-            attended.append(out)
+            attended.append(_causal(q, k, v, scaling, grouped_queries))
             continue
         # A mask of all queries and keys would grow with the square of the length.
         rows = _rows(q.shape[1], k.shape[2], sliding_window, _CAPPED_CELLS if softcap else _CELLS)
@@ -107,6 +107,17 @@ def attend(
                 )
             attended.append(out)
     return attended.joined()[..., :width], None
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, grouped_queries: bool) -> Tensor:
+    own_type = v.dtype
+    with contextlib.ExitStack() as stack:
+        if torch.is_grad_enabled() and q.device.type == "cpu" and k.shape[2] <= _FLOAT32_TOKENS:
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+            q, k, v = q.float(), k.float(), v.float()
+        return nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped_queries
+        ).to(own_type)
 
 
 class _Attended:

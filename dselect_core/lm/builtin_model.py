@@ -10,7 +10,6 @@ two cores. Another type of CPU still rounds in its own way, and so makes another
 """
 
 import contextlib
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,8 +93,9 @@ def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress 
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dselect_core.lm.load import quiet_transformers
-    from dselect_core.lm.packing import padded_batches
     from dselect_core.lm.render import Renderer
+    from dselect_core.lm.tuning import Example, TuneSpec
+    from dselect_core.lm.tuning import tune as tune_on
 
     if pool.is_empty():
         raise DselectError("the warm-up needs at least one sample: every source is empty or quarantined")
@@ -126,49 +126,24 @@ def tune(pool: pl.DataFrame, spec: WarmupSpec, folder: Path, progress: Progress 
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    order = random.Random(spec.seed)
-    groups = list(padded_batches([len(r.ids) for r in rendered], spec.batch_tokens))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    warmup_steps = max(1, spec.steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(
-            (step + 1) / warmup_steps, max(0.05, 1 - (step - warmup_steps) / max(1, spec.steps - warmup_steps))
-        ),
+    # Prompts are tuned on too: the model's states embed prompts, and a pool is little text.
+    examples = [Example(r.ids, np.arange(len(r.ids)) > 0) for r in rendered]
+    how = TuneSpec(
+        max_steps=spec.steps,
+        learning_rate=spec.learning_rate,
+        batch_tokens=spec.batch_tokens,
+        seed=spec.seed,
+        beta2=0.95,
     )
-    losses: list[float] = []
-    tokens = 0
-    queue: list[list[int]] = []
-    for step in range(spec.steps):
-        if not queue:
-            queue = order.sample(groups, len(groups))
-        batch = [rendered[i] for i in queue.pop()]
-        longest = max(len(r.ids) for r in batch)
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        labels = torch.full((len(batch), longest), -100)
-        for row, r in enumerate(batch):
-            sequence = torch.from_numpy(r.ids.astype(np.int64))
-            ids[row, : len(sequence)] = sequence
-            labels[row, : len(sequence)] = sequence
-        # Prompts are tuned on too: the model's states embed prompts, and a pool is little text.
-        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        tokens += int((labels >= 0).sum())
-        if progress is not None:
-            progress(step + 1, spec.steps)
+    tuned = tune_on(model, examples, how, progress=progress)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": len(tokenizer),
         "samples": len(rendered),
-        "steps": spec.steps,
-        "tokens": tokens,
-        "loss_first": float(np.mean(losses[:8])),
-        "loss_last": float(np.mean(losses[-8:])),
+        "steps": tuned.steps,
+        "tokens": tuned.tokens,
+        "loss_first": float(np.mean(tuned.losses[:8])),
+        "loss_last": float(np.mean(tuned.losses[-8:])),
     }

@@ -59,15 +59,16 @@ class Lora:
         from peft import get_peft_model, set_peft_model_state_dict
 
         with as_it_was(model, seed=0):
-            adapted: Any = get_peft_model(model, self.config)
+            adapted: Any = None
             try:
+                adapted = get_peft_model(model, self.config)
                 loaded: Any = set_peft_model_state_dict(adapted, dict(self.weights))
-            except RuntimeError as error:  # other shapes
-                adapted.unload()
+                if loaded.unexpected_keys:
+                    raise ValueError(f"it has no {loaded.unexpected_keys[0]}")
+            except (ValueError, RuntimeError) as error:  # other layers, other shapes
+                if adapted is not None:
+                    adapted.unload()
                 raise DselectError(f"these LoRA matrices are another model's: {first_line(error)}") from error
-            if unknown := loaded.unexpected_keys:
-                adapted.unload()
-                raise DselectError(f"these LoRA matrices are another model's: {', '.join(sorted(unknown)[:3])}")
             adapted.merge_and_unload()
 
     def save(self, folder: Path) -> None:

@@ -10,6 +10,7 @@ On a CPU the same input gives the same bytes for the same number of threads; on 
 each time. A checkpoint is written once a minute, so a killed run loses a minute and ends in the same weights.
 """
 
+import gc
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -123,5 +124,6 @@ def tune(
             lora = Lora.of(adapted)
     if lora is not None:
         lora.merge_into(model)
+    gc.collect()  # the Trainer's parts name each other, and would keep the optimizer's state for a while
     tokens = sum(len(example.ids) for step in steps for example in step)
     return Tuned(model, len(steps), tokens, record.seconds, record.losses, len(examples) - len(usable), lora)

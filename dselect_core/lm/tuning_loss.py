@@ -18,8 +18,8 @@ from dselect_core.lm.forward import Forward
 from dselect_core.lm.loss import OwnHead
 from dselect_core.lm.tuning import Example
 
-# Logits (positions × vocabulary) in memory at once.
-_CELLS = 2**24
+# Logits (positions × vocabulary) in memory at once. From 2**22 to 2**24 the time is the same within 6%.
+_CELLS = 2**23
 
 
 def summed_loss(forward: Forward, examples: Sequence[Example], bf16: bool) -> Tensor:

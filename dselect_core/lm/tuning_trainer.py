@@ -199,8 +199,9 @@ class _Told(TrainerCallback):
                 self._progress(int(self._tokens[done - 1]), int(self._tokens[-1]))
             raise_if_stopped()
         except Stopped as stopped:
-            self.stopped = stopped
-            control.should_training_stop = True
+            if done < len(self._tokens):  # else there is nothing to go on with
+                self.stopped = stopped
+                control.should_training_stop = True
         is_due = time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS and done < len(self._tokens)
         control.should_save = self._keep and (is_due or self.stopped is not None)
         if control.should_save:
