@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.coreset.manifest import TAKEN_OUT, read_manifest
+from dselect_core.coreset.manifest import NO_FAULTS, read_manifest
 from dselect_core.corpus.raw_dataset import read_row_counts
 from dselect_core.kinds import Column, kind_of
 from dselect_core.pool.corpus_index import read_index
@@ -77,9 +77,9 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
 
 
 def sources_kept(workspace: Workspace, recipe: str) -> Verdict:
-    """No source left the coreset since it was made last, but those that were taken out of the settings."""
+    """No source left the coreset since it was made last, but those that the settings do not choose from any more."""
     left = (read_manifest(workspace, recipe) or {}).get("sources_left", {})
-    lost = {source: why for source, why in left.items() if why != TAKEN_OUT}
+    lost = {source: why for source, why in left.items() if why not in NO_FAULTS}
     told = "; ".join(f"{source} left: {why}" for source, why in left.items())
     return Verdict(not lost, told or "every source of the last coreset is still in the pool", {"left": len(left)})
 

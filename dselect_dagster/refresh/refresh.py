@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from dselect_core.coreset.manifest import readable_manifest
+from dselect_core.coreset.manifest import NO_FAULTS, readable_manifest
 from dselect_core.lineage.lost_tables import LostTables
 from dselect_core.lineage.quality_checks import requirements_met
 from dselect_core.pool.corpus_index import read_excluded
@@ -171,7 +171,8 @@ def _left_out(workspace: Workspace, recipe: str | None) -> dict[str, str]:
     left = read_excluded(workspace)
     for name in workspace.settings.coresets if recipe is None else [recipe]:
         left |= (readable_manifest(workspace, name) or {}).get("sources_left", {})
-    return {source: why for source, why in sorted(left.items()) if source in workspace.settings.sources}
+    known = workspace.settings.sources
+    return {source: why for source, why in sorted(left.items()) if source in known and why not in NO_FAULTS}
 
 
 def _evaluate_checks(defs: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
