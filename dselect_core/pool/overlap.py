@@ -141,7 +141,7 @@ def short_reason(reason: str) -> str:
 
 def source_of_reason(reason: str) -> str:
     """The eval or target source that a reason names."""
-    return reason.rsplit("(", 1)[1].rstrip(")").rsplit(" of ", 1)[-1]
+    return reason.split(" (", 1)[1].removesuffix(")").rsplit(" ", 1)[-1]
 
 
 def _texts(samples: pl.DataFrame) -> Iterator[tuple[str, str, list[str], list[str]]]:
