@@ -9,6 +9,7 @@ from dselect_core.coreset.manifest import NO_FAULTS, read_manifest
 from dselect_core.corpus.raw_dataset import read_row_counts
 from dselect_core.kinds import Column, kind_of
 from dselect_core.pool.corpus_index import read_index
+from dselect_core.pool.overlap import short_reason
 from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet
@@ -16,6 +17,7 @@ from dselect_core.trials.standing import standing
 
 NULL_SHARE = 0.5
 QUARANTINE_SHARE = 0.05
+HELD_OUT_SHARE = 0.05
 # Fewer rows may be equal by chance.
 CONSTANT_ROWS = 20
 
@@ -131,3 +133,18 @@ def every_source_complete(workspace: Workspace) -> Verdict:
     index = read_index(workspace)
     excluded = "; ".join(f"{name}: {reason}" for name, reason in index.excluded.items())
     return Verdict(not index.excluded, excluded or "no source is left out", {"excluded": len(index.excluded)})
+
+
+def little_is_held_out(workspace: Workspace) -> Verdict:
+    """At most HELD_OUT_SHARE of the pool is held out for what it shares with eval sources.
+
+    More is a sign that one was copied into the pool, or that both are of one template.
+    """
+    index = read_index(workspace)
+    held_out, rows = index.held_out.rows.height, index.frame.height
+    share = held_out / max(1, rows)
+    reasons = index.held_out.rows["reason"].map_elements(short_reason, return_dtype=pl.String).value_counts(sort=True)
+    told = "".join(f"; {reason}: {count}" for reason, count in reasons.iter_rows())
+    told += "".join(f"; because of {source}: {count}" for source, count in index.held_out.by_source.items())
+    description = f"{held_out} of {rows} samples ({share:.1%}) are held out{told}"
+    return Verdict(share <= HELD_OUT_SHARE, description, {"held out": held_out, "share": share})
