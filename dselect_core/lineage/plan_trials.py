@@ -4,7 +4,7 @@ A trial whose coreset and pool stay is asked itself, so its figures are those of
 change is estimated: the draws of the pool there will be are known, the coreset's rows are not.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
@@ -13,9 +13,7 @@ from dselect_core.coreset.todo import CoresetTodo
 from dselect_core.errors import DselectError
 from dselect_core.lineage.plan import Reasons, Step
 from dselect_core.pool.future_pool import FuturePool
-from dselect_core.pool.held_out import EvalSet
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_parquet
 from dselect_core.trials.future_trial import future_todo
 from dselect_core.trials.report import read_report
 from dselect_core.trials.trial import TrialTodo, trial_todo
@@ -36,7 +34,7 @@ def trial_steps(
     tried = sorted(name for name, spec in workspace.settings.coresets.items() if spec.trial)
     if not tried:
         return []
-    held_out_why = stale.get(_HELD_OUT) or ("a source changed" if pool.rows_moved else None)
+    held_out_why = stale.get(_HELD_OUT) or ("a source changed" if pool.sources_moved else None)
     steps = [] if held_out_why is None else [Step(*_HELD_OUT, held_out_why)]
     changing = {name for name, rows in pool.sources.items() if rows.moved}
     eval_moves = bool(changing & set(workspace.settings.sources_of("eval")))
@@ -82,7 +80,7 @@ def _estimate(
     lengths: Callable[[], pl.DataFrame],
     model_changes: bool,
 ) -> TrialTodo:
-    free = _candidates(workspace, pool)
+    free = _candidates(pool)
     tokens = {name: round(count) for name, count in lengths().select("sample_id", "tokens").iter_rows()}
     candidates = {name: (source, tokens.get(name, 0)) for name, source in free.items()}
     rows = None if coreset is None else coreset.rows
@@ -93,26 +91,16 @@ def _estimate(
         manifest = readable_manifest(workspace, recipe)
         mean = sum(count for _, count in candidates.values()) / max(1, len(candidates))
         rows = int(budget.value / max(1.0, mean)) if manifest is None else int(manifest["counts"]["rows"])
-    sets = list(_eval_sets(workspace, pool))
+    sets = [each for each in pool.eval_sets if each.role == "eval"]
     return future_todo(workspace, recipe, max(1, rows), candidates, sets, model_changes=model_changes)
 
 
-def _candidates(workspace: Workspace, pool: FuturePool) -> dict[str, str]:
+def _candidates(pool: FuturePool) -> dict[str, str]:
     """{id: first source} of what can be drawn there will be."""
-    held_out = {*workspace.settings.sources_of("eval"), *workspace.settings.sources_of("target")}
-    never = {name for source in held_out & pool.sources.keys() for name in pool.sources[source].samples["sample_id"]}
+    free = set(pool.candidate_ids["sample_id"])
     source_of: dict[str, str] = {}
-    for source in sorted(pool.sources.keys() - held_out):
-        for name in pool.sources[source].samples["sample_id"]:
-            if name not in never:
+    for source, rows in sorted(pool.pooled.items()):
+        for name in rows.samples["sample_id"]:
+            if name in free:
                 source_of.setdefault(name, source)
     return source_of
-
-
-def _eval_sets(workspace: Workspace, pool: FuturePool) -> Iterator[EvalSet]:
-    for source in workspace.settings.sources_of("eval"):
-        rows = pool.sources.get(source)
-        if rows is not None:
-            whole = "messages" in rows.samples.columns
-            samples = rows.samples if whole else read_parquet(workspace.samples(source))
-            yield EvalSet(source, rows.version, samples.sort("sample_id"))

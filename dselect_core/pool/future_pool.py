@@ -65,6 +65,11 @@ class FuturePool:
         return {name: self.sources[name] for name in names if settings.role_of(name) == "train"}
 
     @property
+    def sources_moved(self) -> bool:
+        """Whether some source, of any role, has other samples than those that landed last."""
+        return any(rows.moved for rows in self.sources.values())
+
+    @property
     def rows_moved(self) -> bool:
         """Whether the pool gets other samples: a source has others than those that landed last, or another role."""
         return any(rows.moved for rows in self.pooled.values()) or self._roles_moved
@@ -85,13 +90,22 @@ class FuturePool:
         return pl.concat([empty, *ids]).unique().sort("sample_id")
 
     @cached_property
+    def eval_sets(self) -> list[EvalSet]:
+        """The sources that are not chosen from, by name: eval and target ones."""
+        role_of = self.workspace.settings.role_of
+        apart = {name: rows for name, rows in sorted(self.sources.items()) if role_of(name) != "train"}
+        return [
+            EvalSet(name, rows.version, self._texts(name).sort("sample_id"), role_of(name))
+            for name, rows in apart.items()
+        ]
+
+    @cached_property
     def held_out(self) -> HeldOut:
         """What of the pool cannot be chosen."""
-        role_of = self.workspace.settings.role_of
-        apart = {name: rows for name, rows in self.sources.items() if role_of(name) != "train"}
-        sets = [EvalSet(name, rows.version, self._texts(name), role_of(name)) for name, rows in apart.items()]
         known = None if self.index is None else (self.index.frame, self.index.held_out)
-        return find_held_out(self.ids, sets, known, lambda ids: (self._texts(name, ids) for name in self.pooled))
+        return find_held_out(
+            self.ids, self.eval_sets, known, lambda ids: (self._texts(name, ids) for name in self.pooled)
+        )
 
     def _texts(self, source: str, ids: pl.DataFrame | None = None) -> pl.DataFrame:
         """The samples of a source with their messages; those of `ids` alone."""

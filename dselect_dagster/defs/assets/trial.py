@@ -36,7 +36,8 @@ def held_out(settings: Settings) -> dg.AssetsDefinition:
         group_name=_GROUP,
         kinds={"json"},
         owners=settings.owners,
-        code_version="1",
+        # Another role moves no table of the source.
+        code_version=fingerprint(["1", settings.sources_of("eval")])[:12],
         automation_condition=on_input_change(allow_missing_deps=True) if _is_any_tried(settings) else None,
         description="The samples of the sources with `role: eval`, by their versions: what trials measure on.",
     )
