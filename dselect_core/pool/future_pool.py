@@ -116,7 +116,7 @@ class FuturePool:
     @property
     def held_out_moved(self) -> bool:
         """Whether a sample that the index has is held out now and was not, or was and is not, or for another reason."""
-        if self.index is None:
+        if self.index is None or not (self.eval_sets or self.index.held_out.rows.height):
             return False
         before, now = (
             of.rows.join(self.index.frame, on="sample_id", how="semi").join(self.ids, on="sample_id", how="semi")

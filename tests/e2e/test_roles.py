@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from dselect_core.coreset.manifest import OTHER_ROLE
+from dselect_core.lineage.quality_checks import little_is_held_out
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.held_out import candidate_samples
 from tests.e2e.conftest import RECIPES, WORDS
@@ -86,6 +87,10 @@ def test_a_planted_eval_row_never_reaches_a_coreset_and_why_tells_the_reason(pla
             "held out: its prompt is that of an eval sample": 2,
             "held out: shares 13 words in a row with an eval sample": 1,
         }
+    verdict = little_is_held_out(planted.workspace)
+    assert not verdict.passed
+    assert verdict.description.startswith("4 of 32 samples (12.5%) are held out; ")
+    assert verdict.description.endswith("; because of ev: 4")
     shots = pl.read_parquet(str(planted.workspace.neighbors))
     assert not {*shots["sample_id"], *shots["shot_id"]} & set(IDS.values())
     for name, reason in REASONS.items():
