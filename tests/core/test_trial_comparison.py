@@ -66,6 +66,8 @@ def test_the_figures_of_a_report_as_text() -> None:
     assert (compared.rows, compared.tokens, compared.loss("held"), compared.loss("else")) == (120, 9000, 1.98, None)
     assert (of(None).rows, of(None).loss(ALL)) == (None, None)
     assert eval_sources([compared, of(None)]) == [ALL, "held", "law"]
+    lone = report(table=[row for row in report().table if row["eval"] != "law"])
+    assert eval_sources([of(lone)]) == ["held"]
 
 
 @pytest.mark.parametrize(
