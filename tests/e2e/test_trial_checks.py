@@ -25,7 +25,6 @@ from tests.e2e.test_trials import TRIALS, TRIED
 REQUIRED = TRIED | {"require": ["beats_random"]}
 RECIPES = {"tried": TRIED, "required": REQUIRED | {"seed": 2}, "plain": {"strategy": "random", "budget": 5, "seed": 1}}
 CORESET = dg.AssetKey("coreset")
-Key = tuple[str, str | None]
 
 
 @dg.asset(
@@ -89,11 +88,13 @@ class Team:
         )
 
     def published(self) -> set[str | None]:
-        """The recipes that are published now."""
+        """The recipes that are published now. requested: all that the conditions asked for meanwhile."""
         done: set[str | None] = set()
+        self.requested: set[tuple[str, str | None]] = set()
         with self._graph.instance() as instance:
             for _ in range(3):
                 requested, self._cursor = evaluate_conditions(self._defs, instance, self._cursor)
+                self.requested |= {(asset.to_user_string(), partition) for asset, partition in requested}
                 due = {partition for asset, partition in requested if asset == publish.key}
                 for partition in due:
                     assert run_assets(self._defs, instance, [publish.key], partition).success
@@ -145,6 +146,7 @@ def test_an_old_verdict_does_not_count_for_a_coreset_that_changed(graph: Graph) 
     assert not met.passed
     assert team.published() == set()
     # Its trial is not held back, and says something again.
+    assert ("trial", "required") in team.requested
     done = graph.refresh()
     assert not done.failed
     assert evaluation(graph, "beats_random", "required") is not None

@@ -123,7 +123,7 @@ def test_rows_that_land_move_trials_through_what_they_touch(graph: Graph, change
     if change == "the same rows":
         assert ("trial", "tried") not in figures
     elif change == "eval rows":
-        assert figures["trial", "tried"]["runs tuned"] == 0  # their weights are kept
+        assert figures["trial", "tried"]["runs tuned"] < 2 + 3 + 2  # the weights of those that stay are kept
         assert figures["trial", "tried"]["marks measured"] == 2 + 3 + 2 + 1
     else:
         assert figures["trial", "tried"]["runs tuned"] <= 2 + 3 + 2
