@@ -1,11 +1,12 @@
 """What must hold before anything is chosen: every row accounted for, and scores that can be trusted."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from dselect_core.coreset.manifest import NO_FAULTS, read_manifest
+from dselect_core.coreset.manifest import NO_FAULTS, read_manifest, readable_manifest
 from dselect_core.corpus.raw_dataset import read_row_counts
 from dselect_core.kinds import Column, kind_of
 from dselect_core.pool.corpus_index import read_index
@@ -109,6 +110,15 @@ def requirements_met(workspace: Workspace, recipe: str) -> Verdict:
         why = standing(workspace, recipe).why
         return Verdict(False, f"it requires beats_random, and its trial has not said so: {why}", {"known": False})
     return Verdict(beats.passed, f"it requires beats_random: {beats.description}", {"known": True, **beats.facts})
+
+
+def held_back(workspace: Workspace, recipes: Iterable[str] | None = None) -> dict[str, str]:
+    """{recipe: why} of the made coresets (of all recipes, by default) that lack what their recipes require."""
+    specs = workspace.settings.coresets
+    required = [name for name in (specs if recipes is None else recipes) if specs[name].require]
+    made = [name for name in required if readable_manifest(workspace, name) is not None]
+    verdicts = {name: requirements_met(workspace, name) for name in made}
+    return {name: verdict.description for name, verdict in verdicts.items() if not verdict.passed}
 
 
 def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool) -> tuple[list[str], float]:

@@ -17,7 +17,7 @@ import dagster as dg
 
 from dselect_core.coreset.manifest import NO_FAULTS, readable_manifest
 from dselect_core.lineage.lost_tables import LostTables
-from dselect_core.lineage.quality_checks import requirements_met
+from dselect_core.lineage.quality_checks import held_back
 from dselect_core.pool.corpus_index import read_excluded
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
@@ -155,7 +155,7 @@ def refresh(
         if not keys and not restoring.look_again(failed) and not restoring.look_at_origins(origins, failed):
             _evaluate_checks(defs, instance, workspace)
             result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
-            result.held_back = _held_back(workspace, recipe)
+            result.held_back = held_back(workspace, [recipe] if recipe else None)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
             return result
 
@@ -182,14 +182,6 @@ def _evaluate_checks(defs: dg.Definitions, instance: dg.DagsterInstance, workspa
         checks[due.recipe].append(due.check)
     for recipe, keys in checks.items():
         run_checks(defs, instance, keys, recipe)
-
-
-def _held_back(workspace: Workspace, recipe: str | None) -> dict[str, str]:
-    """Of the made coresets (all, or one recipe's), those that lack what their recipes require."""
-    names = workspace.settings.coresets if recipe is None else [recipe]
-    made = [name for name in names if readable_manifest(workspace, name) is not None]
-    verdicts = {name: requirements_met(workspace, name) for name in made}
-    return {name: verdict.description for name, verdict in verdicts.items() if not verdict.passed}
 
 
 def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
