@@ -6,6 +6,7 @@ coreset's rows are not.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import polars as pl
 
@@ -40,6 +41,11 @@ def trial_steps(
     held_out_why = stale.get(_HELD_OUT) or ("a source changed" if changing else None)
     steps = [] if held_out_why is None else [Step(*_HELD_OUT, held_out_why)]
     eval_moves = bool(changing & set(workspace.settings.sources_of("eval")))
+
+    @cache
+    def candidates() -> dict[str, tuple[str, int]]:
+        return _candidates(pool, lengths())
+
     for recipe in tried:
         coreset = coresets.get(recipe)
         moving = coreset if coreset is not None and coreset.moves else None
@@ -55,7 +61,7 @@ def trial_steps(
                 if moving is None:
                     of_trial = TrialPool.of(workspace, recipe)
                 else:
-                    of_trial = _to_come(workspace, pool, moving, lengths)
+                    of_trial = _to_come(workspace, moving, candidates())
                 sets = [each for each in pool.eval_sets if each.role == "eval"]
                 todo = future_todo(workspace, recipe, of_trial, sets, model_changes=model_changes)
             elif why is not None or held_out_why is not None:
@@ -83,27 +89,23 @@ def _version(workspace: Workspace, recipe: str) -> str | None:
     return None if report is None else report.version
 
 
-def _to_come(
-    workspace: Workspace, pool: FuturePool, coreset: CoresetTodo, lengths: Callable[[], pl.DataFrame]
-) -> TrialPool:
-    tokens = {name: round(count) for name, count in lengths().select("sample_id", "tokens").iter_rows()}
-    free = _candidates(pool)
-    candidates = {name: (source, tokens.get(name, 0)) for name, source in free.items()}
+def _to_come(workspace: Workspace, coreset: CoresetTodo, candidates: Mapping[str, tuple[str, int]]) -> TrialPool:
     rows = coreset.rows
     if rows is None:  # a budget in tokens
         manifest = readable_manifest(workspace, coreset.recipe)
-        mean = sum(count for _, count in candidates.values()) / max(1, len(candidates))
+        mean = sum(tokens for _, tokens in candidates.values()) / max(1, len(candidates))
         budget = workspace.settings.coresets[coreset.recipe].budget
         rows = int(budget.value / max(1.0, mean)) if manifest is None else int(manifest["counts"]["rows"])
     return pool_to_come(candidates, max(1, rows))
 
 
-def _candidates(pool: FuturePool) -> dict[str, str]:
-    """{id: first source} of what can be drawn there will be."""
+def _candidates(pool: FuturePool, lengths: pl.DataFrame) -> dict[str, tuple[str, int]]:
+    """{id: (first source, tokens)} of what can be drawn there will be. lengths: sample_id, tokens."""
+    tokens = {name: round(count) for name, count in lengths.select("sample_id", "tokens").iter_rows()}
     free = set(pool.candidate_ids["sample_id"])
-    source_of: dict[str, str] = {}
+    found: dict[str, tuple[str, int]] = {}
     for source, rows in sorted(pool.pooled.items()):
         for name in rows.samples["sample_id"]:
             if name in free:
-                source_of.setdefault(name, source)
-    return source_of
+                found.setdefault(name, (source, tokens.get(name, 0)))
+    return found
