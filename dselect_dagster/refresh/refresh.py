@@ -181,7 +181,7 @@ def _evaluate_checks(defs: dg.Definitions, instance: dg.DagsterInstance, workspa
     for due in due_checks(workspace, instance):
         checks[due.recipe].append(due.check)
     for recipe, keys in checks.items():
-        run_checks(defs, instance, keys, recipe)
+        run_checks(defs, instance, keys, recipe, _tags())
 
 
 def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
@@ -192,6 +192,11 @@ def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
         host, _, pid = run.tags.get(_PROCESS_TAG, "").rpartition(":")
         if host == socket.gethostname() and not _is_alive(int(pid)):
             fail_run(instance, run, f"process {pid} of `dselect refresh` is gone")
+
+
+def _tags() -> dict[str, str]:
+    """Of the runs of this process."""
+    return _REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
 
 
 def _is_alive(pid: int) -> bool:
@@ -241,7 +246,7 @@ def _run(
             partition,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags=_REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            tags=_tags(),
         )
         # Dagster counts a run that was stopped as one that failed, and would have the others go on.
         raise_if_stopped()
