@@ -6,6 +6,7 @@ call computes everything again; the asset graph is what computes only what chang
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import Column, FromForwardPass, FromPairs, FromSamples, Kind, kind_of, register, with_needs
 from dselect_core.lm.load import IDENTITIES, LanguageModel, identity, load
 from dselect_core.neighbors.nearest import nearest
+from dselect_core.pool.overlap import EvalSamples, EvalTexts
 from dselect_core.pool.pool_tables import pool_arrays
 from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import forward_scores
@@ -38,6 +40,7 @@ __all__ = [
     "Selection",
     "choose",
     "export",
+    "hold_out",
     "load_model",
     "make_pool",
     "read_rows",
@@ -119,10 +122,19 @@ def _pair_scores(
     return with_similarity(_table(name, list(computation.compute(model, samples, pairs, progress))), shots)
 
 
-def make_pool(scores: Mapping[str, pl.DataFrame]) -> Pool:
+def hold_out(samples: pl.DataFrame, eval_samples: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The samples that are, or share text with, those that a model will be measured on: sample_id, reason, by id.
+
+    eval_samples: {name: samples as `read_rows` gives them}. The rule is that of `role: eval` in dselect.yaml.
+    """
+    return EvalTexts(EvalSamples(name, frame) for name, frame in eval_samples.items()).reasons(samples)
+
+
+def make_pool(scores: Mapping[str, pl.DataFrame], held_out: pl.DataFrame | None = None) -> Pool:
     """What `choose` chooses from: the columns of all kinds that a strategy can read, joined by sample id.
 
-    scores: as `score` gives them. For vectors and scores of your own: `Pool.of`.
+    scores: as `score` gives them. held_out: samples that are never chosen, as `hold_out` gives them. For vectors and
+    scores of your own: `Pool.of`.
     """
     table: pl.DataFrame | None = None
     arrays: dict[str, np.ndarray] = {}
@@ -136,7 +148,11 @@ def make_pool(scores: Mapping[str, pl.DataFrame]) -> Pool:
         table = columns if table is None else table.join(columns, on="sample_id", how="full", coalesce=True)
     if table is None:
         raise DselectError("no scores: `score` the samples first, or build a pool of your own with `Pool.of`")
-    return Pool.of(table.sort("sample_id"), **arrays)
+    pool = Pool.of(table.sort("sample_id"), arrays.get("embeddings"), arrays.get("neurons"), arrays.get("has_neurons"))
+    if held_out is None:
+        return pool
+    ids = pool.scores.select("sample_id")
+    return replace(pool, held_out=ids.join(held_out, on="sample_id", how="left", maintain_order="left")["reason"])
 
 
 def choose(

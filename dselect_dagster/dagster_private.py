@@ -196,7 +196,11 @@ def last_evaluation(
 
 
 def run_checks(
-    defs: dg.Definitions, instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], partition: str
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    checks: Iterable[dg.AssetCheckKey],
+    partition: str,
+    tags: Mapping[str, str] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Evaluate checks of one partition in this process, and make nothing.
 
@@ -206,7 +210,7 @@ def run_checks(
     job = defs.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection=frozenset(), asset_check_selection=frozenset(checks))
     # Named by its tag: Dagster looks for the set of partitions among the assets of the run, and there are none.
-    tags = {"dagster/partition": partition}
+    tags = {**(tags or {}), "dagster/partition": partition}
     return subset.execute_in_process(instance=instance, tags=tags, raise_on_error=False, run_config=NO_CONSOLE_LOG)
 
 

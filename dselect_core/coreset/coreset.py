@@ -53,7 +53,7 @@ class Candidates:
     """What a recipe chooses from.
 
     version: of the pool's samples and of exactly the scores that the recipe reads. rows: samples of the pool. scores:
-    {"samples", kind, or "lengths": its version}.
+    {"samples", "held out", kind, or "lengths": its version}.
     """
 
     version: str
@@ -68,6 +68,8 @@ def candidates(workspace: Workspace, recipe: str) -> Candidates:
     """
     index = read_index(workspace)
     versions = {"samples": index.version_of(frozenset())}
+    if index.held_out.version is not None:
+        versions["held out"] = index.held_out.version
     absent = uncomputable_kinds(workspace)
     for name in sorted(required_kinds(read_spec(workspace, recipe))):
         if name in absent:

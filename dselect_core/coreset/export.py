@@ -16,6 +16,7 @@ from dselect_core.corpus.sample import chat_messages, chat_tools, conform_sample
 from dselect_core.errors import DselectError
 from dselect_core.escape import markdown_cell, markdown_table, visible
 from dselect_core.fingerprint import digest
+from dselect_core.pool.overlap import short_reason
 from dselect_core.redact import redact
 from dselect_core.select.select import Selection
 from dselect_core.storage.files import sealed_parquet_bytes, write_bytes
@@ -96,7 +97,7 @@ def write_coreset(
     record = {
         **manifest,
         "counts": {**manifest.get("counts", {}), **counts},
-        "excluded_reasons": dict(selection.excluded["reason"].value_counts().sort("reason").iter_rows()),
+        "excluded_reasons": _counted_reasons(selection.excluded["reason"]),
     }
 
     dataset = chosen.select(name for name in ("messages", "tools", "sample_id") if name in chosen.columns)
@@ -154,6 +155,12 @@ def _alpaca(conversations: Iterable[tuple[list[dict[str, str | None]], str | Non
 
 def _has_tools(messages: list[dict[str, str | None]], tools: str | None) -> bool:
     return tools is not None or any(m["role"] == "tool" or m.get("tool_calls") is not None for m in messages)
+
+
+def _counted_reasons(reasons: pl.Series) -> dict[str, int]:
+    """{reason: samples}; what is held out counts by the rule, and not by the eval sample that each names."""
+    short = reasons.map_elements(short_reason, return_dtype=pl.String)
+    return dict(short.value_counts().sort("reason").iter_rows())
 
 
 def _per_source(chosen: pl.DataFrame) -> dict[str, int]:

@@ -23,7 +23,11 @@ REVISION = 2
 
 
 TAKEN_OUT = "it was taken out of the settings"
-"""Why a source left the pool: the one reason that is no fault."""
+"""Why a source left the pool. Like OTHER_ROLE, it is no fault."""
+
+OTHER_ROLE = "it is not chosen from any more (`role`)"
+
+NO_FAULTS = frozenset({TAKEN_OUT, OTHER_ROLE})
 
 
 def read_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | None:
@@ -45,11 +49,10 @@ def readable_manifest(workspace: Workspace, recipe: str) -> dict[str, Any] | Non
 def sources_left(workspace: Workspace, recipe: str, index: Index) -> dict[str, str]:
     """{source: why} of the sources that the recipe's last coreset was chosen from and this pool does not hold.
 
-    What had left before, and was not taken out of the settings, is named until it is back. Empty where there is no last
-    coreset.
+    What had left before by a fault is named until it is back. Empty where there is no last coreset.
     """
     last_manifest = readable_manifest(workspace, recipe) or {"sources": {}}
-    missed = [source for source, why in last_manifest.get("sources_left", {}).items() if why != TAKEN_OUT]
+    missed = [source for source, why in last_manifest.get("sources_left", {}).items() if why not in NO_FAULTS]
     left = {*last_manifest["sources"], *missed} - set(index.sources)
     return {source: _why_left(workspace, source, index) for source in sorted(left)}
 
@@ -57,6 +60,8 @@ def sources_left(workspace: Workspace, recipe: str, index: Index) -> dict[str, s
 def _why_left(workspace: Workspace, source: str, index: Index) -> str:
     if source not in workspace.settings.sources:
         return TAKEN_OUT
+    if workspace.settings.role_of(source) != "train":
+        return OTHER_ROLE
     return index.excluded.get(source, "it has no rows any more")
 
 
@@ -93,6 +98,11 @@ def make_manifest(
         model = read_record(workspace)
     except DselectError:
         model = None  # no score of this recipe comes from a model
+    held_out = {
+        "version": index.held_out.version,
+        "rows": index.held_out.rows.height,
+        "sources": index.held_out.by_source,
+    }
     return {
         "recipe": recipe,
         "budget": str(spec.budget),
@@ -102,6 +112,7 @@ def make_manifest(
         "corpus_version": index.version,
         "sources": index.sources,
         "sources_excluded": index.excluded,
+        **({"held_out": held_out} if index.held_out.rows.height else {}),
         "scores": scores,
         "model": model,
     }

@@ -42,7 +42,7 @@ class UpstreamChanges:
 
     @property
     def ids_moved(self) -> bool:
-        """Whether the pool holds other samples than before."""
+        """Whether other samples can be chosen than before."""
         new_ids, departed_ids = self.pool.new_ids, self.pool.departed_ids
         return new_ids is None or departed_ids is None or bool(new_ids.height + departed_ids.height)
 
@@ -110,7 +110,7 @@ def _coreset_todo(
         return CoresetTodo(recipe, None, None)
     replaced = required_kinds(spec) & upstream.replaced_kinds
     is_behind = _is_behind_index(manifest, spec, upstream.pool)
-    rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind
+    rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind or upstream.pool.held_out_moved
     keeps_order = moves = True
     if rows_moved or replaced or (looks and upstream.lengths_replaced):
         why = of_coreset or ("rows changed" if rows_moved else f"scores changed: {', '.join(sorted(replaced))}")
@@ -150,6 +150,9 @@ def _is_behind_index(manifest: dict[str, Any] | None, spec: CoresetSpec, pool: F
         return False
     kinds = required_kinds(spec)
     indexed = {} if pool.index is None else pool.index.sources
+    held_out = None if pool.index is None else pool.index.held_out.version
+    if manifest.get("held_out", {}).get("version") != held_out:
+        return True
     return versions_of_kinds(manifest["sources"], kinds) != versions_of_kinds(indexed, kinds)
 
 

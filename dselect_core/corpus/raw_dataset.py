@@ -63,7 +63,8 @@ def source_signature(workspace: Workspace, source: str) -> str:
 
 
 def _signature(spec: SourceSpec, of_files: str) -> str:
-    return fingerprint([_LANDING_REVISION, spec.model_dump(exclude={"storage_options"}), of_files])
+    # What a source is for changes nothing of its rows.
+    return fingerprint([_LANDING_REVISION, spec.model_dump(exclude={"storage_options", "role"}), of_files])
 
 
 # {(source, signature): what `preview_samples` read}

@@ -1,6 +1,7 @@
 """A first dselect.yaml for a folder of files: one source for each file and each sub-folder.
 
-It reads every file, so that the text says how many rows each has and how they were understood. What is not read is
+It reads every file, so that the text says how many rows each has and how they were understood. One whose name says that
+it is for measuring (test, valid, eval, dev, heldout) gets `role: eval`. What is not read is
 named too, with the reason: a file that nobody mentions is rows that nobody misses.
 """
 
@@ -17,6 +18,11 @@ from dselect_core.escape import one_line
 from dselect_core.select.strategies import TOP_K, all_strategies
 from dselect_core.settings.settings import SourceSpec
 
+# A name that says that its rows are for measuring. What they share with the others would spoil the measure.
+_EVAL_NAME = re.compile(
+    r"(?<![a-z])(evals?|evaluation|tests?|valid|validation|held[-_.]?out|dev)(?![a-z])", re.IGNORECASE
+)
+_EVAL_COMMENT = "eval, by its name: never chosen from; "
 _NAMES_SHOWN = 5
 _LONGEST_NAME = 100  # bytes; a source names folders, whose names have 255
 
@@ -61,11 +67,16 @@ def make_starter_config(folder: Path, relative_to: Path) -> StarterConfig:
     if not sources:
         raise DselectError("; ".join([f"{folder}: no data files. Readable are {READABLE_FORMATS}", *not_read]))
     descriptions = {name: _describe(name, path) for name, path in sources.items()}
+    held_out = {name for name in sources if _EVAL_NAME.search(name)}
+    if len(held_out) == len(sources):
+        held_out.clear()  # without a source to choose from nothing would be chosen
     lines = []
     for name, path in sources.items():
         absolute = path.resolve()
         written = absolute.relative_to(relative_to) if absolute.is_relative_to(relative_to) else absolute
-        lines.append(f"  {name}: {{path: {_quoted(str(written))}}}".ljust(44) + f"  # {descriptions[name]}\n")
+        role, comment = (", role: eval", _EVAL_COMMENT) if name in held_out else ("", "")
+        entry = f"  {name}: {{path: {_quoted(str(written))}{role}}}"
+        lines.append(f"{entry.ljust(44)}  # {comment}{descriptions[name]}\n")
     strategies = " | ".join([*all_strategies(), f"{TOP_K}<column>"])
     comments = "".join(f"  # {line}\n" for line in not_read)
     return StarterConfig(

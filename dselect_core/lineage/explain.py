@@ -17,6 +17,7 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.select.saved_order import read_saved_order
+from dselect_core.settings.settings import Role
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
 from dselect_core.storage.store_folder import WRITTEN_AT
@@ -48,7 +49,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Story:
-    """All there is to tell of a sample. origins: its rows, as source, file, row. shot: shot_id and similarity."""
+    """All there is to tell of a sample. origins: its rows, as source, file, row. shot: shot_id and similarity.
+
+    roles: {source that holds it: its role}.
+    """
 
     sample_id: str
     messages: list[dict[str, Any]]
@@ -56,6 +60,7 @@ class Story:
     shot: dict[str, Any] | None
     scores: list[Score]
     choices: list[Choice]
+    roles: dict[str, Role]
 
 
 def story(workspace: Workspace, sample: str, sources: list[str]) -> Story:
@@ -63,13 +68,16 @@ def story(workspace: Workspace, sample: str, sources: list[str]) -> Story:
     rows = _rows_of_sample(workspace, sample, sources)
     sample_id = rows["sample_id"][0]
     shot = _shot(workspace, sample_id)
+    origins = [origin for of_source in rows["origins"].to_list() for origin in of_source]
+    holders = sorted({origin["source"] for origin in origins})
     return Story(
         sample_id,
         chat_messages(rows["messages"].to_list()[0]),
-        [origin for origins in rows["origins"].to_list() for origin in origins],
+        origins,
         shot,
         list(_scores(workspace, sample_id, None if shot is None else shot["shot_id"])),
-        [_choice(workspace, recipe, sample_id) for recipe in workspace.settings.coresets],
+        [_choice(workspace, recipe, sample_id, holders) for recipe in workspace.settings.coresets],
+        {source: workspace.settings.role_of(source) for source in holders},
     )
 
 
@@ -140,7 +148,8 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
+def _choice(workspace: Workspace, recipe: str, sample_id: str, holders: list[str]) -> Choice:
+    """holders: the sources that hold the sample."""
     spec = workspace.settings.coresets[recipe]
     try:
         manifest, order = read_version(
@@ -158,6 +167,10 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str) -> Choice:
     if saved is None:
         return Choice(*recipe_facts, None, None, "not chosen; the order it would stand in is not saved any more")
     rows = saved.table.filter(pl.col("sample_id") == sample_id).with_columns(is_bound=saved.is_bound)
+    roles = [workspace.settings.role_of(source) for source in holders]
+    if rows.is_empty() and "train" not in roles:
+        held_by = ", ".join(f"{source} (role {role})" for source, role in zip(holders, roles, strict=True))
+        return Choice(*recipe_facts, None, None, f"never chosen: it is of {held_by}")
     if rows.is_empty():
         return Choice(*recipe_facts, None, None, "not in the pool this coreset was chosen from")
     row = rows.row(0, named=True)

@@ -21,7 +21,7 @@ from dselect_core.coreset.spec import read_spec
 from dselect_core.errors import DselectError, first_line
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.lm import target_model
-from dselect_core.pool.corpus_index import index_of, needed_kinds, read_excluded, read_index
+from dselect_core.pool.corpus_index import complete_sources, needed_kinds, read_excluded, read_index
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.scores.provenance import future_store
 from dselect_core.scores.update import ScoreTodo, score_todos
@@ -118,7 +118,7 @@ def _returned_sources(workspace: Workspace, sources: Collection[str]) -> list[st
     if not excluded:
         return []
     try:
-        return sorted(index_of(workspace, excluded, needed_kinds(workspace.settings)).sources)
+        return sorted(complete_sources(workspace, excluded, needed_kinds(workspace.settings)).sources)
     except _UNREADABLE:
         return []  # the table that cannot be read is lost, and restored first
 

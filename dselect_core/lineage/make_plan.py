@@ -45,20 +45,22 @@ def make_plan(
     rates: Mapping[str, Rate],
     lost: Reasons | None = None,
     landed_versions: Mapping[str, str] | None = None,
+    index_version: str | None = None,
 ) -> Plan:
     """The plan of a refresh.
 
     landing: sources that differ from what was last landed; recipes: those whose spec is new or changed; back: those
     that were gone and come back unchanged; sources: all there are, with those that are gone; stale: what the
     orchestrator already calls stale or missing, and why; rates: of past runs, by asset. lost: what it calls made, and
-    whose files are lost (lost_tables.py); landed_versions: of the samples that landed last, by source.
+    whose files are lost (lost_tables.py); landed_versions: of the samples that landed last, by source; index_version:
+    of the corpus index that the orchestrator knows.
     """
     lost = lost or {}
     kinds = needed_kinds(workspace.settings) - uncomputable_kinds(workspace).keys()
     rebuilt = index_of(workspace, sorted(sources), kinds) if _INDEX in lost else None
     pool = future_pool(workspace, landing, sources, landed_versions or {}, rebuilt)
     model, model_step, model_problem = _model(workspace, stale, lost, pool)
-    planner = _Planner(workspace, pool, model, stale, dict(lost))
+    planner = _Planner(workspace, pool, model, stale, index_version, dict(lost))
     steps = [
         *(
             Step("raw_dataset", name, "cannot be read")
@@ -91,6 +93,7 @@ class _Planner:
     pool: FuturePool
     model: dict[str, Any] | None  # provenance of the target model there will be; None: known once it was opened
     stale: Reasons
+    index_version: str | None  # that the orchestrator knows
     lost: dict[tuple[str, str | None], str] = field(default_factory=dict)
     score_todos: dict[str, dict[str, ScoreTodo]] = field(default_factory=dict)  # by kind and source
     replaced_kinds: set[str] = field(default_factory=set)
@@ -116,7 +119,7 @@ class _Planner:
             store = self._store(kind)
             todos[kind.name] = score_todos(self.workspace, kind, self.pool.sources, store, reasons, lost_files)
             for todo in todos[kind.name].values():
-                if todo.why is not None and todo.replaces_scores:
+                if todo.why is not None and todo.replaces_scores and todo.source in self.pool.pooled:
                     self.replaced_kinds.add(kind.name)
                 if todo.lost and todo.why is not None:
                     self.lost[kind.asset, todo.source] = todo.why
@@ -154,21 +157,39 @@ class _Planner:
     def index(self) -> list[Step]:
         """The step of the corpus index."""
         why = self.stale.get(_INDEX)
-        self.index_moves = self._rows_moved or self._index_is_behind() or bool(self.replaced_kinds) or why is not None
+        self.index_moves = (
+            self._rows_moved
+            or self._index_is_behind()
+            or bool(self.replaced_kinds)
+            or self.pool.held_out_moved
+            # Made again, it comes out as it is: that is what the orchestrator knows, or not.
+            or (why is not None and (self.pool.index is None or self.pool.index.version != self.index_version))
+        )
         why = why or self.lost.get(_INDEX)
-        return [Step(*_INDEX, why or "rows or scores changed")] if self.index_moves or why is not None else []
+        is_made = self.index_moves or self._eval_moved or why is not None
+        return [Step(*_INDEX, why or "rows or scores changed")] if is_made else []
 
     @cached_property
     def _rows_moved(self) -> bool:
-        """Whether some source has other samples than those that landed, or than those that were scored, last."""
-        todos = (todo for of_source in self.score_todos.values() for todo in of_source.values())
-        return self.pool.rows_moved or any(todo.rows_changed for todo in todos)
+        """Whether the pool gets other samples than those that landed, or than those that were scored, last."""
+        return self.pool.rows_moved or any(todo.rows_changed for todo in self._todos(in_pool=True))
+
+    @property
+    def _eval_moved(self) -> bool:
+        """Whether a source that is not chosen from has other samples or scores: the index is made, and may not move."""
+        moved = any(rows.moved for name, rows in self.pool.sources.items() if name not in self.pool.pooled)
+        todos = self._todos(in_pool=False)
+        return moved or any(todo.rows_changed or (todo.why is not None and todo.replaces_scores) for todo in todos)
+
+    def _todos(self, *, in_pool: bool) -> list[ScoreTodo]:
+        todos = [todo for of_source in self.score_todos.values() for todo in of_source.values()]
+        return [todo for todo in todos if (todo.source in self.pool.pooled) == in_pool]
 
     def _index_is_behind(self) -> bool:
         """Whether the index lists other samples or scores than the sources have: a process was killed before it."""
         indexed = {} if self.pool.index is None else self.pool.index.sources
         versions: dict[str, dict[str, str]] = {}
-        for source, rows in self.pool.sources.items():
+        for source, rows in self.pool.pooled.items():
             heads = {name: todos[source].head for name, todos in self.score_todos.items()}
             if source in indexed and any(self._head_is_lost(name, source) for name in heads):
                 versions[source] = indexed[source]
@@ -196,12 +217,13 @@ class _Planner:
         kinds = [kind for kind in kinds if kind.name in moving or (kind.asset, None) in self.lost]
         if not kinds and not searched:
             return []
-        pool_rows, prompts = self.pool.ids.height, self._store(kind_of("prompts"))
-        todo = neighbors_todo(self.workspace, self.pool.ids, None if prompts is None else [prompts.fingerprint])
+        candidate_ids, prompts = self.pool.candidate_ids, self._store(kind_of("prompts"))
+        pool_rows = candidate_ids.height
+        todo = neighbors_todo(self.workspace, candidate_ids, None if prompts is None else [prompts.fingerprint])
         pairs, changed_rows, steps = todo.previous, 0, []
         if searched and not todo.is_current:
-            if prompts is not None and pool_rows and prompts.missing(self.pool.ids).is_empty():
-                pairs = todo.search(prompts.read_array(self.pool.ids).values)
+            if prompts is not None and pool_rows and prompts.missing(candidate_ids).is_empty():
+                pairs = todo.search(prompts.read_array(candidate_ids).values)
                 changed_rows = todo.changed_rows(pairs)
             else:
                 pairs, changed_rows = None, min(pool_rows, todo.estimated_changed_rows())
@@ -221,11 +243,11 @@ class _Planner:
         return steps
 
     def _pair_step(self, kind: Kind, pairs: pl.DataFrame | None, changed_rows: int, why: str) -> Step:
-        pool_rows, store = self.pool.ids.height, self._store(kind)
+        pool_rows, store = self.pool.candidate_ids.height, self._store(kind)
         if store is None or pairs is None:
             missing, exact = (pool_rows, True) if store is None else (changed_rows, False)
             # A sample of the mean length, and its share of a shot that runs once for all that are shown it.
-            mean = self._tokens(self.pool.ids) / max(1, pool_rows) if missing else 0
+            mean = self._tokens(self.pool.candidate_ids) / max(1, pool_rows) if missing else 0
             tokens = int((1 + (SHOTS if self._shares_shots else 1)) * missing * mean)
         else:
             todo = pair_todo(kind, pairs, store)
@@ -334,7 +356,8 @@ def _model(
 def _comes_out_the_same(workspace: Workspace, record: Mapping[str, Any], pool: FuturePool) -> bool:
     """Whether a lost builtin model would be tuned again on the samples that it was tuned on."""
     made_from = record.get("made_from")
-    return made_from is not None and made_from == target_model.builtin_made_from(workspace, pool.ids["sample_id"])
+    candidates = pool.candidate_ids["sample_id"]
+    return made_from is not None and made_from == target_model.builtin_made_from(workspace, candidates)
 
 
 def _timed(step: Step, rate: Rate | None) -> Step:

@@ -1,14 +1,16 @@
 """What must hold before anything is chosen: every row accounted for, and scores that can be trusted."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from dselect_core.coreset.manifest import TAKEN_OUT, read_manifest
+from dselect_core.coreset.manifest import NO_FAULTS, read_manifest, readable_manifest
 from dselect_core.corpus.raw_dataset import read_row_counts
 from dselect_core.kinds import Column, kind_of
 from dselect_core.pool.corpus_index import read_index
+from dselect_core.pool.overlap import short_reason
 from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet
@@ -16,6 +18,7 @@ from dselect_core.trials.standing import standing
 
 NULL_SHARE = 0.5
 QUARANTINE_SHARE = 0.05
+HELD_OUT_SHARE = 0.05
 # Fewer rows may be equal by chance.
 CONSTANT_ROWS = 20
 
@@ -77,9 +80,9 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
 
 
 def sources_kept(workspace: Workspace, recipe: str) -> Verdict:
-    """No source left the coreset since it was made last, but those that were taken out of the settings."""
+    """No source left the coreset since it was made last, but those that the settings do not choose from any more."""
     left = (read_manifest(workspace, recipe) or {}).get("sources_left", {})
-    lost = {source: why for source, why in left.items() if why != TAKEN_OUT}
+    lost = {source: why for source, why in left.items() if why not in NO_FAULTS}
     told = "; ".join(f"{source} left: {why}" for source, why in left.items())
     return Verdict(not lost, told or "every source of the last coreset is still in the pool", {"left": len(left)})
 
@@ -109,6 +112,15 @@ def requirements_met(workspace: Workspace, recipe: str) -> Verdict:
     return Verdict(beats.passed, f"it requires beats_random: {beats.description}", {"known": True, **beats.facts})
 
 
+def held_back(workspace: Workspace, recipes: Iterable[str] | None = None) -> dict[str, str]:
+    """{recipe: why} of the made coresets (of all recipes, by default) that lack what their recipes require."""
+    specs = workspace.settings.coresets
+    required = [name for name in (specs if recipes is None else recipes) if specs[name].require]
+    made = [name for name in required if readable_manifest(workspace, name) is not None]
+    verdicts = {name: requirements_met(workspace, name) for name in made}
+    return {name: verdict.description for name, verdict in verdicts.items() if not verdict.passed}
+
+
 def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool) -> tuple[list[str], float]:
     """What is wrong with one column of scores, and its share of nulls."""
     assert column.value_range is not None
@@ -131,3 +143,18 @@ def every_source_complete(workspace: Workspace) -> Verdict:
     index = read_index(workspace)
     excluded = "; ".join(f"{name}: {reason}" for name, reason in index.excluded.items())
     return Verdict(not index.excluded, excluded or "no source is left out", {"excluded": len(index.excluded)})
+
+
+def little_is_held_out(workspace: Workspace) -> Verdict:
+    """At most HELD_OUT_SHARE of the pool is held out for what it shares with eval sources.
+
+    More is a sign that one was copied into the pool, or that both are of one template.
+    """
+    index = read_index(workspace)
+    held_out, rows = index.held_out.rows.height, index.frame.height
+    share = held_out / max(1, rows)
+    reasons = index.held_out.rows["reason"].map_elements(short_reason, return_dtype=pl.String).value_counts(sort=True)
+    told = "".join(f"; {reason}: {count}" for reason, count in reasons.iter_rows())
+    told += "".join(f"; because of {source}: {count}" for source, count in index.held_out.by_source.items())
+    description = f"{held_out} of {rows} samples ({share:.1%}) are held out{told}"
+    return Verdict(share <= HELD_OUT_SHARE, description, {"held out": held_out, "share": share})

@@ -100,8 +100,10 @@ def update_neighbors(workspace: Workspace, index: Index, progress: Progress | No
 
     The report's figures say how it was searched and, where that was not exact, the recall measured on this very table.
     """
-    row_count, prompt_fingerprints = index.frame.height, index.fingerprints["prompts"]
-    todo = neighbors_todo(workspace, index.frame, prompt_fingerprints)
+    # What is held out is nobody's shot, and needs none.
+    candidates, prompt_fingerprints = index.candidates, index.fingerprints["prompts"]
+    row_count = candidates.height
+    todo = neighbors_todo(workspace, candidates, prompt_fingerprints)
     table_fingerprint = fingerprint(provenance(todo.spec, row_count, prompt_fingerprints))
     if todo.is_current and todo.metadata["fingerprint"] == table_fingerprint and todo.previous is not None:
         return _report(todo, todo.previous, table_fingerprint, json.loads(todo.metadata["figures"]))
@@ -109,6 +111,8 @@ def update_neighbors(workspace: Workspace, index: Index, progress: Progress | No
     figures: dict[str, str | int | float] = {"search": "exact" if nprobe is None else f"approximate, nprobe {nprobe}"}
     if index.sources:
         vectors = pool_vectors(workspace, index, "prompts").values
+        if row_count < index.frame.height:
+            vectors = vectors[index.frame["sample_id"].is_in(candidates["sample_id"].implode()).to_numpy()]
         table = todo.search(vectors, progress)
         measured = None if nprobe is None else recall(table, vectors)
         if measured is not None:

@@ -1,13 +1,16 @@
 """The corpus index: which samples the complete sources hold, and which scores stand for them.
 
 A source is complete when every needed kind of score was made for exactly the samples of its raw table. Others are
-left out and listed with the reason: one bad source does not block the corpus. The index is what every
-corpus-wide step reads, so they all see one pool.
+left out and listed with the reason: one bad source does not block the corpus. Sources that are not chosen from (`role`)
+are never in it; what the pool shares with them stays in the pool, and is held out. The index is what every corpus-wide
+step reads, so they all see one pool.
+
+The table has a column `held_out`, the reason or null, where some source is not chosen from.
 """
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 from polars.exceptions import ColumnNotFoundError
@@ -15,6 +18,8 @@ from polars.exceptions import ColumnNotFoundError
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import kind_of, with_needs
+from dselect_core.pool.held_out import HeldOut, find_held_out, held_out_sets, landed_texts
+from dselect_core.pool.overlap import SCHEMA as HELD_OUT_ROWS
 from dselect_core.select.select import required_kinds
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -26,6 +31,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "sample_id": pl.String(),
     "sources": pl.List(pl.String()),
 }
+_REASON, _COMPARED_WITH = "held_out", "compared_with"  # a column of the file, and a key of its metadata
 
 
 def needed_kinds(settings: Settings) -> frozenset[str]:
@@ -39,17 +45,25 @@ class Index:
 
     frame: SCHEMA, ascending by id. sources: {name: {kind or "samples": version}}. excluded: {name: reason}.
     fingerprints: {kind: of the provenances of its scores}; more than one means that they must not be compared.
+    held_out: what of the frame cannot be chosen.
     """
 
     frame: pl.DataFrame
     sources: dict[str, dict[str, str]]
     excluded: dict[str, str]
     fingerprints: dict[str, list[str]]
+    held_out: HeldOut = field(default_factory=HeldOut)
 
     @property
     def version(self) -> str:
-        """Hash of the pool's samples, their sources and the versions of all scores."""
-        return fingerprint([self.frame["sample_id"].to_list(), self.sources])
+        """Hash of the pool's samples, their sources, the versions of all scores, and what is held out."""
+        held_out = [] if self.held_out.version is None else [self.held_out.version]
+        return fingerprint([self.frame["sample_id"].to_list(), self.sources, *held_out])
+
+    @property
+    def candidates(self) -> pl.DataFrame:
+        """The rows of the frame that may be chosen."""
+        return self.frame.join(self.held_out.rows, on="sample_id", how="anti", maintain_order="left")
 
     def version_of(self, kinds: frozenset[str]) -> str:
         """Hash of the pool's samples, the sources they stand in, and the versions of these kinds of score alone."""
@@ -73,8 +87,13 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
     index = index_of(workspace, sources, kinds)
     if index.excluded and not index.sources:
         raise DselectError("the pool is empty: " + incomplete(index.excluded))
-    record = json.dumps([index.sources, index.excluded, index.fingerprints])
-    write_parquet(index.frame, workspace.index, {"index": record})
+    record = {"index": json.dumps([index.sources, index.excluded, index.fingerprints])}
+    frame = index.frame
+    if index.held_out.compared_with is not None:
+        record[_COMPARED_WITH] = index.held_out.compared_with
+        reasons = index.held_out.rows.rename({"reason": _REASON})
+        frame = frame.join(reasons, on="sample_id", how="left", maintain_order="left")
+    write_parquet(frame, workspace.index, record)
     return index
 
 
@@ -83,11 +102,28 @@ def index_of(workspace: Workspace, sources: Collection[str], kinds: frozenset[st
 
     kinds: those a source must have to be complete; kinds that are made over the pool do not count.
     """
+    index = complete_sources(workspace, sources, kinds)
+    for name in sources:
+        if workspace.settings.role_of(name) != "train" and not workspace.samples(name).exists():
+            index.excluded[name] = "not landed yet, so nothing of the pool is held out for it"
+    try:
+        last = read_index(workspace)
+        known = (last.frame, last.held_out)
+    except DselectError:
+        known = None
+    held_out = find_held_out(index.frame, held_out_sets(workspace), known, landed_texts(workspace, index.sources))
+    return replace(index, held_out=held_out)
+
+
+def complete_sources(workspace: Workspace, sources: Collection[str], kinds: frozenset[str]) -> Index:
+    """`index_of`, but for what is held out: no text is read."""
     complete: dict[str, dict[str, str]] = {}
     excluded: dict[str, str] = {}
     fingerprints: dict[str, set[str]] = {kind: set() for kind in kinds if kind_of(kind).by_source}
     ids_by_source = []
     for name in sorted(sources):
+        if workspace.settings.role_of(name) != "train":
+            continue
         try:
             samples, landed = read_with_metadata(workspace.samples(name), ["sample_id"])
         except FileNotFoundError:
@@ -137,7 +173,12 @@ def read_index(workspace: Workspace) -> Index:
     except FileNotFoundError:
         raise DselectError(f"{workspace.index}: no corpus index yet; run `dselect refresh`") from None
     try:
-        return Index(frame.select(list(SCHEMA)), *json.loads(metadata["index"]))
+        rows = pl.DataFrame(schema=HELD_OUT_ROWS)
+        if _REASON in frame.columns:
+            rows = frame.select("sample_id", reason=_REASON).drop_nulls("reason")
+        held_out = HeldOut(rows, metadata.get(_COMPARED_WITH))
+        index = Index(frame.select(list(SCHEMA)), *json.loads(metadata["index"]))
+        return replace(index, held_out=held_out)
     except (ValueError, KeyError, TypeError, ColumnNotFoundError) as error:
         raise DselectError(
             f"{workspace.index}: not an index of this version ({error}); run `dselect refresh`"

@@ -10,11 +10,12 @@ from typing import Literal
 
 import polars as pl
 
-from dselect_core.corpus.raw_dataset import ORIGINS, origins_version, preview_samples
+from dselect_core.corpus.raw_dataset import ORIGINS, origins_version, preview_samples, read_samples
 from dselect_core.corpus.sample import conform_samples
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.pool.corpus_index import Index, read_index
+from dselect_core.pool.held_out import EvalSet, HeldOut, find_held_out
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, read_with_metadata
 
@@ -45,7 +46,10 @@ class SourceRows:
 
 @dataclass(frozen=True)
 class FuturePool:
-    """sources: by name. problems: {source: why it cannot be read}. rebuilt_index: stands for an index that is lost."""
+    """sources: by name, of every role. problems: {source: why it cannot be read}.
+
+    rebuilt_index: stands for an index that is lost.
+    """
 
     workspace: Workspace
     sources: dict[str, SourceRows]
@@ -53,16 +57,77 @@ class FuturePool:
     rebuilt_index: Index | None = None
 
     @property
-    def rows_moved(self) -> bool:
-        """Whether some source has other samples than those that landed last."""
+    def pooled(self) -> dict[str, SourceRows]:
+        """The sources that are chosen from, and those that were and are gone."""
+        settings = self.workspace.settings
+        indexed = self.sources if self.index is None else self.index.sources
+        names = [name for name in self.sources if name in settings.sources or name in indexed]
+        return {name: self.sources[name] for name in names if settings.role_of(name) == "train"}
+
+    @property
+    def sources_moved(self) -> bool:
+        """Whether some source, of any role, has other samples than those that landed last."""
         return any(rows.moved for rows in self.sources.values())
+
+    @property
+    def rows_moved(self) -> bool:
+        """Whether the pool gets other samples: a source has others than those that landed last, or another role."""
+        return any(rows.moved for rows in self.pooled.values()) or self._roles_moved
+
+    @property
+    def _roles_moved(self) -> bool:
+        if self.index is None:
+            return False
+        known = {*self.index.sources, *self.index.excluded}
+        came = any(name not in known and rows.samples.height for name, rows in self.pooled.items())
+        return came or bool(self.index.sources.keys() & (self.sources.keys() - self.pooled.keys()))
 
     @cached_property
     def ids(self) -> pl.DataFrame:
-        """sample_id of all sources, ascending, each once."""
+        """sample_id of all sources that are chosen from, ascending, each once."""
         empty = pl.DataFrame(schema={"sample_id": pl.String})
-        ids = [rows.samples.select("sample_id") for rows in self.sources.values()]
+        ids = [rows.samples.select("sample_id") for rows in self.pooled.values()]
         return pl.concat([empty, *ids]).unique().sort("sample_id")
+
+    @cached_property
+    def eval_sets(self) -> list[EvalSet]:
+        """The sources that are not chosen from, by name: eval and target ones."""
+        role_of = self.workspace.settings.role_of
+        apart = {name: rows for name, rows in sorted(self.sources.items()) if role_of(name) != "train"}
+        return [
+            EvalSet(name, rows.version, self._texts(name).sort("sample_id"), role_of(name))
+            for name, rows in apart.items()
+        ]
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """What of the pool cannot be chosen."""
+        known = None if self.index is None else (self.index.frame, self.index.held_out)
+        return find_held_out(
+            self.ids, self.eval_sets, known, lambda ids: (self._texts(name, ids) for name in self.pooled)
+        )
+
+    def _texts(self, source: str, ids: pl.DataFrame | None = None) -> pl.DataFrame:
+        """The samples of a source with their messages; those of `ids` alone."""
+        samples = self.sources[source].samples
+        whole = samples if "messages" in samples.columns else read_samples(self.workspace, source)
+        return whole if ids is None else whole.join(ids, on="sample_id", how="semi")
+
+    @property
+    def held_out_moved(self) -> bool:
+        """Whether a sample that the index has is held out now and was not, or was and is not, or for another reason."""
+        if self.index is None or not (self.eval_sets or self.index.held_out.rows.height):
+            return False
+        before, now = (
+            of.rows.join(self.index.frame, on="sample_id", how="semi").join(self.ids, on="sample_id", how="semi")
+            for of in (self.index.held_out, self.held_out)
+        )
+        return not before.sort("sample_id").equals(now.sort("sample_id"))
+
+    @cached_property
+    def candidate_ids(self) -> pl.DataFrame:
+        """sample_id of what may be chosen, ascending."""
+        return self.ids.join(self.held_out.rows, on="sample_id", how="anti", maintain_order="left")
 
     @cached_property
     def index(self) -> Index | None:
@@ -74,15 +139,17 @@ class FuturePool:
 
     @cached_property
     def new_ids(self) -> pl.DataFrame | None:
-        """sample_id of what the index lacks; None where there is no index yet."""
-        return None if self.index is None else self.ids.join(self.index.frame, on="sample_id", how="anti")
+        """sample_id of what may be chosen, and could not before; None where there is no index yet."""
+        return (
+            None if self.index is None else self.candidate_ids.join(self.index.candidates, on="sample_id", how="anti")
+        )
 
     @cached_property
     def departed_ids(self) -> pl.DataFrame | None:
-        """sample_id of what only the index has; None where there is no index yet."""
+        """sample_id of what could be chosen, and cannot any more; None where there is no index yet."""
         if self.index is None:
             return None
-        return self.index.frame.select("sample_id").join(self.ids, on="sample_id", how="anti")
+        return self.index.candidates.select("sample_id").join(self.candidate_ids, on="sample_id", how="anti")
 
     @cached_property
     def characters(self) -> pl.DataFrame:

@@ -101,7 +101,11 @@ def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool
         table = pool_scores(workspace, index, name)
         table = table.select("sample_id", *(column for column in table.columns if column in visible))
         scores = scores.join(table, on="sample_id", how="left", maintain_order="left")
-    return Pool(scores, **arrays)
+    held_out = None
+    if index.held_out.rows.height:
+        reasons = index.held_out.rows
+        held_out = scores.join(reasons, on="sample_id", how="left", maintain_order="left")["reason"]
+    return Pool(scores, **arrays, held_out=held_out)
 
 
 def pool_arrays(pool_field: str, values: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ def update_pairs(workspace: Workspace, name: str, index: Index, progress: Progre
     Raises DselectError when there is no model yet, or when scores that it starts from are missing.
     """
     kind, store = kind_of(name), store_of(workspace, name)
-    pairs = read_parquet(workspace.neighbors).join(index.frame, on="sample_id", how="semi", maintain_order="left")
+    pairs = read_parquet(workspace.neighbors).join(index.candidates, on="sample_id", how="semi", maintain_order="left")
     todo = pair_todo(kind, pairs, store)
     tokens = None if todo.missing_pairs.is_empty() else _compute(workspace, todo, store, index, progress)
     values = store.read(pairs)

@@ -20,6 +20,7 @@ class Pool:
     embeddings: float [n, d], one vector per whole sample, any length; a row with NaN is missing. None: not loaded.
     neurons: uint32 [n, m], ids of the active neurons, all distinct inside a row. None: not loaded.
     has_neurons: boolean [n]; rows of `neurons` where it is False have no meaning. None: every row has neurons.
+    held_out: String [n], why a sample must not be chosen whatever its scores; null where it may. None: all may.
     Raises DselectError for a repeated sample id, ValueError for shapes that do not fit.
     """
 
@@ -27,6 +28,7 @@ class Pool:
     embeddings: np.ndarray | None = field(default=None, repr=False)
     neurons: np.ndarray | None = field(default=None, repr=False)
     has_neurons: np.ndarray | None = field(default=None, repr=False)
+    held_out: pl.Series | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         ids = self.scores["sample_id"]
@@ -35,7 +37,7 @@ class Pool:
         if ids.n_unique() != len(ids):
             repeated = ids.filter(ids.is_duplicated())[0]
             raise DselectError(f"pool: sample {repeated} is there twice; join the scores on sample_id, one row each")
-        for name in ("embeddings", "neurons", "has_neurons"):
+        for name in ("embeddings", "neurons", "has_neurons", "held_out"):
             array = getattr(self, name)
             if array is not None and len(array) != len(ids):
                 raise ValueError(f"{name} has {len(array)} rows, the pool {len(ids)}")
@@ -49,12 +51,16 @@ class Pool:
         embeddings: np.ndarray | None = None,
         neurons: np.ndarray | None = None,
         has_neurons: np.ndarray | None = None,
+        held_out: pl.Series | None = None,
     ) -> "Pool":
         """A pool from rows in any order, the same order in every argument. Copies only what it reorders."""
         rows = scores["sample_id"].arg_sort().to_numpy()
         return cls(
             scores[rows],
-            *(None if array is None else array[rows] for array in (embeddings, neurons, has_neurons)),
+            None if embeddings is None else embeddings[rows],
+            None if neurons is None else neurons[rows],
+            None if has_neurons is None else has_neurons[rows],
+            None if held_out is None else held_out[rows],
         )
 
     def __len__(self) -> int:
@@ -81,5 +87,8 @@ class Pool:
             return self
         return Pool(
             self.scores[rows],
-            *(None if array is None else array[rows] for array in (self.embeddings, self.neurons, self.has_neurons)),
+            None if self.embeddings is None else self.embeddings[rows],
+            None if self.neurons is None else self.neurons[rows],
+            None if self.has_neurons is None else self.has_neurons[rows],
+            None if self.held_out is None else self.held_out[rows],
         )

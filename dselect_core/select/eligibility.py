@@ -1,4 +1,4 @@
-"""Which samples lack something that a strategy, or a token budget, needs. They are left out; nothing is imputed."""
+"""Which samples are held out, or lack something that a strategy or a token budget needs. Nothing is imputed."""
 
 import numpy as np
 import polars as pl
@@ -37,14 +37,23 @@ def rows_missing_inputs(pool: Pool, strategy: Strategy, by_tokens: bool) -> dict
     return missing_rows
 
 
-def count_missing(missing_rows: dict[str, np.ndarray]) -> str:
-    """For a message: ` (2 lack upd, 1 lack embedding)`; empty where no row lacks anything."""
-    counts = [f"{int(rows.sum())} lack {name}" for name, rows in missing_rows.items() if rows.any()]
+def count_missing(pool: Pool, missing_rows: dict[str, np.ndarray]) -> str:
+    """For a message: ` (3 held out, 2 lack upd, 1 lack embedding)`; empty where every row can be chosen."""
+    held_out = 0 if pool.held_out is None else len(pool.held_out) - pool.held_out.null_count()
+    counts = [f"{held_out} held out"] if held_out else []
+    counts += [f"{int(rows.sum())} lack {name}" for name, rows in missing_rows.items() if rows.any()]
     return f" ({', '.join(counts)})" if counts else ""
 
 
 def exclusion_reasons(pool: Pool, missing_rows: dict[str, np.ndarray]) -> pl.Series:
-    """String [n], `no upd, no grade`; null for a sample that lacks nothing."""
+    """String [n], why it is held out, else `no upd, no grade`; null for a sample that can be chosen."""
+    missing = _missing_reasons(pool, missing_rows)
+    if pool.held_out is None:
+        return missing
+    return pl.select(reason=pl.coalesce(pool.held_out.cast(pl.String), missing))["reason"]
+
+
+def _missing_reasons(pool: Pool, missing_rows: dict[str, np.ndarray]) -> pl.Series:
     reasons = [pl.when(pl.lit(pl.Series(rows))).then(pl.lit(f"no {name}")) for name, rows in missing_rows.items()]
     if not reasons:
         return pl.Series("reason", [None] * len(pool), dtype=pl.String)

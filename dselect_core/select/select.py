@@ -1,9 +1,9 @@
 """Selection: a strategy's order, cut at a budget.
 
-Samples that lack something the strategy needs are left out, each with a reason; nothing is imputed. The order is made
-pick by pick and stopped by the budget, so a smaller budget is a prefix of a larger one. Where the caller keeps orders,
-no pick is made twice: a smaller budget cuts the saved order, a larger one continues it, and the selection is that of a
-fresh run, bit for bit. The price is a hash over all that the order depends on.
+Samples that are held out, or lack something the strategy needs, are left out, each with a reason; nothing is imputed.
+The order is made pick by pick and stopped by the budget, so a smaller budget is a prefix of a larger one. Where the
+caller keeps orders, no pick is made twice: a smaller budget cuts the saved order, a larger one continues it, and the
+selection is that of a fresh run, bit for bit. The price is a hash over all that the order depends on.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,8 @@ class Selection:
 
     order: sample_id, rank (UInt32, from 1), gain (Float64, null where the strategy defines none), `pass` (UInt32, only
         where the strategy counts passes), then every score column of the pool.
-    excluded: sample_id, reason; the samples that lacked what the strategy (or a token budget) needs, by id.
+    excluded: sample_id, reason; the samples that are held out, or lacked what the strategy (or a token budget) needs,
+        by id.
     passes: passes over the pool; None where the strategy does not count them.
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
     too_alike: samples passed over as too similar to a chosen one, where that left the budget unfilled; None otherwise.
@@ -87,7 +88,7 @@ def select(
     missing_rows = rows_missing_inputs(pool, strategy, by_tokens=spec.budget.unit == "tokens")
     samples = pool.scores.select("sample_id", exclusion_reasons(pool, missing_rows), *strategy.columns)
     selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
-    limit = _find_limit(selectable, spec, len(pool), count_missing(missing_rows))
+    limit = _find_limit(selectable, spec, len(pool), count_missing(pool, missing_rows))
 
     key = None if read_saved is None else order_key(selectable, strategy, spec.seed)
     saved = None if read_saved is None or key is None else read_saved(key)

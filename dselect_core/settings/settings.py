@@ -312,6 +312,11 @@ class Settings(StrictModel):
         """Names of the sources with a role, sorted."""
         return sorted(name for name, spec in self.sources.items() if spec.role == role)
 
+    def role_of(self, source: str) -> Role:
+        """The role of a source. One that is gone from the settings lands without rows, and counts as `train`."""
+        spec = self.sources.get(source)
+        return "train" if spec is None else spec.role
+
 
 def config_path() -> Path:
     """The settings file in force: $DSELECT_CONFIG, else dselect.yaml in the working directory."""

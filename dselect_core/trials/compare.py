@@ -70,12 +70,13 @@ def compare(workspace: Workspace, stale: Mapping[str, str] | None = None) -> lis
 
 
 def eval_sources(compared: list[Compared]) -> list[str]:
-    """The eval sources that some trial measured on, by name; the mean over them first."""
+    """The eval sources that some trial measured on, by name; the mean over them first, where there are several."""
     names: set[str] = set()
     for each in compared:
         if each.report is not None:
             names |= set(each.report.frame.filter(metric="loss")["eval"].to_list())
-    return [*([ALL] if ALL in names else []), *sorted(names - {ALL})]
+    sources = sorted(names - {ALL})
+    return [ALL, *sources] if len(sources) > 1 else sources
 
 
 def against_random_text(report: TrialReport) -> str:

@@ -72,8 +72,14 @@ def _how_it_was_measured(spec: TrialsSpec) -> str:
         "each the same weight. <em>random</em> are draws of as many rows as the coreset has, each tuned once with a "
         "seed of its own. The verdict sets the coreset's mean over its seeds against single draws, at 95%. The "
         "settings:</p>\n"
-        + _table(["setting", "value"], [[name, value] for name, value in spec.model_dump(mode="json").items()])
+        + _table(
+            ["setting", "value"], [[name, _setting(value)] for name, value in spec.model_dump(mode="json").items()]
+        )
     )
+
+
+def _setting(value: Any) -> str:
+    return "by default" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _trial(compared: Compared, report: TrialReport) -> str:

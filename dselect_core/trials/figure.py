@@ -30,12 +30,13 @@ def interval_half_width(sd: float | None, runs: int) -> float | None:
 
 
 def loss_by_set(report: TrialReport) -> Any:
-    """A panel an eval source (at most 6, the mean over all first): a bar a training set, with 95% intervals."""
+    """A panel an eval source (6 at most, the mean over several first): a bar a training set, with 95% intervals."""
     from matplotlib.figure import Figure
 
     losses = report.frame.filter(pl.col("runs") > 0, metric="loss")  # the untuned model is off the scale
     names = losses["eval"].unique(maintain_order=True).to_list()
-    names = [*(name for name in names if name == ALL), *(name for name in names if name != ALL)][:_MAX_PANELS]
+    sources = [name for name in names if name != ALL]
+    names = [*([ALL] if ALL in names and len(sources) != 1 else []), *sources][:_MAX_PANELS]
     figure = Figure(figsize=(6.4, 0.5 + sum(0.42 + 0.2 * losses.filter(eval=name).height for name in names)))
     grid = figure.subplots(max(1, len(names)), 1, squeeze=False)[:, 0]
     for axes, name in zip(grid, names, strict=False):

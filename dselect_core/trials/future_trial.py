@@ -1,4 +1,4 @@
-"""What a trial will have to do once its coreset and its pool have changed: an estimate for plans.
+"""What a trial will have to do once its coreset, its pool or its held-out rows have changed: for plans.
 
 The draws depend on the pool's ids alone, so those that were tuned before are found. Which rows the coreset will hold is
 not known before its run: it counts as one that was never tried.
@@ -19,23 +19,17 @@ from dselect_core.trials.trial_model import TrialModel
 _NOT_A_DRAW = -1  # the order that stands for the rows that a coreset will hold
 
 
-def future_todo(
-    workspace: Workspace,
-    recipe: str,
-    rows: int,
-    candidates: Mapping[str, tuple[str, int]],
-    eval_sets: Sequence[EvalSet],
-    *,
-    model_changes: bool,
-) -> TrialTodo:
-    """What there will be to do, with the version "". Reads only.
-
-    rows: of the coreset there will be. candidates: {id: (source, tokens)} of the pool there will be. model_changes: the
-    model is made anew, or was never made.
-    """
-    trials = workspace.settings.trials
+def pool_to_come(candidates: Mapping[str, tuple[str, int]], rows: int) -> TrialPool:
+    """The pool there will be, and a coreset of so many rows that no trial knows. candidates: {id: (source, tokens)}."""
     chosen = draws.draw_order(list(candidates), _NOT_A_DRAW)[:rows]
-    pool = TrialPool(chosen, {name: Sample(source, 0, tokens) for name, (source, tokens) in candidates.items()})
+    return TrialPool(chosen, {name: Sample(source, 0, tokens) for name, (source, tokens) in candidates.items()})
+
+
+def future_todo(
+    workspace: Workspace, recipe: str, pool: TrialPool, eval_sets: Sequence[EvalSet], *, model_changes: bool
+) -> TrialTodo:
+    """What there will be to do. Reads only. model_changes: the model is made anew, or was never made."""
+    trials = workspace.settings.trials
     sets = training_sets(pool, trials)
     held_out = [each for each in eval_sets if each.samples.height]
     if not model_changes:

@@ -9,7 +9,6 @@ import polars as pl
 from dselect_core.coreset.published import read_version
 from dselect_core.errors import DselectError
 from dselect_core.pool.corpus_index import Index, read_index
-from dselect_core.pool.held_out import held_out_samples
 from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.settings.settings import TrialsSpec
 from dselect_core.settings.workspace import Workspace
@@ -46,8 +45,7 @@ class TrialPool:
         except FileNotFoundError:
             raise DselectError(f"coreset {recipe}: not made yet; run `dselect refresh`") from None
         index = read_index(workspace)
-        free = index.frame.join(held_out_samples(workspace), on="sample_id", how="anti")
-        samples = free.select("sample_id", pl.col("sources").list.first()).join(
+        samples = index.candidates.select("sample_id", pl.col("sources").list.first()).join(
             _counted(workspace, index), on="sample_id", how="left"
         )
         return cls(order["sample_id"].to_list(), {row[0]: Sample(*row[1:]) for row in samples.iter_rows()})

@@ -171,6 +171,7 @@ def status(config: ConfigOption = None) -> None:
     settings, path = _load(config)
     from dselect_core.kinds import TRIED_AGAIN
     from dselect_core.lineage.lost_tables import given_up_rows
+    from dselect_core.lineage.quality_checks import held_back
     from dselect_dagster.defs.changed_inputs import find_changed_inputs, find_lost_scores
     from dselect_dagster.refresh.instance import open_instance
     from dselect_dagster.refresh.staleness import Staleness
@@ -198,9 +199,12 @@ def status(config: ConfigOption = None) -> None:
         for (asset_name, partition), rows in given_up_rows(workspace, list(settings.sources)).items():
             name = render.asset_partition(asset_name, partition)
             out.print(f"{name}: {rows:,} rows failed {settings.grader.give_up_after} times and are not tried again")
+        held = held_back(workspace)
+        for name, why in held.items():
+            out.print(f"{render.asset_partition('coreset', name)} is held back: {why}", soft_wrap=True)
         for asset in staleness.unused_assets():
             out.print(f"{asset.to_user_string()} is not computed: no recipe reads it")
-        if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost):
+        if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost or held):
             out.print("Everything is up to date.")
 
 

@@ -247,7 +247,9 @@ def print_story(story: "Story") -> None:
         out.print(f"  {message['role']}: {text if len(text) <= 300 else text[:299] + '…'}")
     out.print(styled(("stands in", "bold")))
     for origin in story.origins:
-        out.print(f"  {origin['source']}: {origin['file']}, row {origin['row']}")
+        role = story.roles[origin["source"]]
+        never = "" if role == "train" else f" (role {role}: never chosen)"
+        out.print(f"  {origin['source']}: {origin['file']}, row {origin['row']}{never}")
     if story.shot is not None and story.shot["shot_id"] is not None:
         out.print(styled(("its shot", "bold"), f" {story.shot['shot_id']}, similarity {story.shot['similarity']:.6f}"))
     out.print(styled(("scores", "bold")))

@@ -54,6 +54,11 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     def every_source_complete(workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.every_source_complete(workspace.open()), dg.AssetCheckSeverity.WARN)
 
+    @dg.asset_check(asset="corpus_index", description="at most 5% of the pool is held out for what eval sources hold")
+    @with_clean_errors
+    def little_is_held_out(workspace: WorkspaceResource) -> dg.AssetCheckResult:
+        return _result(checks.little_is_held_out(workspace.open()), dg.AssetCheckSeverity.WARN)
+
     @dg.asset_check(
         asset="coreset",
         partitions_def=RECIPE,
@@ -63,4 +68,11 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     def every_source_kept(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.sources_kept(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
 
-    return [every_row_accounted_for, quarantine_is_small, scores_are_sound, every_source_complete, every_source_kept]
+    return [
+        every_row_accounted_for,
+        quarantine_is_small,
+        scores_are_sound,
+        every_source_complete,
+        little_is_held_out,
+        every_source_kept,
+    ]

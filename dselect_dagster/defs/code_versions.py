@@ -15,7 +15,7 @@ from dselect_core.settings.settings import Settings
 
 
 def code_versions(settings: Settings) -> dict[str, str]:
-    """{asset: 12 hex digits}, of the model, the neighbours, the trials and every asset that holds scores.
+    """{asset: 12 hex digits}, of the model, the neighbours, held-out rows, trials and every asset that holds scores.
 
     The model's identity is not among them: scores depend on it through `warmup_model`'s data version.
     """
@@ -26,6 +26,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
         "warmup_model": _model_version(settings),
         # How they are searched depends on the pool's size too; the table itself records which way it was.
         "neighbors": [NEIGHBORS_REVISION, settings.neighbors.model_dump()],
+        "held_out": settings.sources_of("eval"),  # a source's role may change without its rows
         "trial": _trial_version(settings),
     }
     for asset, kinds in kinds_by_asset().items():

@@ -31,7 +31,7 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
         coreset.coreset_spec(settings),
         coreset.candidates(settings, needed),
         coreset.coreset(settings),
-        trial.held_out(settings),
+        trial.held_out(settings, versions["held_out"]),
         trial.trial(settings, versions["trial"]),
     ]
     return dg.Definitions(

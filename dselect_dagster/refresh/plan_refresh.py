@@ -47,11 +47,18 @@ def plan_refresh(
         rates=read_rates(defs, instance),
         lost=changed_inputs.lost,
         landed_versions=changed_inputs.landed_versions,
+        index_version=_data_version(instance, "corpus_index"),
     )
     scope = Scope(defs, select, recipe)
     steps = [step for step in plan.steps if scope.includes(dg.AssetKey.from_user_string(step.asset), step.partition)]
     lost = {key: why for key, why in plan.lost.items() if scope.includes(dg.AssetKey.from_user_string(key[0]), key[1])}
     return changed_inputs, replace(plan, steps=steps, lost=lost)
+
+
+def _data_version(instance: dg.DagsterInstance, asset: str) -> str | None:
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    materialization = None if event is None else event.asset_materialization
+    return None if materialization is None else (materialization.tags or {}).get("dagster/data_version")
 
 
 def read_rates(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Rate]:

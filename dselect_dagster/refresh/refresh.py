@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from dselect_core.coreset.manifest import readable_manifest
+from dselect_core.coreset.manifest import NO_FAULTS, readable_manifest
 from dselect_core.lineage.lost_tables import LostTables
-from dselect_core.lineage.quality_checks import requirements_met
+from dselect_core.lineage.quality_checks import held_back
 from dselect_core.pool.corpus_index import read_excluded
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
@@ -155,7 +155,7 @@ def refresh(
         if not keys and not restoring.look_again(failed) and not restoring.look_at_origins(origins, failed):
             _evaluate_checks(defs, instance, workspace)
             result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
-            result.held_back = _held_back(workspace, recipe)
+            result.held_back = held_back(workspace, [recipe] if recipe else None)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
             return result
 
@@ -171,7 +171,8 @@ def _left_out(workspace: Workspace, recipe: str | None) -> dict[str, str]:
     left = read_excluded(workspace)
     for name in workspace.settings.coresets if recipe is None else [recipe]:
         left |= (readable_manifest(workspace, name) or {}).get("sources_left", {})
-    return {source: why for source, why in sorted(left.items()) if source in workspace.settings.sources}
+    known = workspace.settings.sources
+    return {source: why for source, why in sorted(left.items()) if source in known and why not in NO_FAULTS}
 
 
 def _evaluate_checks(defs: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
@@ -180,15 +181,7 @@ def _evaluate_checks(defs: dg.Definitions, instance: dg.DagsterInstance, workspa
     for due in due_checks(workspace, instance):
         checks[due.recipe].append(due.check)
     for recipe, keys in checks.items():
-        run_checks(defs, instance, keys, recipe)
-
-
-def _held_back(workspace: Workspace, recipe: str | None) -> dict[str, str]:
-    """Of the made coresets (all, or one recipe's), those that lack what their recipes require."""
-    names = workspace.settings.coresets if recipe is None else [recipe]
-    made = [name for name in names if readable_manifest(workspace, name) is not None]
-    verdicts = {name: requirements_met(workspace, name) for name in made}
-    return {name: verdict.description for name, verdict in verdicts.items() if not verdict.passed}
+        run_checks(defs, instance, keys, recipe, _tags())
 
 
 def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
@@ -199,6 +192,11 @@ def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
         host, _, pid = run.tags.get(_PROCESS_TAG, "").rpartition(":")
         if host == socket.gethostname() and not _is_alive(int(pid)):
             fail_run(instance, run, f"process {pid} of `dselect refresh` is gone")
+
+
+def _tags() -> dict[str, str]:
+    """Of the runs of this process."""
+    return _REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
 
 
 def _is_alive(pid: int) -> bool:
@@ -248,7 +246,7 @@ def _run(
             partition,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags=_REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            tags=_tags(),
         )
         # Dagster counts a run that was stopped as one that failed, and would have the others go on.
         raise_if_stopped()

@@ -79,6 +79,21 @@ def test_ones_own_vectors_and_scores() -> None:
         ds.choose(ds.Pool.of(own.drop("upd"), embeddings=vectors), "d3", budget=3)
 
 
+def test_what_a_model_is_measured_on_is_never_chosen(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {i}", "output": f"{i} " * 20} for i in range(10)]
+    for name, of in (("pool", rows), ("test", [{"instruction": "say: 3!", "output": "3"}, rows[4]])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(of))
+    samples, measured = (ds.read_rows(tmp_path / f"{name}.json").samples for name in ("pool", "test"))
+    held_out = ds.hold_out(samples, {"test": measured})
+    assert held_out.height == 2
+    pool = ds.make_pool({"grades": ds.score(samples, ["grades"])["grades"]}, held_out)
+    selection = ds.choose(pool, "random", 8)
+    assert not set(selection.order["sample_id"]) & set(held_out["sample_id"])
+    assert selection.excluded.equals(held_out)
+    with pytest.raises(ds.DselectError, match=r"the 8 of 10 samples .* \(2 held out\)"):
+        ds.choose(pool, "random", 9)
+
+
 def test_a_score_of_the_model_without_a_model_says_so(files: Path) -> None:
     with pytest.raises(ds.DselectError, match="`difficulty` is computed by a model"):
         ds.score(ds.read_rows(files / "alpaca.json").samples, ["difficulty"])

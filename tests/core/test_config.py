@@ -88,6 +88,23 @@ def test_a_starter_config_has_every_readable_file_and_names_all_others(tmp_path:
     Settings.model_validate(yaml.safe_load(text))
 
 
+def test_a_starter_config_chooses_not_from_what_is_for_measuring(tmp_path: Path) -> None:
+    apart = ["dev", "gsm8k_test", "EVAL.v2", "held-out", "my-validation-set"]
+    for name in [*apart, "latest", "devices", "contest", "train"]:
+        (tmp_path / f"{name}.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    text, _, _ = make_starter_config(tmp_path, tmp_path)
+    assert Settings.model_validate(yaml.safe_load(text)).sources_of("eval") == sorted(apart)
+    (line,) = [line for line in text.splitlines() if line.startswith("  dev:")]
+    assert "role: eval}" in line
+    assert "# eval, by its name: never chosen from; 1 rows in" in line
+
+
+def test_a_starter_config_leaves_something_to_choose_from(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    text, _, _ = make_starter_config(tmp_path, tmp_path)
+    assert Settings.model_validate(yaml.safe_load(text)).sources_of("train") == ["test"]
+
+
 def test_a_folder_of_unreadable_files_only_is_an_error_that_names_them(tmp_path: Path) -> None:
     for i in range(7):
         (tmp_path / f"{i}.csv").write_text("instruction,output")

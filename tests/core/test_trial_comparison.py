@@ -66,6 +66,8 @@ def test_the_figures_of_a_report_as_text() -> None:
     assert (compared.rows, compared.tokens, compared.loss("held"), compared.loss("else")) == (120, 9000, 1.98, None)
     assert (of(None).rows, of(None).loss(ALL)) == (None, None)
     assert eval_sources([compared, of(None)]) == [ALL, "held", "law"]
+    lone = report(table=[row for row in report().table if row["eval"] != "law"])
+    assert eval_sources([of(lone)]) == ["held"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,8 @@ def test_pictures_are_drawn_whatever_the_names_are(recipe: str) -> None:
         assert png(figure).startswith(b"\x89PNG")
     lone = report(table=[row | {"sd": None, "runs": 1} for row in found.table if row["set"] in ("coreset", "random")])
     assert png(loss_by_set(lone)).startswith(b"\x89PNG")
+    one = report(table=[row for row in report().table if row["eval"] != "law"])
+    assert [len(loss_by_set(each).axes) for each in (report(), one)] == [3, 1]
     assert loss_against_budget(report(table=[row for row in found.table if row["set"] == "coreset"])) is None
 
 

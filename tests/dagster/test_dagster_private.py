@@ -91,11 +91,12 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     f"{EVENT}.step_failure_data": (RUNS, ()),
     f"{EVENT}.step_key": (RUNS, ()),
     f"{EVENT}.step_materialization_data": (RUNS, ()),
+    # Their constructors are generated when they are first called, and have no signature until then.
     "dagster._core.definitions.asset_checks.asset_check_evaluation.AssetCheckEvaluationTargetMaterializationData": (
         CHECKS,
-        ("storage_id", "run_id", "timestamp"),
+        (),
     ),
-    "dagster._core.event_api.PartitionKeyFilter": (CHECKS, ("key",)),
+    "dagster._core.event_api.PartitionKeyFilter": (CHECKS, ()),
     f"{DAGSTER_INSTANCE}.event_log_storage": (CHECKS, ()),
     "dagster._core.storage.event_log.base.EventLogStorage.get_latest_asset_check_execution_by_key": (
         CHECKS,

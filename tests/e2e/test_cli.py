@@ -159,7 +159,7 @@ def test_dev_shows_the_graph_and_the_runs_that_refresh_made(project: Path) -> No
                 nodes = graphql(port, "{ assetNodes { assetKey { path } staleStatus groupName } }")["assetNodes"]
             except OSError:
                 continue
-        assert len(nodes) == 12
+        assert len(nodes) == 14
         runs = graphql(port, "{ runsOrError { ... on Runs { results { status tags { key value } } } } }")
         results = runs["runsOrError"]["results"]
         assert results

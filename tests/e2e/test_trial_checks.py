@@ -12,9 +12,11 @@ import dagster as dg
 import pytest
 
 from dselect_core.trials.report import AgainstRandom, Word, read_report, write_report
-from dselect_dagster.dagster_private import evaluate_conditions, last_evaluation, run_assets
+from dselect_dagster.dagster_private import evaluate_conditions, last_evaluation, run_assets, run_checks
 from dselect_dagster.defs.graph import build_definitions
 from dselect_dagster.defs.partitions import RECIPE
+from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.sensors import sources_and_recipes
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import Graph, alpaca, settings_of
 from tests.e2e.test_cli import dselect
@@ -23,7 +25,6 @@ from tests.e2e.test_trials import TRIALS, TRIED
 REQUIRED = TRIED | {"require": ["beats_random"]}
 RECIPES = {"tried": TRIED, "required": REQUIRED | {"seed": 2}, "plain": {"strategy": "random", "budget": 5, "seed": 1}}
 CORESET = dg.AssetKey("coreset")
-Key = tuple[str, str | None]
 
 
 @dg.asset(
@@ -87,11 +88,13 @@ class Team:
         )
 
     def published(self) -> set[str | None]:
-        """The recipes that are published now."""
+        """The recipes that are published now. requested: all that the conditions asked for meanwhile."""
         done: set[str | None] = set()
+        self.requested: set[tuple[str, str | None]] = set()
         with self._graph.instance() as instance:
             for _ in range(3):
                 requested, self._cursor = evaluate_conditions(self._defs, instance, self._cursor)
+                self.requested |= {(asset.to_user_string(), partition) for asset, partition in requested}
                 due = {partition for asset, partition in requested if asset == publish.key}
                 for partition in due:
                     assert run_assets(self._defs, instance, [publish.key], partition).success
@@ -143,6 +146,7 @@ def test_an_old_verdict_does_not_count_for_a_coreset_that_changed(graph: Graph) 
     assert not met.passed
     assert team.published() == set()
     # Its trial is not held back, and says something again.
+    assert ("trial", "required") in team.requested
     done = graph.refresh()
     assert not done.failed
     assert evaluation(graph, "beats_random", "required") is not None
@@ -172,6 +176,34 @@ def test_what_is_required_later_holds_for_the_coreset_of_now(graph: Graph) -> No
     found = evaluation(graph, "requirements_met", "tried")
     assert found is not None
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+
+
+def test_the_landing_sensor_asks_once_for_a_check_that_the_settings_decide_anew(graph: Graph) -> None:
+    def asked() -> list[dg.RunRequest]:
+        with graph.instance() as instance:
+            defs = build_definitions(settings_of(graph), str(graph.config))
+            resource = {"workspace": WorkspaceResource(config=str(graph.config))}
+            repository = defs.get_repository_def()
+            context = dg.build_sensor_context(instance=instance, repository_def=repository, resources=resource)
+            requests = list(sources_and_recipes.evaluate_tick(context).run_requests or [])
+            for request in requests:
+                assert request.asset_selection == []  # nothing is made
+                run_checks(defs, instance, request.asset_check_keys or [], str(request.partition_key))
+        return requests
+
+    say(graph, "tried", "worse")
+    graph.refresh()
+    assert asked() == []
+    graph.settings(coresets=RECIPES | {"tried": REQUIRED})
+    requests = asked()
+    assert {(key.name, run.partition_key) for run in requests for key in run.asset_check_keys or []} == {
+        ("beats_random", "tried"),  # an error from now on
+        ("requirements_met", "tried"),
+    }
+    assert all(run.tags["dagster/partition"] == "tried" for run in requests)
+    assert asked() == []
+    graph.settings(coresets=RECIPES)
+    assert not {run.run_key for run in asked()} & {run.run_key for run in requests}
 
 
 def test_in_one_run_by_hand_nothing_follows_a_coreset_that_was_not_tried(graph: Graph) -> None:

@@ -1,6 +1,7 @@
 """Trials in the graph: the asset and its checks, the plan that is kept, what is lost, and what the commands show."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,3 +170,27 @@ def test_a_trial_without_an_eval_source_is_refused_with_the_remedy(graph: Graph)
     told = dselect(graph.folder, "plan", code=2)
     assert "coresets.tried.trial" in told
     assert "`role: eval`" in told
+
+
+def test_the_closing_table_and_compare_show_the_coresets_against_random(graph: Graph) -> None:
+    verdict = r"[+-]0\.\d{4} ± \d+\.\d{4} (better|worse|no difference)"
+    told = dselect(graph.folder, "refresh")
+    assert "against random" in told
+    assert re.search(rf"tried random, 6 rows 6 2\d 0 0 {verdict} \.dselect", told)
+    graph.settings(coresets=RECIPES | {"plain": RECIPES["plain"] | {"trial": True}})
+    told = dselect(graph.folder, "compare", "--html", "page.html")
+    assert re.search(rf"tried random, 6 rows 6 \d+\.\d{{4}} {verdict}", told)
+    assert re.search(r"tried +[·┆├─●┤]{31}", told)
+    assert "plain: not tried yet" in told
+    page = (graph.folder / "page.html").read_text("utf-8")
+    assert re.search(verdict, page)
+    assert "<script" not in page
+    graph.source("held", alpaca(WORDS[:6], offset=90))
+    graph.refresh(select=dg.AssetSelection.assets("raw_dataset", "held_out"))
+    assert "tried: held_out changed" in dselect(graph.folder, "compare")
+
+
+def test_without_a_tried_recipe_nothing_is_said_of_random(graph: Graph) -> None:
+    graph.settings(coresets={"plain": RECIPES["plain"]})
+    assert "against random" not in dselect(graph.folder, "refresh")
+    assert "No recipe is tried" in dselect(graph.folder, "compare")

@@ -7,11 +7,13 @@ index, which is one asset however many sources there are.
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, assets_making, kinds_by_asset
 from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
-from dselect_core.pool.corpus_index import SCHEMA, build_index, read_index
+from dselect_core.pool.corpus_index import SCHEMA, Index, build_index, read_index
+from dselect_core.pool.overlap import short_reason
 from dselect_core.redact import redact_all
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, columns_of_kinds, markdown_table, tables_metadata
@@ -39,12 +41,13 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         group_name="corpus",
         kinds={"polars", "parquet"},
         owners=settings.owners,
-        # The kinds that make a source complete are part of what this asset does.
-        code_version="1-" + "-".join(sorted(needed)),
+        # The kinds that make a source complete are part of what this asset does, and so are the roles of sources.
+        code_version="-".join(["1", *sorted(needed), *_roles_version(settings)]),
         automation_condition=on_input_change(allow_missing_deps=True),
         description=(
             "The pool: the samples of every complete source, once each, and the versions of their score tables. "
-            "Sources that lack a score are left out and listed."
+            "Sources that lack a score are left out and listed. Eval and target sources are never in it, and what the "
+            "pool shares with them is held out, with the reason."
         ),
         metadata={"dagster/column_schema": column_schema(SCHEMA, _INDEX_COLUMNS)},
     )
@@ -71,11 +74,34 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         if index.excluded:
             metadata["excluded"] = dg.MetadataValue.json(redact_all(index.excluded))
             context.log.warning(clean(f"left out of the pool: {index.excluded}"))
+        if index.held_out.compared_with is not None:
+            metadata |= _of_held_out(index)
         counts = index.frame.explode("sources")["sources"].value_counts(sort=True)
         metadata["samples by source"] = markdown_table(counts)
         return dg.MaterializeResult(data_version=dg.DataVersion(index.version), metadata=metadata)
 
     return corpus_index
+
+
+def _roles_version(settings: Settings) -> list[str]:
+    """Empty where every source is chosen from."""
+    roles = {name: spec.role for name, spec in sorted(settings.sources.items()) if spec.role != "train"}
+    return [fingerprint(roles)[:12]] if roles else []
+
+
+def _of_held_out(index: Index) -> dict[str, Any]:
+    """What of the pool is held out, by reason and by eval source."""
+    rows = index.held_out.rows
+    shown: dict[str, Any] = {"held out": rows.height, "rows compared with eval sources": index.held_out.compared}
+    if rows.height:
+        reasons = rows["reason"].map_elements(short_reason, return_dtype=pl.String)
+        by_source = pl.DataFrame(list(index.held_out.by_source.items()), schema=["source", "rows"], orient="row")
+        shown |= {
+            "held out by reason": markdown_table(reasons.value_counts(sort=True)),
+            "held out by source": markdown_table(by_source),
+            "held out, first rows": markdown_table(rows.head(10)),
+        }
+    return shown
 
 
 def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:

@@ -28,7 +28,7 @@ _GROUP = "proof"
 _OF_RECIPE = ("coreset", "candidates")
 
 
-def held_out(settings: Settings) -> dg.AssetsDefinition:
+def held_out(settings: Settings, code_version: str) -> dg.AssetsDefinition:
     """The asset that names the rows that trials measure on."""
 
     @dg.asset(
@@ -36,7 +36,7 @@ def held_out(settings: Settings) -> dg.AssetsDefinition:
         group_name=_GROUP,
         kinds={"json"},
         owners=settings.owners,
-        code_version="1",
+        code_version=code_version,
         automation_condition=on_input_change(allow_missing_deps=True) if _is_any_tried(settings) else None,
         description="The samples of the sources with `role: eval`, by their versions: what trials measure on.",
     )

@@ -3,11 +3,9 @@
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
-from dselect_core.corpus.raw_dataset import read_samples
+from dselect_core.pool.held_out import candidate_samples
 from dselect_core.settings.settings import Settings
-from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.automation_condition import once_there_is_data
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.defs.progress_log import RunProgress
@@ -37,7 +35,8 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
 
         place = workspace.open()
         progress = RunProgress(context, "warmup_model")
-        record = make_target_model(place, lambda: _landed(place, context), progress)
+        names = SOURCE.get_partition_keys(dynamic_partitions_store=context.instance)
+        record = make_target_model(place, lambda: candidate_samples(place, names), progress)
         if record["template_is_fallback"]:
             context.log.warning(
                 "the tokenizer has no chat template: "
@@ -51,9 +50,3 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         )
 
     return warmup_model
-
-
-def _landed(place: Workspace, context: dg.AssetExecutionContext) -> pl.DataFrame:
-    names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
-    tables = [read_samples(place, name) for name in names if place.samples(name).exists()]
-    return pl.concat(tables).unique("sample_id").sort("sample_id")
