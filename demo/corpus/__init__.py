@@ -5,6 +5,6 @@ simple and made from templates, but every answer is computed and every defect is
 """
 
 from demo.corpus.assemble import BuiltinCorpus, Label, LabelName, generate
-from demo.corpus.write import LABELS, SOURCES, write_corpus
+from demo.corpus.write import HELD_OUT, LABELS, SOURCES, write_corpus
 
-__all__ = ["LABELS", "SOURCES", "BuiltinCorpus", "Label", "LabelName", "generate", "write_corpus"]
+__all__ = ["HELD_OUT", "LABELS", "SOURCES", "BuiltinCorpus", "Label", "LabelName", "generate", "write_corpus"]

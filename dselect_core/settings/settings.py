@@ -236,7 +236,6 @@ class TrialsSpec(StrictModel):
         ["loss"], description="loss of the responses; exact match and ROUGE-L of greedy answers"
     )
     answer_tokens: int = Field(128, gt=0, description="tokens of a greedy answer at most")
-    tasks: list[str] = Field([], description="tasks of lm-eval, by name, where it is installed")
     max_seconds: float | None = Field(
         None, gt=0, description="a trial starts no run beyond this; what is tuned is kept, and the next refresh goes on"
     )

@@ -14,7 +14,7 @@ from dselect_core.storage.json_file import read_json, write_json
 COLUMNS: dict[str, pl.DataType] = {
     "set": pl.String(),  # coreset, random, random tokens, random balanced, pool, random x2, random x4
     "eval": pl.String(),  # eval source, or ALL: the mean over them
-    "metric": pl.String(),  # loss (nats a token), row loss (mean over rows), exact_match, rouge_l, task:<name>
+    "metric": pl.String(),  # loss (nats a token), row loss (mean over rows), exact_match, rouge_l
     "mean": pl.Float64(),  # over runs
     "sd": pl.Float64(),  # over runs; null for one run
     "runs": pl.Int64(),

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from demo.corpus import LABELS, SOURCES, BuiltinCorpus, Label, generate, plant, write_corpus
+from demo.corpus import HELD_OUT, LABELS, SOURCES, BuiltinCorpus, Label, generate, plant, write_corpus
 from demo.corpus.assemble import PLAN
 from demo.corpus.functions import FUNCTIONS
 from dselect_core.corpus.formats import choose_layout, read_row
@@ -149,6 +149,16 @@ def test_clean_prompts_are_all_different(corpus: BuiltinCorpus) -> None:
     assert len(set(prompts)) == len(prompts)
 
 
+def test_held_out_rows_ask_what_no_row_asks(corpus: BuiltinCorpus) -> None:
+    def prompt(row: dict[str, Any]) -> str:
+        asked = [m["content"] for m in row["messages"] if m["role"] == "user"]
+        return "".join(c for c in " ".join(asked).lower() if c.isalnum() or c in "+-×*÷/^.")
+
+    held_out = {prompt(row) for row in corpus.held_out}
+    pooled = {prompt(row) for row in corpus.rows["text_and_code"]}
+    assert len(held_out) == len(corpus.held_out) and held_out.isdisjoint(pooled)
+
+
 def test_variety(corpus: BuiltinCorpus) -> None:
     clean = labelled(corpus, "clean")
     categories = Counter(label.category for label in clean)
@@ -266,11 +276,13 @@ def test_the_loader_reads_every_row_as_labelled(tmp_path: Path) -> None:
 def test_files_and_labels(tmp_path: Path) -> None:
     paths = write_corpus(tmp_path / "demo", seed=3)
     corpus = generate(3)
-    files = {**SOURCES, "labels": LABELS}
+    files = {**SOURCES, "held_out": HELD_OUT, "labels": LABELS}
     assert paths == {name: tmp_path / "demo" / file for name, file in files.items()}
     assert json.loads(paths["arithmetic_and_units"].read_text("utf-8")) == corpus.rows["arithmetic_and_units"]
     lines = paths["text_and_code"].read_text("utf-8").splitlines()
     assert [json.loads(line) for line in lines] == corpus.rows["text_and_code"]
+    held_out = [json.loads(line) for line in paths["held_out"].read_text("utf-8").splitlines()]
+    assert held_out == corpus.held_out and len(held_out) == 180
     lines = gzip.decompress(paths["conversations"].read_bytes()).decode().splitlines()
     assert [json.loads(line) for line in lines] == corpus.rows["conversations"]
     with paths["labels"].open(newline="", encoding="utf-8") as file:
@@ -294,7 +306,7 @@ def _run(folder: Path, hash_seed: str) -> dict[str, str]:
 
 def test_same_seed_same_bytes_in_any_process(tmp_path: Path) -> None:
     first, second = _run(tmp_path / "a", "1"), _run(tmp_path / "b", "2")
-    assert first == second and set(first) == {*SOURCES.values(), LABELS}
+    assert first == second and set(first) == {*SOURCES.values(), HELD_OUT, LABELS}
     other = write_corpus(tmp_path / "c", seed=6)
     assert hashlib.sha256(other["text_and_code"].read_bytes()).hexdigest() != first["text_and_code.jsonl"]
 
