@@ -18,7 +18,7 @@ import polars as pl
 from upath import UPath
 
 from dselect_core.errors import DamagedFileError
-from dselect_core.fingerprint import fingerprint
+from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.lm.tuning import TuneSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_bytes, read_parquet, write_bytes, write_parquet
@@ -80,17 +80,21 @@ class RunStore:
     def write(self, run: Run, facts: dict[str, Any], weights: Path | None) -> None:
         """Keep a run. weights: a local folder of files; None: they are not kept."""
         folder = self._runs / run.fingerprint
-        files = sorted(path.name for path in weights.iterdir() if path.is_file()) if weights is not None else []
-        for name in files:
-            assert weights is not None
-            write_bytes((weights / name).read_bytes(), folder / "weights" / name)
+        files = {}
+        for path in sorted(weights.iterdir()) if weights is not None else ():
+            data = path.read_bytes()
+            write_bytes(data, folder / "weights" / path.name)
+            files[path.name] = digest([data])
         write_json({"made_from": run.made_from, **facts, _FILES: files}, folder / _RUN)
 
     def with_weights(self, run: Run, use: Callable[[Path], Any]) -> Any:
-        """What `use` returns for a local folder with the weights. Raises FileNotFoundError where they are gone."""
+        """What `use` returns for a local folder with the weights. Raises FileNotFoundError, or DamagedFileError."""
         with TemporaryDirectory(prefix="dselect-run-") as scratch:
-            for name in (self.facts(run) or {}).get(_FILES, ()):
-                data = read_bytes(self._runs / run.fingerprint / "weights" / name)
+            for name, content in (self.facts(run) or {}).get(_FILES, {}).items():
+                path = self._runs / run.fingerprint / "weights" / name
+                data = read_bytes(path)
+                if digest([data]) != content:
+                    raise DamagedFileError(path, "its content is not what the run wrote")
                 (Path(scratch) / name).write_bytes(data)
             return use(Path(scratch))
 

@@ -4,6 +4,7 @@ Each run and each mark is kept as soon as it is there, so a trial that was kille
 on. `trial_todo` says what there is to do, and what it costs, from the same answers.
 """
 
+import logging
 import shutil
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples
-from dselect_core.errors import DselectError
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.load import LanguageModel
@@ -35,6 +36,8 @@ from dselect_core.trials.report import TrialReport, write_report
 from dselect_core.trials.run_store import Run, RunStore
 from dselect_core.trials.training_sets import TrialPool, runs_of, training_sets
 from dselect_core.trials.trial_model import TrialModel, require_eval_sets
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,12 @@ def make_trial(workspace: Workspace, recipe: str, progress: Progress | None = No
     work = _Work(trial, progress, to_tune, to_measure)
     work.measure_untuned()
     for run in to_measure:
-        work.measure_stored(run)
+        try:
+            work.measure_stored(run)
+        except (DamagedFileError, FileNotFoundError) as error:
+            _log.warning("trial of %s: a run is tuned again: %s", recipe, error)
+            to_tune.append(run)
+            reused -= 1
     samples = _training_samples(workspace, to_tune)
     for done, run in enumerate(to_tune):
         _check_time(workspace, recipe, time.monotonic() - started, done, len(to_tune))

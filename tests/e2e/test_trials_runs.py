@@ -135,7 +135,15 @@ def test_a_new_eval_source_costs_evaluations_only_and_without_weights_it_tunes_a
     assert (made.tuned, made.measured) == (0, 2 * 7)
     answers = made.frame.filter(metric="rouge_l", eval="held")
     assert answers.filter(set="coreset")["mean"][0] >= 0
-    for weights in (graph.folder / ".dselect" / "trials" / "runs").glob("*/weights/*"):
+    runs = graph.folder / ".dselect" / "trials" / "runs"
+    flipped = sorted(runs.glob("*/weights/*.safetensors"))[0]
+    data = bytearray(flipped.read_bytes())
+    data[-1] ^= 1
+    flipped.write_bytes(data)
+    graph.source("more", [row(f"{thing} 6", right=True) for thing in THINGS[1::4]])
+    assert not graph.refresh().failed
+    assert report(graph, "wrong").tuned + report(graph, "right").tuned == 1
+    for weights in runs.glob("*/weights/*"):
         weights.unlink()
     graph.settings(trials=TRIALS | {"keep_models": False})
     assert trial_todo(graph.workspace, "right").tune == 0  # all marks are there
