@@ -45,6 +45,7 @@ coresets:  # strategy: {strategies}
   mads-15pct: {{strategy: mads, budget: 15%}}          # coverage of the model's neurons
   # small:    {{strategy: d3, budget: 500}}            # a number of rows
   # tokens:   {{strategy: d3, budget: 200000 tokens}}  # or of response tokens
+  # `trial: true` in a recipe compares it with random draws of its size, on the sources with `role: eval`.
 """
 
 
