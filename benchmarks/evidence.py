@@ -45,8 +45,8 @@ STRATEGIES = {
 SHARES = (5, 1, 10)
 """Budgets in percent of the pool, in the order in which they are tried."""
 
-TOO_MANY_ROWS = {"upd", "loss"}
-"""Not tried at equal response tokens: they take answers of one or two tokens, and with them a third of the pool."""
+TOO_MANY_ROWS = {"miwv", "upd", "loss"}
+"""Not tried at equal response tokens: they take answers of one or two tokens, and so a quarter of the pool or more."""
 
 TRIALS = {
     "method": "lora",
@@ -58,7 +58,7 @@ TRIALS = {
     "draws": 5,
     "multiples": [],
     "baselines": ["balanced"],
-    "keep_models": False,
+    "keep_models": True,
 }
 STEPS = ("rows", "score", "try", "tables")
 

@@ -77,19 +77,21 @@ class Stage:
 def stages(shares: tuple[int, ...]) -> Iterator[Stage]:
     """The whole grid: budgets below the first cost little and come before it, those above it come last.
 
-    The first budget has one seed of each strategy before it has the others: one is enough to say something.
+    The first budget has one seed of each strategy, by rows and by tokens, before it has the others: one run can be held
+    to single draws.
     """
     first, *others = shares
-    all_draws = tuple(range(5))
-    drawn = {draws.RANDOM: all_draws, draws.BALANCED: all_draws}
+    seeds, numbers = (0, 1, 2), tuple(range(5))
+    drawn = {draws.RANDOM: numbers, draws.BALANCED: numbers}
     small = [Cell(share, by_tokens=False) for share in others if share < first]
-    yield from (Stage(cell, (0, 1, 2), drawn) for cell in small)
-    rows = Cell(first, by_tokens=False)
-    yield Stage(rows, (0,), {draws.RANDOM: all_draws})
-    yield Stage(rows, (1, 2), drawn)
-    yield Stage(replace(rows, by_tokens=True), (0, 1, 2), {draws.TOKENS: all_draws})
-    yield from (Stage(replace(cell, by_tokens=True), (0, 1, 2), {draws.TOKENS: all_draws}) for cell in small)
-    yield from (Stage(Cell(share, by_tokens=False), (0, 1, 2), drawn) for share in others if share > first)
+    rows, tokens = Cell(first, by_tokens=False), Cell(first, by_tokens=True)
+    yield from (Stage(cell, seeds, drawn) for cell in small)
+    yield Stage(rows, (0,), {draws.RANDOM: numbers})
+    yield Stage(tokens, (0,), {draws.TOKENS: numbers})
+    yield Stage(rows, seeds, drawn)
+    yield from (Stage(replace(cell, by_tokens=True), seeds, {draws.TOKENS: numbers}) for cell in small)
+    yield Stage(tokens, seeds, {draws.TOKENS: numbers})
+    yield from (Stage(Cell(share, by_tokens=False), seeds, drawn) for share in others if share > first)
 
 
 def run_stage(workspace: Workspace, stage: Stage, strategies: list[str], until: float, log: Path) -> int:
