@@ -1,0 +1,157 @@
+"""Every strategy against random draws, with a real model on real rows: the figures of docs/evidence.md.
+
+    EVIDENCE_CORPORA=<folder> EVIDENCE_MODEL=<folder> python benchmarks/evidence.py [rows] [score] [try] [tables]
+
+or --corpora and --model. Corpora: a folder whose files and sub-folders are the sources, of any shape dselect reads.
+Model: a Hugging Face causal LM with a chat template. --work (./evidence by default) becomes an ordinary project:
+
+- rows    a pool and held-out rows from the corpora (evidence_rows.py), and a dselect.yaml of a recipe for each strategy
+          and budget, by rows and by response tokens;
+- score   `dselect refresh` of it: scores and coresets;
+- try     the runs of `dselect_core.trials`, the most important first (evidence_grid.py), by --processes at once;
+- tables  CSV files into --tables, and the table in Markdown on the screen (evidence_report.py).
+
+Without a step: all of them. Each goes on where it stopped. Nothing is tuned to make a strategy win: model, steps and
+rate are the same for all, and were chosen on a random draw. Baselines: random draws of as many rows, of as many
+response tokens, balanced by source, the longest responses, and every published score alone.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from evidence_rows import Sizes, prepare_rows
+
+STRATEGIES = {
+    "d3": "d3",
+    "miwv": "miwv",
+    "mads": "mads",
+    "facility-location": "facility-location",
+    "kcenter": "kcenter",
+    "deita": "deita",
+    "upd": "topk:upd",
+    "loss": "topk:loss",
+    "grade": "topk:grade",
+    "longest": "topk:response_tokens",
+}
+"""Names in the tables, and in dselect.yaml. `upd`, `loss`, `grade` and `miwv` are the published scores alone."""
+
+SHARES = (5, 1, 10)
+"""Budgets in percent of the pool, in the order in which they are tried."""
+
+TOO_MANY_ROWS = {"miwv", "upd", "loss"}
+"""Not tried at equal response tokens: they take answers of one or two tokens, and so a quarter of the pool or more."""
+
+TRIALS = {
+    "method": "lora",
+    "epochs": 1,
+    "learning_rate": 1e-3,
+    "batch_tokens": 512,
+    "max_length": 512,
+    "seeds": 3,
+    "draws": 5,
+    "multiples": [],
+    "baselines": ["balanced"],
+    "keep_models": True,
+}
+STEPS = ("rows", "score", "try", "tables")
+
+
+def settings_of(facts: dict[str, dict[str, int]], model: str, dtype: str) -> dict[str, Any]:
+    """dselect.yaml of the study. facts: rows and response tokens by source."""
+    pool = [each for name, each in facts.items() if name.startswith("pool-")]
+    response_tokens = sum(each["response_tokens"] for each in pool)
+    coresets = {}
+    for share in SHARES:
+        for name, strategy in STRATEGIES.items():
+            coresets[f"{name}-{share}pct"] = {"strategy": strategy, "budget": f"{share}%"}
+            tokens = round(response_tokens * share / 100)
+            coresets[f"{name}-{share}pct-tokens"] = {"strategy": strategy, "budget": f"{tokens} tokens"}
+    return {
+        "storage": "store",
+        "sources": {
+            name: {"path": f"rows/{name}.jsonl", "role": "eval" if name.startswith("held-") else "train"}
+            for name in facts
+        },
+        "model": {"path": model, "dtype": dtype, "device": "cpu"},
+        "coresets": coresets,
+        "trials": TRIALS,
+    }
+
+
+def make_rows(corpora: Path, model: Path, dtype: str, work: Path) -> None:
+    """Write the sources and dselect.yaml."""
+    from transformers import AutoTokenizer
+
+    facts = prepare_rows(corpora, AutoTokenizer.from_pretrained(str(model)), Sizes(), work / "rows")
+    print(json.dumps(facts, indent=1))
+    settings = settings_of(facts, str(model.resolve()), dtype)
+    (work / "dselect.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def try_all(config: Path, until: float) -> None:
+    """Run what no other process has, stage by stage, until everything is tried or the time is over."""
+    from evidence_grid import open_workspace, run_stage, stages
+
+    workspace = open_workspace(config)
+    for stage in stages(SHARES):
+        names = [name for name in STRATEGIES if not (stage.cell.by_tokens and name in TOO_MANY_ROWS)]
+        done = run_stage(workspace, stage, names, until, config.parent / "runs.log")
+        print(f"{time.strftime('%H:%M:%S')} {stage.cell.name} seeds {stage.seeds}: {done} runs", flush=True)
+
+
+def try_in_processes(config: Path, processes: int, until: float) -> None:
+    """`try_all` in as many processes, one thread each."""
+    command = [sys.executable, __file__, "worker", "--work", str(config.parent), "--until", str(until)]
+    workers = [subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(processes)]
+    exits = [worker.wait() for worker in workers]
+    if any(exits):
+        raise SystemExit("a process failed; what was tuned is kept: run the step again")
+
+
+def write_tables(config: Path, folder: Path) -> None:
+    """CSV files into `folder`, Markdown on the screen."""
+    import evidence_report
+    from evidence_grid import open_workspace, stages
+
+    cells = list(dict.fromkeys(stage.cell for stage in stages(SHARES)))
+    print(evidence_report.write_tables(open_workspace(config), cells, list(STRATEGIES), folder))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("steps", nargs="*", choices=[*STEPS, "worker", []], help="by default all, in this order")
+    parser.add_argument("--corpora", type=Path, default=os.environ.get("EVIDENCE_CORPORA"))
+    parser.add_argument("--model", type=Path, default=os.environ.get("EVIDENCE_MODEL"))
+    parser.add_argument("--work", type=Path, default=Path("evidence"), help="folder of the project")
+    parser.add_argument("--dtype", default="bfloat16", help="of the model's weights when it scores and measures")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--until", type=float, default=float("inf"), help="start no run after this, as time.time()")
+    parser.add_argument("--tables", type=Path, default=Path(__file__).parent.parent / "docs" / "evidence")
+    given = parser.parse_args()
+    steps = given.steps or STEPS
+    config = given.work.resolve() / "dselect.yaml"
+    if "rows" in steps:
+        if given.corpora is None or given.model is None:
+            parser.error(
+                "name the corpora and the model: EVIDENCE_CORPORA and EVIDENCE_MODEL, or --corpora and --model"
+            )
+        make_rows(Path(given.corpora), Path(given.model), given.dtype, config.parent)
+    if "score" in steps:
+        subprocess.run([sys.executable, "-m", "dselect_dagster.cli", "refresh", "-c", str(config)], check=True)
+    if "try" in steps:
+        try_in_processes(config, given.processes, given.until)
+    if "worker" in steps:
+        try_all(config, given.until)
+    if "tables" in steps:
+        write_tables(config, given.tables)
+
+
+if __name__ == "__main__":
+    main()
