@@ -220,7 +220,7 @@ class TrialsSpec(StrictModel):
     learning_rate: float | None = Field(
         None, gt=0, description="peak learning rate; by default 2e-4 for LoRA, 2e-5 for all weights, 3e-4 for builtin"
     )
-    batch_tokens: int = Field(4096, gt=0, description="tokens per optimizer step")
+    batch_tokens: int = Field(2048, gt=0, description="tokens per optimizer step")
     max_length: int = Field(1024, gt=8, description="tuning length in tokens, longer samples are cut")
     seeds: int = Field(3, gt=0, description="runs on the coreset, each with its own seed")
     draws: int = Field(5, gt=2, description="random draws that it is compared with, each with its own seed")
