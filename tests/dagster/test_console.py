@@ -56,6 +56,7 @@ def test_in_the_story_of_a_sample(text: str, printed: io.StringIO) -> None:
         None,
         [score],
         [],
+        {"a": "train"},
     )
     render.print_story(story)
     for line in (f"  user: <s>[INST] Hi {text}", f"  a: data/{text}, row 3", f"    | {text}", f"    difficulty {text}"):
