@@ -9,7 +9,7 @@ import json
 import os
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, explain_unknown_key
+from dselect_core.settings.trials_spec import TrialsSpec
 
 CONFIG_ENV = "DSELECT_CONFIG"
 SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
@@ -198,48 +199,6 @@ class GraderSpec(StrictModel):
     def is_builtin(self) -> bool:
         """Whether the heuristic grades, for no model is named."""
         return self.model is None
-
-
-class TrialsSpec(StrictModel):
-    """How a coreset is tried against random draws: what is tuned, how often, and what is measured.
-
-    A recipe is tried where it says `trial: true`. Runs are kept, so a key that no run depends on (`seeds`, `draws`,
-    `multiples`, `baselines`, `metrics`, `max_seconds`) tunes nothing again.
-    """
-
-    model: str | None = Field(None, description="model that is tuned: hub name or folder; by default the target model")
-    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
-    method: Literal["auto", "lora", "full"] = Field(
-        "auto", description="auto: all weights of the builtin model, LoRA for any other"
-    )
-    lora_rank: int = Field(16, gt=0, description="rank of the LoRA matrices, which are scaled by 2")
-    precision: Literal["auto", "bf16", "float32"] = Field(
-        "auto", description="auto: bf16 where the device computes in it, float32 for the builtin model"
-    )
-    epochs: float = Field(2.0, gt=0, description="passes over the training rows")
-    learning_rate: float | None = Field(
-        None, gt=0, description="peak learning rate; by default 2e-4 for LoRA, 2e-5 for all weights, 3e-4 for builtin"
-    )
-    batch_tokens: int = Field(2048, gt=0, description="tokens per optimizer step")
-    max_length: int = Field(1024, gt=8, description="tuning length in tokens, longer samples are cut")
-    seeds: int = Field(3, gt=0, description="runs on the coreset, each with its own seed")
-    draws: int = Field(5, gt=2, description="random draws that it is compared with, each with its own seed")
-    multiples: list[Annotated[int, Field(gt=1)]] = Field(
-        [2, 4],
-        description="larger random draws, as multiples of the budget: how much random data reaches the same loss",
-    )
-    baselines: list[Literal["tokens", "balanced", "pool"]] = Field(
-        ["tokens", "balanced"],
-        description="beside draws of as many rows: of as many response tokens, balanced by source, the whole pool",
-    )
-    metrics: list[Literal["loss", "exact_match", "rouge_l"]] = Field(
-        ["loss"], description="loss of the responses; exact match and ROUGE-L of greedy answers"
-    )
-    answer_tokens: int = Field(128, gt=0, description="tokens of a greedy answer at most")
-    max_seconds: float | None = Field(
-        None, gt=0, description="a trial starts no run beyond this; what is tuned is kept, and the next refresh goes on"
-    )
-    keep_models: bool = Field(True, description="keep tuned weights, so that another eval source tunes nothing again")
 
 
 class PartSpec(StrictModel):

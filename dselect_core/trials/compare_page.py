@@ -10,7 +10,7 @@ from typing import Any
 
 from dselect_core.escape import html_text
 from dselect_core.redact import redact
-from dselect_core.settings.settings import TrialsSpec
+from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.trials.compare import (
     Compared,
     against_random_text,

@@ -8,7 +8,7 @@ import polars as pl
 
 from dselect_core.lm.load import LanguageModel
 from dselect_core.pool.held_out import EvalSet
-from dselect_core.settings.settings import TrialsSpec
+from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.trials.measure import greedy_answers, response_losses
 from dselect_core.trials.run_store import marks_name
 

@@ -10,7 +10,7 @@ from dselect_core.coreset.published import read_version
 from dselect_core.errors import DselectError
 from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.pool.pool_tables import pool_scores
-from dselect_core.settings.settings import TrialsSpec
+from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
 from dselect_core.trials.draws import TrainingSet

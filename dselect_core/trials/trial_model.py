@@ -12,7 +12,8 @@ from dselect_core.errors import DselectError
 from dselect_core.lm import load, target_model
 from dselect_core.lm.render import Renderer
 from dselect_core.lm.tuning import TuneSpec
-from dselect_core.settings.settings import ModelSpec, TrialsSpec
+from dselect_core.settings.settings import ModelSpec
+from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.workspace import Workspace
 
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5, "builtin": 3e-4}

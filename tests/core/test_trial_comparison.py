@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dselect_core.redact import remember
-from dselect_core.settings.settings import Settings, TrialsSpec
+from dselect_core.settings.settings import Settings
+from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials.compare import (
     PLOT_WIDTH,
