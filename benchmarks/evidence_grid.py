@@ -18,9 +18,10 @@ from dselect_core.errors import DselectError
 from dselect_core.settings.settings import load_settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
+from dselect_core.trials.make_trial import TrialWork, training_samples
 from dselect_core.trials.run_store import Run
 from dselect_core.trials.training_sets import runs_of
-from dselect_core.trials.trial import Trial, _training_samples, _Work
+from dselect_core.trials.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def run_stage(workspace: Workspace, stage: Stage, strategies: list[str], until: 
             if stage.holds(run):
                 todo.setdefault(run.fingerprint, (name, trial, run))
     order = sorted(todo.values(), key=lambda each: (each[2].training_set.number, not _is_draw(each[2])))
-    samples = _training_samples(workspace, [run for _, _, run in order])
+    samples = training_samples(workspace, [run for _, _, run in order])
     done = 0
     for name, trial, run in order:
         if time.time() > until:
@@ -116,9 +117,9 @@ def run_stage(workspace: Workspace, stage: Stage, strategies: list[str], until: 
         if not trial.missing_marks(run.fingerprint) or not _claim(log.parent / "claims", run.fingerprint):
             continue
         if not done and _claim(log.parent / "claims", trial.untuned):
-            _Work(trial, None, [], []).measure_untuned()
+            TrialWork(trial).measure_untuned()
         start, cpu = time.time(), time.process_time()
-        _Work(trial, None, [run], []).tune(run, samples)
+        TrialWork(trial).tune(run, samples)
         done += 1
         facts = trial.store.facts(run) or {}
         told = [

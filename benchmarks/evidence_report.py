@@ -19,10 +19,11 @@ from measure import table as markdown
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
 from dselect_core.trials.compare_sets import MarkedSet
+from dselect_core.trials.make_trial import marked_sets
 from dselect_core.trials.report import ALL
 from dselect_core.trials.run_store import Run
 from dselect_core.trials.statistics import Marks, difference
-from dselect_core.trials.trial import Trial, _marked_sets
+from dselect_core.trials.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def read_tried(workspace: Workspace, cells: list[Cell], strategies: list[str]) -
             names = Counter(run.training_set.name for run in trial.runs)
             tried = Tried(cell, name, trial, {})
             if names[draws.CORESET] and names[tried.random] > 1:
-                found.append(replace(tried, sets=_marked_sets(trial)))
+                found.append(replace(tried, sets=marked_sets(trial)))
     return found
 
 

@@ -14,7 +14,7 @@ from dselect_core.corpus.sample import chat_messages, chat_tools, conform_sample
 from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.packing import Sequence, Tree
-from dselect_core.lm.render import Rendered
+from dselect_core.scores.forward_scores import RenderedSample, render
 
 LOSS = {"sample_id": pl.String(), "loss": pl.Float64(), "tokens": pl.Int64()}
 """A row per eval sample; null where the template does not render it, or no response token is left."""
@@ -26,7 +26,7 @@ _ANSWERS_AT_A_TIME = 16
 
 def response_losses(lm: LanguageModel, samples: pl.DataFrame) -> pl.DataFrame:
     """LOSS, ascending by id: the mean loss of each sample's response in nats per token, and its tokens."""
-    rendered = dict(_rendered(lm, samples))
+    rendered = {each.id: each.rendered for each in render(lm, samples) if isinstance(each, RenderedSample)}
     trees = (
         Tree(Sequence(sample_id, each.ids, each.response))
         for sample_id, each in rendered.items()
@@ -64,14 +64,6 @@ def greedy_answers(lm: LanguageModel, samples: pl.DataFrame, max_tokens: int) ->
 def _conversations(samples: pl.DataFrame) -> Iterator[tuple[str, list[dict[str, Any]], Any]]:
     for sample_id, messages, tools in conform_samples(samples).select("sample_id", "messages", "tools").iter_rows():
         yield sample_id, chat_messages(messages), chat_tools(tools)
-
-
-def _rendered(lm: LanguageModel, samples: pl.DataFrame) -> Iterator[tuple[str, Rendered]]:
-    for sample_id, messages, tools in _conversations(samples):
-        try:
-            yield sample_id, lm.renderer.render(messages, tools)
-        except UnrenderableError:
-            continue
 
 
 def _prompt_ids(lm: LanguageModel, messages: list[dict[str, Any]], tools: Any, max_tokens: int) -> list[int] | None:

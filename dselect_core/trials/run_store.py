@@ -10,6 +10,7 @@ that are kept take space (LoRA: megabytes); without them (`keep_models: false`) 
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,7 +51,7 @@ class Run:
             "tuning": asdict(self.spec),
         }
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Names the run."""
         return fingerprint(self.made_from)

@@ -1,7 +1,6 @@
 """What an asset shows in the UI: counts, schemas, histograms and short tables."""
 
 import base64
-import io
 import re
 from collections.abc import Iterable, Mapping
 from types import NoneType
@@ -14,6 +13,7 @@ from dselect_core import escape
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.redact import redact
 from dselect_core.scores.score_table import TableReport
+from dselect_core.trials.figure import png as png_bytes
 from dselect_dagster.defs.run_errors import clean
 
 KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
@@ -59,10 +59,10 @@ def curve(values: pl.Series, title: str, x: str) -> dg.MetadataValue:
 
 def png(figure: Any, title: str) -> dg.MetadataValue:
     """A matplotlib figure as an inline image in markdown, which the UI shows."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
     name = re.sub(r"[^\w ,.]", " ", title)
-    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+    return dg.MetadataValue.md(
+        f"![{name}](data:image/png;base64,{base64.b64encode(png_bytes(figure, dpi=80)).decode()})"
+    )
 
 
 def markdown_table(frame: pl.DataFrame) -> dg.MetadataValue:

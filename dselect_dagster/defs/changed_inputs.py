@@ -101,7 +101,7 @@ def find_changed_inputs(
     recipes = set(instance.get_dynamic_partitions(str(RECIPE.name)))
     not_stored = lost_tables(workspace, sources, workspace.settings.coresets, save=save_verified)
     lost = _of_made(instance, not_stored)
-    landed = {name: _last_record(instance, "raw_dataset", name) for name in sorted(sources)}
+    landed = {name: last_record(instance, "raw_dataset", name) for name in sorted(sources)}
     changes = [_changed_source(workspace, name, record, lost) for name, record in landed.items()]
     changes += [_changed_recipe(workspace, instance, name, lost, recipes) for name in workspace.settings.coresets]
     gone = sorted(recipes - set(workspace.settings.coresets))
@@ -159,7 +159,7 @@ def _changed_source(
         signature, state = f"unreadable {fingerprint(str(error))}", "unreadable"
     if signature == TOMBSTONE:
         state = "gone"
-    version = _data_version(landed)
+    version = data_version_of(landed)
     if landed_signature is None or signature != str(landed_signature.value):
         return ChangedInput("raw_dataset", name, state, signature, version)
     if ("raw_dataset", name) in lost and record is not None:
@@ -171,8 +171,8 @@ def _changed_source(
 def _changed_recipe(
     workspace: Workspace, instance: dg.DagsterInstance, name: str, lost: LostTables, partitions: set[str]
 ) -> ChangedInput | None:
-    record = _last_record(instance, "coreset_spec", name)
-    landed_version = None if record is None else _data_version(record.asset_materialization)
+    record = last_record(instance, "coreset_spec", name)
+    landed_version = None if record is None else data_version_of(record.asset_materialization)
     version = spec_version(workspace.settings.coresets[name])
     if record is None or landed_version != version:
         state: State = "new" if landed_version is None else "changed"
@@ -252,11 +252,12 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
 
 
 def _last_record_id(instance: dg.DagsterInstance, asset: str, partition: str | None) -> int | None:
-    record = _last_record(instance, asset, partition)
+    record = last_record(instance, asset, partition)
     return None if record is None else record.storage_id
 
 
-def _last_record(instance: dg.DagsterInstance, asset: str, partition: str | None) -> dg.EventLogRecord | None:
+def last_record(instance: dg.DagsterInstance, asset: str, partition: str | None) -> dg.EventLogRecord | None:
+    """The last materialization of an asset, or of one of its partitions; None where it was never made."""
     partitions = None if partition is None else [partition]
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=partitions), limit=1
@@ -264,5 +265,6 @@ def _last_record(instance: dg.DagsterInstance, asset: str, partition: str | None
     return records[0] if records else None
 
 
-def _data_version(materialization: dg.AssetMaterialization | None) -> str | None:
+def data_version_of(materialization: dg.AssetMaterialization | None) -> str | None:
+    """The data version that a materialization recorded; None where there is none."""
     return None if materialization is None else (materialization.tags or {}).get("dagster/data_version")

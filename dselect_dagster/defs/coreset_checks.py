@@ -21,6 +21,7 @@ from dselect_core.redact import redact_all
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.dagster_private import evaluation_of, last_evaluation
+from dselect_dagster.defs.changed_inputs import last_record
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
@@ -108,7 +109,7 @@ def due_checks(
     some_require = any(spec.require for spec in specs.values())
     due = []
     for recipe in sorted(instance.get_dynamic_partitions(str(RECIPE.name)) if recipes is None else recipes):
-        made = _last_made(instance, recipe)
+        made = last_record(instance, "coreset", recipe)
         if made is None or recipe not in specs:
             continue
         results = [(_BEATS, beats_random(workspace, recipe), _severity_of_beats(workspace, recipe))]
@@ -166,9 +167,3 @@ def _severity_of_met(verdict: Verdict, context: dg.AssetCheckExecutionContext | 
     is_alone = context is None or (selected is not None and selected <= _UP_TO_CORESET)
     is_known = verdict.facts.get("known", True)
     return dg.AssetCheckSeverity.WARN if not is_known and is_alone else dg.AssetCheckSeverity.ERROR
-
-
-def _last_made(instance: dg.DagsterInstance, recipe: str) -> dg.EventLogRecord | None:
-    of_recipe = dg.AssetRecordsFilter(asset_key=_CORESET, asset_partitions=[recipe])
-    records = instance.fetch_materializations(of_recipe, limit=1).records
-    return records[0] if records else None

@@ -10,7 +10,7 @@ import dagster as dg
 from dselect_core.lineage.make_plan import make_plan
 from dselect_core.lineage.plan import Plan, Rate
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.defs.changed_inputs import ChangedInputs, find_changed_inputs
+from dselect_dagster.defs.changed_inputs import ChangedInputs, data_version_of, find_changed_inputs, last_record
 from dselect_dagster.defs.partitions import SOURCE
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness
@@ -37,6 +37,7 @@ def plan_refresh(
     stale_partitions = Staleness(defs, instance).stale_partitions(
         changed_inputs.partitions_to_come, changed_inputs.partitions_to_go
     )
+    indexed = last_record(instance, "corpus_index", None)
     plan = make_plan(
         workspace,
         landing=changed_inputs.states("raw_dataset"),
@@ -47,18 +48,12 @@ def plan_refresh(
         rates=read_rates(defs, instance),
         lost=changed_inputs.lost,
         landed_versions=changed_inputs.landed_versions,
-        index_version=_data_version(instance, "corpus_index"),
+        index_version=None if indexed is None else data_version_of(indexed.asset_materialization),
     )
     scope = Scope(defs, select, recipe)
     steps = [step for step in plan.steps if scope.includes(dg.AssetKey.from_user_string(step.asset), step.partition)]
     lost = {key: why for key, why in plan.lost.items() if scope.includes(dg.AssetKey.from_user_string(key[0]), key[1])}
     return changed_inputs, replace(plan, steps=steps, lost=lost)
-
-
-def _data_version(instance: dg.DagsterInstance, asset: str) -> str | None:
-    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
-    materialization = None if event is None else event.asset_materialization
-    return None if materialization is None else (materialization.tags or {}).get("dagster/data_version")
 
 
 def read_rates(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Rate]:

@@ -4,7 +4,6 @@ What a trial says is put in its place by hand: a random choice neither wins nor 
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,13 +50,6 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 @pytest.fixture(scope="module")
 def _snapshot(first: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(first.folder, tmp_path_factory.mktemp("snapshot") / "project"))
-
-
-@pytest.fixture
-def graph(first: Graph, _snapshot: Path) -> Iterator[Graph]:
-    shutil.rmtree(first.folder)
-    shutil.copytree(_snapshot, first.folder)
-    yield first
 
 
 def say(graph: Graph, recipe: str, word: Word) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -39,13 +38,6 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 @pytest.fixture(scope="module")
 def _snapshot(first: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(first.folder, tmp_path_factory.mktemp("snapshot") / "project"))
-
-
-@pytest.fixture
-def graph(first: Graph, _snapshot: Path) -> Iterator[Graph]:
-    shutil.rmtree(first.folder)
-    shutil.copytree(_snapshot, first.folder)
-    yield first
 
 
 def test_a_tried_recipe_has_a_trial_and_the_others_are_not_missing_one(graph: Graph) -> None:

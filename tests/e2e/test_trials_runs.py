@@ -19,8 +19,9 @@ from dselect_core.select.order import Order
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Strategy
 from dselect_core.select.top_k import SortedOrder
+from dselect_core.trials.make_trial import make_trial
 from dselect_core.trials.report import TrialReport, read_report
-from dselect_core.trials.trial import make_trial, trial_todo
+from dselect_core.trials.trial import trial_todo
 from tests.e2e.graph import Graph
 from tests.e2e.killed_refresh import environment
 from tests.e2e.test_trial_checks import Team, evaluation

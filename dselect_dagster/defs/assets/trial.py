@@ -87,7 +87,7 @@ def trial(settings: Settings, code_version: str) -> dg.AssetsDefinition:
     def trial(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckEvaluation]:
-        from dselect_core.trials.trial import make_trial
+        from dselect_core.trials.make_trial import make_trial
 
         place, recipe = workspace.open(), context.partition_key
         report = make_trial(place, recipe, RunProgress(context, f"trial {recipe}"))
