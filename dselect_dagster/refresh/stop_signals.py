@@ -32,8 +32,9 @@ _T = TypeVar("_T")
 def run_stoppable(work: Callable[[], _T], on_stop: Callable[[], None]) -> _T:
     """Do the work in a thread of its own, and return or raise what it does.
 
-    on_stop: called once, in this thread, when the first signal has come. Raises Stopped after the work has stopped for
-    it; where the work does not stop in time, the process ends here, with EXIT_CODE. Call it in the main thread.
+    on_stop: called once, in this thread, when a stop was asked for and the work is not whole. Raises Stopped after the
+    work has stopped for it; where it does not in time, the process ends here, with EXIT_CODE. Call it in the main
+    thread.
     """
     finished = threading.Event()
     results: list[_T] = []
@@ -54,25 +55,33 @@ def run_stoppable(work: Callable[[], _T], on_stop: Callable[[], None]) -> _T:
     worker = threading.Thread(target=contextvars.copy_context().run, args=(do,), name="dselect", daemon=True)
     with _first_signal_stops() as received:
         worker.start()
-        _wait(finished, on_stop)
+        told = _wait(finished, on_stop)
         was_stopped = stop_is_requested()
     if (received or was_stopped) and not results:
+        if not told:
+            _tell(on_stop)
         raise Stopped("stopped by a signal") from (errors[0] if errors else None)
     if errors:
         raise errors[0]
     return results[0]
 
 
-def _wait(finished: threading.Event, on_stop: Callable[[], None]) -> None:
+def _wait(finished: threading.Event, on_stop: Callable[[], None]) -> bool:
+    """Wait for the work; returns whether on_stop was called. Work may stop between two looks, before it is told."""
     deadline = None
     while not finished.wait(_LOOK_EVERY):
         if stop_is_requested() and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
-            # The terminal may be gone, which is why we stop.
-            with contextlib.suppress(OSError):
-                on_stop()
+            _tell(on_stop)
         if deadline is not None and time.monotonic() > deadline:
             _leave()
+    return deadline is not None
+
+
+def _tell(on_stop: Callable[[], None]) -> None:
+    # The terminal may be gone, which is why we stop.
+    with contextlib.suppress(OSError):
+        on_stop()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ import pytest
 from filelock import FileLock
 
 from dselect_core.scores.provenance import store_of
+from dselect_core.stop import Stopped, raise_if_stopped, request_stop, stop_is_requested
 from dselect_dagster.cli.app import STOPPING
+from dselect_dagster.refresh.stop_signals import run_stoppable
 from tests.e2e.content import assert_same, write
 from tests.e2e.from_scratch import FromScratch
 from tests.e2e.graph import TINY, Graph, materialised
@@ -264,3 +266,20 @@ def test_a_command_that_waits_or_only_looks_says_one_line(command: str, project:
     assert process.returncode == 130, told
     assert told.splitlines()[-1] == "Stopped; no run was under way."
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_a_stop_is_told_once_however_soon_the_work_ends_after_it(seconds: float) -> None:
+    told: list[str] = []
+
+    def work() -> None:
+        request_stop()
+        time.sleep(seconds)
+        raise_if_stopped()
+
+    with pytest.raises(Stopped):
+        run_stoppable(work, lambda: told.append("stopping"))
+    assert told == ["stopping"]
+    assert not stop_is_requested()
+    assert run_stoppable(lambda: 1, lambda: told.append("again")) == 1
+    assert told == ["stopping"]
