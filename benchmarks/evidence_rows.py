@@ -4,7 +4,8 @@ Every file and folder of a corpora folder is one source; dselect reads it, whate
 names begin with one of UNSEEN are kept out of the pool and make one held-out source of a kind that the pool lacks. Rows
 longer than `longest` tokens are left out everywhere: that bounds what a trial costs, and the study says nothing of
 longer ones. Rows of the pool share no 13 words in a row with a held-out row. Which rows are taken is decided by a hash
-of their content, so it repeats.
+of their content, so it repeats. The model's special tokens, written out in a row (T0's answers end in `<|endoftext|>`),
+are taken out, for what a model learns from them is a marker; a row whose answer is nothing else is left out.
 """
 
 import hashlib
@@ -29,10 +30,10 @@ class Sizes:
     held_out: of those, the rows of an eval source: the others are for a second look.
     """
 
-    longest: int = 256
+    longest: int = 160
     pool: int = 3000
-    kept_out: int = 30
-    held_out: int = 20
+    kept_out: int = 40
+    held_out: int = 30
 
 
 def prepare_rows(corpora: Path, tokenizer: Any, sizes: Sizes, folder: Path) -> dict[str, dict[str, int]]:
@@ -73,11 +74,15 @@ def prepare_rows(corpora: Path, tokenizer: Any, sizes: Sizes, folder: Path) -> d
 def _short_rows(entry: Path, tokenizer: Any, longest: int) -> list[dict[str, Any]]:
     """Rows of a corpus of at most `longest` tokens that end in an answer, in the order of their hash."""
     samples = read_rows(SourceSpec(path=str(entry), on_bad_file="skip"), entry.name).samples
+    special = re.compile("|".join(re.escape(token) for token in tokenizer.all_special_tokens))
     rows = []
     for sample in samples.iter_rows(named=True):
-        messages = [{"role": each["role"], "content": each["content"] or ""} for each in sample["messages"]]
+        messages = [
+            {"role": each["role"], "content": special.sub("", each["content"] or "").strip()}
+            for each in sample["messages"]
+        ]
         counts = [len(ids) for ids in tokenizer([each["content"] for each in messages]).input_ids]
-        if sum(counts) > longest or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
+        if sum(counts) > longest or messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
             continue
         answered = sum(n for n, each in zip(counts, messages, strict=True) if each["role"] == "assistant")
         file = Path(sample["origins"][0]["file"]).name if isinstance(sample["origins"], list) else ""
@@ -91,7 +96,7 @@ def _grams(row: dict[str, Any]) -> set[tuple[str, ...]]:
 
 
 def _by_hash(row: dict[str, Any]) -> str:
-    return hashlib.sha256(f"study {row['id']}".encode()).hexdigest()
+    return hashlib.sha256(f"study 2 {row['id']}".encode()).hexdigest()
 
 
 def _equal_shares(sizes: dict[str, int], total: int) -> dict[str, int]:
