@@ -202,6 +202,25 @@ def told(frame: pl.DataFrame, taken: pl.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
+def overview(frame: pl.DataFrame) -> str:
+    """The README's table: a row for each strategy, a column for each budget, best on average first."""
+    overall = frame.filter(pl.col("eval") == ALL)
+    budgets = overall["budget"].unique(maintain_order=True).to_list()
+    cells = {(row["strategy"], row["budget"]): row for row in overall.iter_rows(named=True)}
+    by_mean = overall.group_by("strategy").agg(pl.col("better_by").mean()).sort("better_by", descending=True)
+    lines = [
+        [name, *(_told_interval(cells.get((name, budget))) for budget in budgets)] for name in by_mean["strategy"]
+    ]
+    return markdown(["strategy", *budgets], lines)
+
+
+def _told_interval(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    mark = {"better": " ▲", "worse": " ▼"}.get(found["verdict"], "")
+    return f"{found['better_by']:+.3f} ± {(found['high'] - found['low']) / 2:.3f}{mark}"
+
+
 def _told_source(found: dict[str, Any]) -> str:
     mark = {"better": " ▲", "worse": " ▼"}.get(found["verdict"], "")
     return f"{found['better_by']:+.3f}{mark}"
@@ -215,4 +234,4 @@ def write_tables(workspace: Workspace, cells: list[Cell], strategies: list[str],
     by_run, by_row = runs(tried)
     for name, each in (("summary", frame), ("runs", by_run), ("losses", by_row), ("coresets", taken)):
         each.write_csv(folder / f"{name}.csv", float_precision=5)
-    return told(frame, taken)
+    return f"{overview(frame)}\n\n{told(frame, taken)}"
