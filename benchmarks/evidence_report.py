@@ -208,9 +208,7 @@ def overview(frame: pl.DataFrame) -> str:
     budgets = overall["budget"].unique(maintain_order=True).to_list()
     cells = {(row["strategy"], row["budget"]): row for row in overall.iter_rows(named=True)}
     by_mean = overall.group_by("strategy").agg(pl.col("better_by").mean()).sort("better_by", descending=True)
-    lines = [
-        [name, *(_told_interval(cells.get((name, budget))) for budget in budgets)] for name in by_mean["strategy"]
-    ]
+    lines = [[name, *(_told_interval(cells.get((name, budget))) for budget in budgets)] for name in by_mean["strategy"]]
     return markdown(["strategy", *budgets], lines)
 
 
