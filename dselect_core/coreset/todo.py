@@ -15,10 +15,10 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.pool.corpus_index import versions_of_kinds
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.saved_order import count_saved_picks, read_saved_order
 from dselect_core.select.select import required_kinds
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_metadata, read_parquet
 
 ORIGINS_MOVED = "its samples stand in other files or rows"
 
@@ -170,11 +170,11 @@ def _order_moves(
         usable_ids = usable_ids.join(upstream.scored_new_ids(kind), on="sample_id", how="semi")
     if usable_ids.height:
         return True
-    try:
-        order = read_parquet(workspace.orders / f"{(manifest or {}).get('order')}.parquet")
-    except FileNotFoundError:
+    key = (manifest or {}).get("order")
+    saved = None if key is None else read_saved_order(workspace.orders / f"{key}.parquet", key)
+    if saved is None:
         return True  # nothing to continue
-    usable = order.filter(pl.col("reason").is_null())
+    usable = saved.table.filter(pl.col("reason").is_null())
     return departed_ids.join(usable, on="sample_id", how="semi").height > 0
 
 
@@ -182,7 +182,4 @@ def _saved_picks(workspace: Workspace, manifest: dict[str, Any] | None, spec: Co
     """Picks of the order that this recipe's coreset was cut from, if the recipe still asks for that order."""
     if manifest is None or not is_of(manifest, spec):
         return 0
-    try:
-        return int(read_metadata(workspace.orders / f"{manifest['order']}.parquet")["picks"])
-    except FileNotFoundError:
-        return 0
+    return count_saved_picks(workspace.orders / f"{manifest['order']}.parquet")

@@ -118,6 +118,14 @@ def read_saved_order(upath: UPath, key: str) -> SavedOrder | None:
     return SavedOrder(key, table) if metadata.get("key") == key else None
 
 
+def count_saved_picks(upath: UPath) -> int:
+    """Picks of the saved order in that file; 0 where there is none, or where it cannot be read."""
+    try:
+        return int(read_metadata(upath)["picks"])
+    except (DselectError, OSError, KeyError):
+        return 0
+
+
 def write_saved_order(saved: SavedOrder, upath: UPath) -> None:
     """Write `saved`, unless a longer order of the same key has been written there since it was read."""
     try:
