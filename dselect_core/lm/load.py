@@ -154,12 +154,7 @@ class LanguageModel:
     @property
     def provenance(self) -> dict[str, Any]:
         """What of the model can change a score: weights, numeric type, window and rendering; not the device."""
-        return {
-            "model": self.identity,
-            "dtype": self.spec.dtype,
-            "window": self.window,
-            **self.renderer.provenance,
-        }
+        return _provenance(self.identity, self.spec, self.renderer)
 
 
 def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
@@ -200,9 +195,34 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
             f"model {path}: models of the family {_family(model)} do not run here: {_described(error)}. "
             "Choose another model under `model`."
         ) from error
-    own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_WINDOW
-    window = min(spec.max_length or own, own)
-    return LanguageModel(model_identity, Renderer(tokenizer, window, spec.template, spec.date), forward, spec)
+    renderer = Renderer(tokenizer, _window(model.config, spec), spec.template, spec.date)
+    return LanguageModel(model_identity, renderer, forward, spec)
+
+
+def provenance_without_weights(path: str, spec: ModelSpec, model_identity: str) -> dict[str, Any]:
+    """`LanguageModel.provenance` of the model at `path`, from its config and tokenizer alone.
+
+    Raises DselectError where these cannot be opened. Whether the weights can, only `load` tells.
+    """
+    from transformers import AutoConfig
+
+    from dselect_core.lm.render import Renderer
+
+    tokenizer = open_tokenizer(path, spec)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=spec.revision)
+    except Exception as error:  # whatever the code of hundreds of families raises
+        raise DselectError(f"model {path}: cannot be opened as a causal language model: {_described(error)}") from error
+    return _provenance(model_identity, spec, Renderer(tokenizer, _window(config, spec), spec.template, spec.date))
+
+
+def _window(config: Any, spec: ModelSpec) -> int:
+    own = getattr(config.get_text_config(), "max_position_embeddings", None) or DEFAULT_WINDOW
+    return int(min(spec.max_length or own, own))
+
+
+def _provenance(model_identity: str, spec: ModelSpec, renderer: "Renderer") -> dict[str, Any]:
+    return {"model": model_identity, "dtype": spec.dtype, "window": renderer.window, **renderer.provenance}
 
 
 def open_tokenizer(path: str, spec: ModelSpec) -> Any:

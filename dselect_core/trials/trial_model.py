@@ -1,7 +1,7 @@
 """The model that trials tune: the target model, or another one that the settings name.
 
-It is opened anew for each run, because tuning changes it. What identifies it is known without opening it, except when
-it was never opened under these settings.
+It is opened anew for each run, because tuning changes it. What identifies a model that the settings name is known from
+its config and tokenizer, so that a plan opens no weights. The target model tells it by the record of its warm-up.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,8 @@ class TrialModel:
         """All of the model and its rendering that can move a tuned weight or a loss; JSON values."""
         if self.workspace.settings.trials.model is None:
             return target_model.provenance(self.workspace)
-        return self.open().provenance
+        load.quiet_transformers()
+        return load.provenance_without_weights(self.path, self.spec, self.identity)
 
     def open(self) -> load.LanguageModel:
         """The model as it is before tuning. Raises DselectError as `load.load`."""

@@ -16,7 +16,8 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.lm import load as load_module
 from dselect_core.lm import target_model
 from dselect_core.lm.builtin_model import tune, warmup_sample
-from dselect_core.lm.load import identity, load
+from dselect_core.lm.chat_template import BUILTIN_TEMPLATE
+from dselect_core.lm.load import identity, load, provenance_without_weights
 from dselect_core.settings.settings import ModelSpec, Settings, WarmupSpec
 from dselect_core.settings.workspace import Workspace
 from tests.chat_templates import FAMILIES
@@ -24,6 +25,7 @@ from tests.tiny import conversation, open_llama, samples_frame, save_llama, scor
 
 POOL = samples_frame([conversation(f"Say {i} and {i * i}", f"{i} and {i * i}.") for i in range(60)])
 SETTINGS = Settings.model_validate({"sources": {"s": {"path": "x"}}, "coresets": {}})
+DATED = "{{ strftime_now('%d') }}" + BUILTIN_TEMPLATE
 SPEC = WarmupSpec(steps=30, samples=40, hidden_size=32, layers=2, heads=2, vocab_size=350, window=128, max_length=128)
 
 
@@ -36,6 +38,17 @@ def test_a_local_model_is_its_files_and_not_its_place(tmp_path: Path) -> None:
     assert identity(str(one), cache=tmp_path / "cache.json") != first
     save_llama(one, template="{{ messages[0].content }}")
     assert identity(str(one)) != first
+
+
+def test_a_provenance_is_known_without_the_weights(tmp_path: Path) -> None:
+    for number, (template, spec) in enumerate([(None, {}), (BUILTIN_TEMPLATE, {"max_length": 99}), (DATED, {})]):
+        folder = save_llama(tmp_path / str(number), template=template)
+        opened = open_llama(folder, **spec).provenance
+        for weights in folder.glob("*.safetensors"):
+            weights.unlink()
+        assert provenance_without_weights(str(folder), ModelSpec(path=str(folder), **spec), "test") == opened
+    with pytest.raises(DselectError, match="cannot be opened"):
+        provenance_without_weights(str(tmp_path), ModelSpec(path=str(tmp_path)), "test")
 
 
 def test_what_is_no_model_is_named() -> None:
