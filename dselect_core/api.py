@@ -18,7 +18,17 @@ from upath import UPath
 from dselect_core.coreset.export import write_coreset
 from dselect_core.corpus.ingest import IngestedSource, ingest
 from dselect_core.errors import DselectError
-from dselect_core.kinds import Column, FromForwardPass, FromPairs, FromSamples, Kind, kind_of, register, with_needs
+from dselect_core.kinds import (
+    Column,
+    FromForwardPass,
+    FromPairs,
+    FromSamples,
+    FromScores,
+    Kind,
+    kind_of,
+    register,
+    with_needs,
+)
 from dselect_core.lm.load import IDENTITIES, LanguageModel, identity, load
 from dselect_core.neighbors.nearest import nearest
 from dselect_core.pool.overlap import EvalSamples, EvalTexts
@@ -99,6 +109,10 @@ def score(
             computation.compute(samples, settings, parts[name].append, progress)
     scores = {name: _table(name, frames) for name, frames in parts.items() if frames}
     for name, computation in computations.items():
+        if isinstance(computation, FromScores) and model is not None:
+            ids = scores[next(iter(computation.inputs.values()))[0]].select("sample_id")
+            rows = with_inputs(computation, ids, lambda kind, _: scores[kind])
+            scores[name] = _table(name, list(computation.compute(model, samples, rows, progress)))
         if isinstance(computation, FromPairs) and model is not None:
             scores[name] = _pair_scores(name, computation, samples, scores, model, progress)
     return scores

@@ -26,6 +26,7 @@ RenderedSample: TypeAlias = Any  # dselect_core.scores.forward_scores.RenderedSa
 
 BUILTIN = (
     "dselect_core.scores.difficulty:DIFFICULTY",
+    "dselect_core.scores.ifd:IFD",
     "dselect_core.scores.embeddings:EMBEDDINGS",
     "dselect_core.scores.embeddings:PROMPTS",
     "dselect_core.scores.activations:ACTIVATIONS",
@@ -119,7 +120,19 @@ class FromPairs:
     inputs: Mapping[str, tuple[str, str]]
 
 
-Computation = FromForwardPass | FromSamples | FromPairs
+@dataclass(frozen=True)
+class FromScores:
+    """Computed by the target model for a sample, from scores of other kinds and from a pass of its own.
+
+    compute: (model, SAMPLES frame, missing rows with `inputs` beside them, progress) → frames with one row per row.
+    inputs: {column the function reads: (kind, column) it is taken from}; those kinds are among what it `needs`.
+    """
+
+    compute: Callable[[LanguageModel, pl.DataFrame, pl.DataFrame, Progress | None], Iterator[pl.DataFrame]]
+    inputs: Mapping[str, tuple[str, str]]
+
+
+Computation = FromForwardPass | FromSamples | FromPairs | FromScores
 
 
 NOT_TRIED = "not tried: "
@@ -147,6 +160,7 @@ class Kind:
     may_be_constant: whether one value in all rows of such a table is no sign of a fault.
     pair_columns: columns of the pair (its similarity, say) that stand beside the values in the pool's table; they are
     not stored with them, for no value depends on them.
+    figures: what is worth telling of a source's table, by name, beside its counts.
     """
 
     name: str
@@ -166,6 +180,7 @@ class Kind:
     reason_column: str = "reason"
     may_be_constant: Callable[[pl.DataFrame], bool] = lambda table: False
     pair_columns: tuple[Column, ...] = ()
+    figures: Callable[[pl.DataFrame], dict[str, str | int | float]] = lambda table: {}
 
     @property
     def by_source(self) -> bool:

@@ -125,7 +125,10 @@ def _coreset_todo(
     if rows is None:
         return CoresetTodo(recipe, candidates_why, why, moves=moves)
     saved_picks = _saved_picks(workspace, manifest, spec) if keeps_order else 0
-    is_certain = keeps_order or _order_moves(workspace, manifest, spec, upstream)
+    # A new row that the strategy drops leaves the order as it was, and its value is not read here.
+    is_certain = keeps_order or (
+        not strategy(spec.strategy).requires and _order_moves(workspace, manifest, spec, upstream)
+    )
     # Without its manifest it is not known which saved order it was cut from.
     is_lost = manifest is None and ("coreset", recipe) in lost
     exact = is_certain and not is_lost and not strategy(spec.strategy).ends_early

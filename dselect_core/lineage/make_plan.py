@@ -16,7 +16,7 @@ import polars as pl
 
 from dselect_core.coreset.todo import CoresetTodo, UpstreamChanges, coreset_todos
 from dselect_core.errors import DselectError
-from dselect_core.kinds import FromSamples, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
+from dselect_core.kinds import FromSamples, FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
 from dselect_core.lineage.cost_estimates import SHOTS, judge_tokens, lengths
 from dselect_core.lineage.plan import Plan, Rate, Reasons, Step
 from dselect_core.lineage.plan_trials import trial_steps
@@ -145,14 +145,24 @@ class _Planner:
                 price = judge_tokens(todo.missing_rows, self.pool.characters, settings.grader, todo.store)
                 step = replace(step, judge_tokens=price)
         if any(todo.kind.reads_model(settings) for todo in due):
-            # One pass for all kinds that the model computes: every asset that takes part in it names all its tokens.
-            in_pass = [
-                of_source[source].missing_rows
-                for name, of_source in self.score_todos.items()
-                if of_source[source].why is not None and kind_of(name).reads_model(settings)
-            ]
-            step = replace(step, tokens=self._tokens(pl.concat(in_pass).unique()), pass_name="forward pass")
+            step = replace(step, tokens=self._tokens_of_model(source), pass_name="forward pass")
         return step
+
+    def _tokens_of_model(self, source: str) -> int:
+        """Tokens of all that the model computes for a source: every asset that takes part names them all.
+
+        One pass for the kinds that share it, and one for each kind that has its own: priced at whole samples, at most.
+        """
+        settings, in_pass, tokens = self.workspace.settings, [self.pool.ids.clear()], 0
+        for name, of_source in self.score_todos.items():
+            todo = of_source[source]
+            if todo.why is None or not todo.kind.reads_model(settings):
+                continue
+            if isinstance(kind_of(name).computed_by(settings), FromScores):
+                tokens += self._tokens(todo.missing_rows)
+            else:
+                in_pass.append(todo.missing_rows)
+        return tokens + self._tokens(pl.concat(in_pass).unique())
 
     def index(self) -> list[Step]:
         """The step of the corpus index."""

@@ -43,9 +43,9 @@ class Rendered:
 
     ids: int32 [length]; response: bool [length], the scored tokens (never position 0: it has no predecessor);
     first_response: index of the first response token, the end of the prompt; cut_prompt, cut_response: number of tokens
-    cut to fit the window, None where text was cut before it was tokenised. text: the template's, up to the end of the
-    last response; closing: what it prints behind; tail_start: where the first response begins, in characters. messages,
-    tools: as the template takes them.
+    cut to fit the window, None where text was cut before it was tokenised. turns: [start, end) of the scored tokens of
+    each assistant turn, in order. text: the template's, up to the end of the last response; closing: what it prints
+    behind; tail_start: where the first response begins, in characters. messages, tools: as the template takes them.
     """
 
     ids: np.ndarray
@@ -53,6 +53,7 @@ class Rendered:
     first_response: int
     cut_prompt: int | None
     cut_response: int | None
+    turns: list[tuple[int, int]] = field(repr=False)
     text: str = field(repr=False)
     closing: str
     tail_start: int
@@ -120,13 +121,19 @@ class Renderer:
         for (piece, _), piece_ids in zip(kept, encoded, strict=True):
             self._check(piece, piece_ids)
         mask = np.repeat([is_response for _, is_response in kept], [len(piece_ids) for piece_ids in encoded])
-        ids, response, cut_prompt, cut_response = _fit(np.concatenate(encoded), mask, self.window)
+        ids, response, cut_prompt, cut_response, left = _fit(np.concatenate(encoded), mask, self.window)
+        ends = np.cumsum([len(piece_ids) for piece_ids in encoded]) - left
+        # Nothing predicts the first token.
+        bounds = [
+            (max(int(end) - len(own), 1), min(int(end), len(ids))) for end, own in zip(ends, encoded, strict=True)
+        ]
         return Rendered(
             ids,
             response,
             int(np.flatnonzero(response)[0]) if response.any() else len(ids),
             None if prompt_unknown else cut_prompt,
             None if response_unknown else cut_response,
+            [(start, max(start, stop)) for (start, stop), (_, scored) in zip(bounds, kept, strict=True) if scored],
             text[:end],
             text[end:],
             next((start for start, stop in spans if stop > start), end),
@@ -271,13 +278,13 @@ def _joined(tools: Tools, more: Tools) -> Tools:
     return [*tools, *(tool for tool in more if tool not in tools)]
 
 
-def _fit(ids: np.ndarray, response: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """(ids, response, prompt and response tokens cut): the prompt is cut from the left first, then the last response
-    from the right.
+def _fit(ids: np.ndarray, response: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray, int, int, int]:
+    """(ids, response, prompt and response tokens cut, tokens cut on the left): the prompt is cut from the left first,
+    then the last response from the right.
     """
     total = len(ids)
     excess = total - window
-    cut_prompt = cut_response = 0
+    cut_prompt = cut_response = left = 0
     if excess > 0:
         last_response = total - int(np.flatnonzero(~response)[-1]) - 1 if not response.all() else total
         left = max(0, min(excess, total - last_response - 1))
@@ -289,4 +296,4 @@ def _fit(ids: np.ndarray, response: np.ndarray, window: int) -> tuple[np.ndarray
     if len(response):
         cut_response += int(response[0])  # nothing predicts the first token
         response[0] = False
-    return ids, response, cut_prompt, cut_response
+    return ids, response, cut_prompt, cut_response, left

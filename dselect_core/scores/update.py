@@ -13,7 +13,7 @@ import polars as pl
 
 from dselect_core.corpus.sample import conform_samples
 from dselect_core.errors import DselectError
-from dselect_core.kinds import TRIED_AGAIN, Emit, FromSamples, Kind, kind_of
+from dselect_core.kinds import TRIED_AGAIN, Emit, FromSamples, FromScores, Kind, kind_of
 from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
@@ -152,7 +152,7 @@ def update_scores(
     stores = {name: store_of(workspace, name) for name in sorted(names)}
     todos = {name: score_todos(workspace, kind_of(name), rows, store)[source] for name, store in stores.items()}
     to_compute = {name: todo for name, todo in todos.items() if not todo.missing_rows.is_empty()}
-    from_pass = {}
+    from_pass, from_scores = {}, {}
     failures: dict[str, DselectError] = {}
     for name, todo in to_compute.items():
         computation = todo.kind.computed_by(workspace.settings)
@@ -166,11 +166,19 @@ def update_scores(
                     computation.compute(missing_samples, workspace.settings, emit, row_progress)
             except DselectError as error:
                 failures[name] = error
+        elif isinstance(computation, FromScores):
+            from_scores[name] = todo
         else:
             from_pass[name] = todo
     tokens = _forward_pass(workspace, samples, from_pass, failures, progress) if from_pass else 0
+    for name, todo in from_scores.items():
+        try:
+            tokens += _compute_from_scores(workspace, samples, todo, progress)
+        except DselectError as error:
+            failures[name] = error
+    by_model = {*from_pass, *from_scores}
     reports = {
-        name: _report(workspace, todo, samples, landed["version"], tokens if name in from_pass else None)
+        name: _report(workspace, todo, samples, landed["version"], tokens if name in by_model else None)
         for name, todo in todos.items()
         if name not in failures
     }
@@ -222,6 +230,32 @@ def _forward_pass(
     return lm.forward.tokens - tokens_before
 
 
+def _compute_from_scores(
+    workspace: Workspace, samples: pl.DataFrame, todo: ScoreTodo, progress: Progress | None
+) -> int:
+    """Compute and append the missing rows of a kind that starts from other kinds' scores; returns the tokens it took.
+
+    Raises DselectError when those scores are not there.
+    """
+    computation = todo.kind.computed_by(workspace.settings)
+    assert isinstance(computation, FromScores)
+    assert todo.store is not None
+    rows = todo.missing_rows
+    for column, (kind, name) in computation.inputs.items():
+        scores = store_of(workspace, kind).read(rows, [name])
+        if scores.height < rows.height:
+            lacking = rows.height - scores.height
+            raise DselectError(f"{todo.kind.name} cannot be computed: {lacking} of {rows.height} rows have no {kind}")
+        rows = rows.join(scores.select("sample_id", pl.col(name).alias(column)), on="sample_id", maintain_order="left")
+    lm = open_target_model(workspace)
+    tokens_before = lm.forward.tokens
+    row_progress = with_reused(progress, samples.height - rows.height)
+    with appender(workspace, todo.kind, todo.store) as finished:
+        for frame in computation.compute(lm, _only(samples, rows), rows, row_progress):
+            finished.add(frame)
+    return lm.forward.tokens - tokens_before
+
+
 def appender(workspace: Workspace, kind: Kind, store: Store, seconds: float | None = None) -> Appender:
     """Writes finished rows as parts, as often as the settings say; `seconds`: at least that often."""
     parts = workspace.settings.parts
@@ -262,7 +296,16 @@ def _report(
     version = version_of(frame, kind.value, store.fingerprint)
     reused = samples.height - computed
     report = TableReport(
-        frame, kind.value, version, store.fingerprint, computed, reused, tokens, store.skipped, types=types
+        frame,
+        kind.value,
+        version,
+        store.fingerprint,
+        computed,
+        reused,
+        tokens,
+        store.skipped,
+        kind.figures(frame),
+        types,
     )
     nulls = report.value.null_count() if frame.height else 0
     write_head(Head(store.fingerprint, version, landed, frame.height, nulls), workspace.head(kind.name, todo.source))

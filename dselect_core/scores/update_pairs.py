@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from dselect_core.fingerprint import fingerprint
-from dselect_core.kinds import FromPairs, Kind, kind_of
+from dselect_core.kinds import FromPairs, FromScores, Kind, kind_of
 from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import pool_samples, pool_scores
@@ -58,9 +58,9 @@ def update_pairs(workspace: Workspace, name: str, index: Index, progress: Progre
 
 
 def with_inputs(
-    computation: FromPairs, pairs: pl.DataFrame, read_scores: Callable[[str, str], pl.DataFrame]
+    computation: FromPairs | FromScores, pairs: pl.DataFrame, read_scores: Callable[[str, str], pl.DataFrame]
 ) -> pl.DataFrame:
-    """The pairs with the scores beside them that the computation starts from.
+    """The pairs (or rows) with the scores beside them that the computation starts from.
 
     read_scores: (kind, column) → a frame with sample_id and that column.
     """

@@ -34,6 +34,8 @@ def rows_missing_inputs(pool: Pool, strategy: Strategy, by_tokens: bool) -> dict
         if getattr(pool, array) is None:
             raise DselectError(f"the pool has no {kind}, which `{strategy.name}` needs: make them first")
         missing_rows[_ROW_OF_ARRAY[array]] = ~pool.has_array(array)
+    for required, rows_lacking in strategy.requires.items():
+        missing_rows[required] = rows_lacking(pool)
     return missing_rows
 
 

@@ -16,6 +16,7 @@ from dselect_core.select.top_k import top_k
 BUILTIN = (
     "dselect_core.select.d3:D3",
     "dselect_core.select.top_k:MIWV",
+    "dselect_core.select.ifd:IFD",
     "dselect_core.select.mads:MADS",
     "dselect_core.select.facility_location:FACILITY_LOCATION",
     "dselect_core.select.deita:DEITA",

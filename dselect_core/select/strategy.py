@@ -48,6 +48,7 @@ class Strategy:
     reads no column. seeded: whether the order depends on the seed. options: what a recipe may set, by name. given: the
     option values that a recipe set. ends_early: the order may end before the pool does, because the rows left are too
     similar to picked ones. counts_passes: each pick has the number of the pass over the pool in which it was made.
+    requires: what a row must have beside values to be chosen: {in words: pool → the rows that lack it, boolean [n]}.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Strategy:
     given: Mapping[str, Any] = field(default_factory=dict)
     ends_early: bool = False
     counts_passes: bool = False
+    requires: Mapping[str, Callable[[Pool], np.ndarray]] = field(default_factory=dict)
 
     @property
     def option_values(self) -> dict[str, Any]:

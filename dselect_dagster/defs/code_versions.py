@@ -11,6 +11,7 @@ from dselect_core.kinds import Kind, ProvenanceInputs, kinds_by_asset
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.lm.render import RENDERING
 from dselect_core.neighbors.nearest import REVISION as NEIGHBORS_REVISION
+from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.settings.settings import Settings
 
 
@@ -29,8 +30,11 @@ def code_versions(settings: Settings) -> dict[str, str]:
         "held_out": settings.sources_of("eval"),  # a source's role may change without its rows
         "trial": _trial_version(settings),
     }
+    needed = needed_kinds(settings)
     for asset, kinds in kinds_by_asset().items():
-        provenances = [_provenance(kind, inputs) for kind in kinds]
+        # A kind that rests on another one of its asset counts where a recipe reads it: for all others nothing changed.
+        own = {kind.name for kind in kinds}
+        provenances = [_provenance(kind, inputs) for kind in kinds if kind.name in needed or not kind.needs & own]
         parts[asset] = provenances[0] if len(provenances) == 1 else provenances
     return {asset: fingerprint(part)[:12] for asset, part in parts.items()}
 
