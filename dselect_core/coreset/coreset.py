@@ -100,6 +100,8 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
         selection = select(pool, spec, progress, lambda key: read_saved_order(workspace.orders / f"{key}.parquet", key))
     except DselectError as error:
         raise DselectError(f"coreset {recipe}: {error}") from None
+    for warning in selection.composition.collapsed:
+        _log.warning("coreset %s: %s", recipe, warning)
     manifest = redact_all(make_manifest(workspace, recipe, spec, index, kinds)) | {
         "order": None if selection.saved is None else selection.saved.key,
         "origins": pool_origins(workspace, index),

@@ -59,7 +59,8 @@ def write_coreset(
                        Reasoning stands in think tags in front of the output. Samples with tools are left out
       dataset/         a folder for `datasets.load_dataset`: messages, sample_id, and a card
       manifest.json    `manifest` with the counts, and how many were excluded for which reason; `too_alike` counts what
-                       was passed over where that left the budget unfilled; size and hash of every file
+                       was passed over where that left the budget unfilled; chosen against pool by source and length;
+                       size and hash of every file
 
     Raises DselectError when a chosen sample is not among `samples`.
     """
@@ -98,6 +99,7 @@ def write_coreset(
         **manifest,
         "counts": {**manifest.get("counts", {}), **counts},
         "excluded_reasons": _counted_reasons(selection.excluded["reason"]),
+        "composition": selection.composition.as_json(),
     }
 
     dataset = chosen.select(name for name in ("messages", "tools", "sample_id") if name in chosen.columns)
@@ -164,7 +166,7 @@ def _counted_reasons(reasons: pl.Series) -> dict[str, int]:
 
 
 def _per_source(chosen: pl.DataFrame) -> dict[str, int]:
-    """Chosen samples by source; one that several sources hold counts for each."""
+    """Chosen samples by source; one that several sources hold counts for each, whose terms it keeps."""
     sources = chosen.select("sample_id", source=pl.col("origins").list.eval(pl.element().struct.field("source")))
     source_of_sample = sources.explode("source").drop_nulls().unique()
     return dict(source_of_sample.group_by("source").len().sort("source").iter_rows())

@@ -67,16 +67,23 @@ def _why_left(workspace: Workspace, source: str, index: Index) -> str:
 
 def is_of(manifest: dict[str, Any], spec: CoresetSpec) -> bool:
     """Whether the coreset was made by this recipe, whatever its budget was."""
-    return all(manifest.get(key, {}) == value for key, value in order_identity(spec).items())
+    identity = order_identity(spec)
+    return all(manifest.get(key, {}) == identity.get(key, {}) for key in {*identity, *_WHERE_GIVEN})
+
+
+_WHERE_GIVEN = ("min_response_tokens",)
+"""Keys of a recipe that its identity holds only where the recipe gives them: older manifests have none of them."""
 
 
 def order_identity(spec: CoresetSpec) -> dict[str, Any]:
     """All of a recipe but its budget: recipes that are equal here cut one order, given the same scores."""
+    given = spec.model_dump(mode="json", include=set(_WHERE_GIVEN), exclude_none=True)
     return {
         "strategy": spec.strategy,
         "seed": spec.seed,
         "options": strategy_with_options(spec.strategy, spec.options).option_values,
         "selection_revision": REVISION,
+        **given,
     }
 
 

@@ -87,6 +87,15 @@ def sources_kept(workspace: Workspace, recipe: str) -> Verdict:
     return Verdict(not lost, told or "every source of the last coreset is still in the pool", {"left": len(left)})
 
 
+def not_collapsed(workspace: Workspace, recipe: str) -> Verdict:
+    """The coreset is not nearly all of one source, nor of lengths far from the pool's (select/composition.py)."""
+    found = (read_manifest(workspace, recipe) or {}).get("composition")
+    if found is None:
+        return Verdict(True, "made by an earlier version, which did not look", {"known": False})
+    told = "; ".join(found["collapsed"])
+    return Verdict(not told, told or "sources and lengths are not far from the pool's", {"known": True})
+
+
 def beats_random(workspace: Workspace, recipe: str) -> Verdict | None:
     """The trial's verdict on the coreset as it is now; None where there is none, for then nothing is known."""
     spec = workspace.settings.coresets.get(recipe)

@@ -1,4 +1,4 @@
-"""Which samples are held out, or lack something that a strategy or a token budget needs. Nothing is imputed."""
+"""Which samples are held out, too short, or lack something that a strategy or a recipe needs. Nothing is imputed."""
 
 import numpy as np
 import polars as pl
@@ -12,20 +12,20 @@ from dselect_core.select.strategy import Strategy
 _ROW_OF_ARRAY = {"embeddings": "embedding", "neurons": "active neurons"}
 
 
-def rows_missing_inputs(pool: Pool, strategy: Strategy, by_tokens: bool) -> dict[str, np.ndarray]:
+def rows_missing_inputs(pool: Pool, strategy: Strategy, counts_tokens: bool) -> dict[str, np.ndarray]:
     """{score column, "embedding" or "active neurons": boolean [n], the rows that lack it}, of all that is needed.
 
-    by_tokens: the budget is in response tokens, so their number is needed too. Raises DselectError where the whole pool
-    lacks an input, naming what makes it.
+    counts_tokens: the recipe counts response tokens (a budget in tokens, `min_response_tokens`), so their number is
+    needed too. Raises DselectError where the whole pool lacks an input, naming what makes it.
     """
     columns = [*strategy.columns]
-    if by_tokens and "response_tokens" not in columns:
+    if counts_tokens and "response_tokens" not in columns:
         columns.append("response_tokens")
     missing_rows: dict[str, np.ndarray] = {}
     for column in columns:
         if column not in pool.scores.columns:
             raise DselectError(
-                f"the pool has no column `{column}`, which `{strategy.name}` or its budget needs: "
+                f"the pool has no column `{column}`, which `{strategy.name}` or its recipe needs: "
                 f"make the {rankable_columns()[column]} scores first"
             )
         # NaN and infinity are no scores either: one NaN would win or lose every comparison.
@@ -39,20 +39,31 @@ def rows_missing_inputs(pool: Pool, strategy: Strategy, by_tokens: bool) -> dict
     return missing_rows
 
 
-def count_missing(pool: Pool, missing_rows: dict[str, np.ndarray]) -> str:
-    """For a message: ` (3 held out, 2 lack upd, 1 lack embedding)`; empty where every row can be chosen."""
+def count_missing(pool: Pool, missing_rows: dict[str, np.ndarray], min_response_tokens: int | None) -> str:
+    """For a message: ` (3 held out, 2 lack upd, 4 too short)`; empty where every row can be chosen."""
     held_out = 0 if pool.held_out is None else len(pool.held_out) - pool.held_out.null_count()
     counts = [f"{held_out} held out"] if held_out else []
     counts += [f"{int(rows.sum())} lack {name}" for name, rows in missing_rows.items() if rows.any()]
+    if min_response_tokens is not None and (short := int(_is_short(pool, min_response_tokens).sum())):
+        counts.append(f"{short} have fewer than {min_response_tokens} response tokens")
     return f" ({', '.join(counts)})" if counts else ""
 
 
-def exclusion_reasons(pool: Pool, missing_rows: dict[str, np.ndarray]) -> pl.Series:
-    """String [n], why it is held out, else `no upd, no grade`; null for a sample that can be chosen."""
-    missing = _missing_reasons(pool, missing_rows)
-    if pool.held_out is None:
-        return missing
-    return pl.select(reason=pl.coalesce(pool.held_out.cast(pl.String), missing))["reason"]
+def exclusion_reasons(
+    pool: Pool, missing_rows: dict[str, np.ndarray], min_response_tokens: int | None = None
+) -> pl.Series:
+    """String [n], why it is held out, else `no upd, no grade`, else that it is short; null where it can be chosen."""
+    reasons = [_missing_reasons(pool, missing_rows)]
+    if pool.held_out is not None:
+        reasons.insert(0, pool.held_out.cast(pl.String))
+    if min_response_tokens is not None:
+        told = pl.lit(f"fewer than {min_response_tokens} response tokens (min_response_tokens)")
+        reasons.append(pl.select(pl.when(pl.lit(_is_short(pool, min_response_tokens))).then(told)).to_series())
+    return pl.select(reason=pl.coalesce(reasons))["reason"]
+
+
+def _is_short(pool: Pool, min_response_tokens: int) -> pl.Series:
+    return (pool.scores["response_tokens"] < min_response_tokens).fill_null(False)
 
 
 def _missing_reasons(pool: Pool, missing_rows: dict[str, np.ndarray]) -> pl.Series:

@@ -64,6 +64,9 @@ class CoresetSpec(StrictModel):
     strategy: str
     budget: BudgetField = Field(description="rows (500), a share (10%) or response tokens (200000 tokens)")
     seed: int = Field(0, description="used by random")
+    min_response_tokens: int | None = Field(
+        None, ge=1, description="rows with a shorter response are left out, with the reason"
+    )
     trial: bool = Field(False, description="tune on the coreset and on random draws, and compare (`trials`)")
     require: list[Literal["beats_random"]] = Field(
         [], description="checks that hold the coreset back from what follows it, instead of warning"
@@ -71,7 +74,7 @@ class CoresetSpec(StrictModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The option values that the recipe gives: all its keys but strategy, budget and seed."""
+        """The option values of its strategy that the recipe gives: all its keys but the fields of the class."""
         return dict(self.model_extra or {})
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Selection: a strategy's order, cut at a budget.
 
-Samples that are held out, or lack something the strategy needs, are left out, each with a reason; nothing is imputed.
+Samples that are held out, too short, or lack something the recipe needs, are left out, each with a reason; nothing is
+imputed.
 The order is made pick by pick and stopped by the budget, so a smaller budget is a prefix of a larger one. Where the
 caller keeps orders, no pick is made twice: a smaller budget cuts the saved order, a larger one continues it, and the
 selection is that of a fresh run, bit for bit. The price is a hash over all that the order depends on.
@@ -18,6 +19,7 @@ from dselect_core.kinds import rankable_columns
 from dselect_core.progress import Progress
 from dselect_core.select import strategies
 from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.composition import Composition, composition
 from dselect_core.select.eligibility import count_missing, exclusion_reasons, rows_missing_inputs
 from dselect_core.select.order import Order, Pick
 from dselect_core.select.order_key import order_key
@@ -32,10 +34,10 @@ class Selection:
 
     order: sample_id, rank (UInt32, from 1), gain (Float64, null where the strategy defines none), `pass` (UInt32, only
         where the strategy counts passes), then every score column of the pool.
-    excluded: sample_id, reason; the samples that are held out, or lacked what the strategy (or a token budget) needs,
-        by id.
+    excluded: sample_id, reason; the samples that are held out, too short, or lacked what the recipe needs, by id.
     passes: passes over the pool; None where the strategy does not count them.
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
+    composition: chosen against pool, by source and by length.
     too_alike: samples passed over as too similar to a chosen one, where that left the budget unfilled; None otherwise.
     saved: the order as far as it was ever made, so often beyond `order`; None unless the caller keeps orders.
     saved_changed: `saved` differs from what the caller had, and should be written.
@@ -48,6 +50,7 @@ class Selection:
     passes: int | None
     rows: int
     tokens: int | None
+    composition: Composition = field(repr=False)
     too_alike: int | None = None
     saved: SavedOrder | None = field(default=None, repr=False)
     saved_changed: bool = False
@@ -55,9 +58,13 @@ class Selection:
 
 
 def required_kinds(spec: CoresetSpec) -> frozenset[str]:
-    """The kinds of score that a recipe needs: its strategy's, and for a budget in tokens the one that counts them."""
-    by_budget = {rankable_columns()["response_tokens"]} if spec.budget.unit == "tokens" else set()
-    return strategies.strategy(spec.strategy).needs | by_budget
+    """The kinds of score that a recipe needs: its strategy's, and the one that counts tokens where it counts them."""
+    by_tokens = {rankable_columns()["response_tokens"]} if _counts_tokens(spec) else set()
+    return strategies.strategy(spec.strategy).needs | by_tokens
+
+
+def _counts_tokens(spec: CoresetSpec) -> bool:
+    return spec.budget.unit == "tokens" or spec.min_response_tokens is not None
 
 
 def select(
@@ -82,13 +89,12 @@ def select(
     """
     strategy = strategies.strategy_with_options(spec.strategy, spec.options)
     if len(pool) == 0 and spec.budget.unit == "percent":
-        return _build_selection(
-            pool, strategy, [], pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()})
-        )
-    missing_rows = rows_missing_inputs(pool, strategy, by_tokens=spec.budget.unit == "tokens")
-    samples = pool.scores.select("sample_id", exclusion_reasons(pool, missing_rows), *strategy.columns)
+        empty = pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()})
+        return _build_selection(pool, pool, strategy, [], empty)
+    missing_rows, shortest = rows_missing_inputs(pool, strategy, _counts_tokens(spec)), spec.min_response_tokens
+    samples = pool.scores.select("sample_id", exclusion_reasons(pool, missing_rows, shortest), *strategy.columns)
     selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
-    limit = _find_limit(selectable, spec, len(pool), count_missing(pool, missing_rows))
+    limit = _find_limit(selectable, spec, len(pool), count_missing(pool, missing_rows, shortest))
 
     key = None if read_saved is None else order_key(selectable, strategy, spec.seed)
     saved = None if read_saved is None or key is None else read_saved(key)
@@ -97,9 +103,8 @@ def select(
         picks = _take_tokens(order, selectable, spec, limit, progress)
     else:
         picks = _take_rows(order, limit, progress)
-    selection = _build_selection(
-        selectable, strategy, picks, samples.select("sample_id", "reason").drop_nulls("reason")
-    )
+    excluded = samples.select("sample_id", "reason").drop_nulls("reason")
+    selection = _build_selection(pool, selectable, strategy, picks, excluded)
     amount = selection.tokens if spec.budget.unit == "tokens" else selection.rows
     if strategy.ends_early and order.is_exhausted and amount != limit:
         selection = replace(selection, too_alike=len(selectable) - len(picks))
@@ -203,21 +208,24 @@ def _take_tokens(
     return picks
 
 
-def _build_selection(pool: Pool, strategy: Strategy, picks: list[Pick], excluded: pl.DataFrame) -> Selection:
+def _build_selection(
+    pool: Pool, selectable: Pool, strategy: Strategy, picks: list[Pick], excluded: pl.DataFrame
+) -> Selection:
     columns = {
         "rank": pl.Series(range(1, len(picks) + 1), dtype=pl.UInt32),
         "gain": pl.Series([pick.gain for pick in picks], dtype=pl.Float64),
     }
     if strategy.counts_passes:
         columns["pass"] = pl.Series([pick.cover_pass for pick in picks], dtype=pl.UInt32)
-    rows = pool.scores[np.array([pick.row for pick in picks], dtype=np.int64)]
+    rows = selectable.scores[np.array([pick.row for pick in picks], dtype=np.int64)]
     order = pl.concat([rows.select("sample_id"), pl.DataFrame(columns), rows.drop("sample_id")], how="horizontal")
     tokens = rows["response_tokens"] if "response_tokens" in rows.columns else None
     return Selection(
         order=order,
         excluded=excluded,
-        pool_size=len(pool) + len(excluded),
+        pool_size=len(pool),
         passes=(picks[-1].cover_pass if picks else 0) if strategy.counts_passes else None,
         rows=len(picks),
         tokens=None if tokens is None or tokens.null_count() else int(tokens.sum()),
+        composition=composition(pool, order),
     )

@@ -68,6 +68,15 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     def every_source_kept(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> dg.AssetCheckResult:
         return _result(checks.sources_kept(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
 
+    @dg.asset_check(
+        asset="coreset",
+        partitions_def=RECIPE,
+        description="not nearly all of one source, nor with responses a tenth, or ten times, as long as the pool's",
+    )
+    @with_clean_errors
+    def not_collapsed(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> dg.AssetCheckResult:
+        return _result(checks.not_collapsed(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
+
     return [
         every_row_accounted_for,
         quarantine_is_small,
@@ -75,4 +84,5 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
         every_source_complete,
         little_is_held_out,
         every_source_kept,
+        not_collapsed,
     ]

@@ -115,6 +115,7 @@ def test_files_counts_and_manifest(folder: UPath) -> None:
         "seed": 0,
         "counts": {"sources": 2, **counts},
         "excluded_reasons": {"no loss": 1},
+        "composition": selection(8).composition.as_json(),
     }
 
 

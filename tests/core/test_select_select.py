@@ -113,7 +113,7 @@ def test_token_budgets_that_cannot_be_met() -> None:
 
 def test_scores_that_were_never_made() -> None:
     assert refused("topk:loss", 1) == (
-        "the pool has no column `loss`, which `topk:loss` or its budget needs: make the difficulty scores first"
+        "the pool has no column `loss`, which `topk:loss` or its recipe needs: make the difficulty scores first"
     )
     assert refused("mads", 1) == "the pool has no activations, which `mads` needs: make them first"
     assert "no column `response_tokens`" in refused("random", "5 tokens", Pool.of(SCORES.select("sample_id")))

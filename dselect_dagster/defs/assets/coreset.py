@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import polars.selectors as cs
 
 from dselect_core.coreset.coreset import Coreset, make_coreset
 from dselect_core.coreset.coreset import candidates as recipe_candidates
@@ -23,7 +24,7 @@ from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
-from dselect_dagster.defs.run_errors import with_clean_errors
+from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 
 def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
@@ -106,7 +107,7 @@ def coreset(settings: Settings) -> dg.AssetsDefinition:
                 "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,
                 "rows reused": new_coreset.selection.reused,
                 **_pictures(new_coreset),
-                "chosen by source": markdown_table(_by_source(new_coreset)),
+                **_composition(new_coreset),
                 "first ten": markdown_table(_first(new_coreset)),
             },
         )
@@ -154,14 +155,18 @@ def _pictures(new_coreset: Coreset) -> dict[str, Any]:
     return shown
 
 
-def _by_source(new_coreset: Coreset) -> pl.DataFrame:
-    def counts(frame: pl.DataFrame, name: str) -> pl.DataFrame:
-        return frame.explode("sources").group_by("sources").len(name)
-
-    pool = counts(new_coreset.pool.scores, "pool")
-    return (
-        pool.join(counts(new_coreset.selection.order, "chosen"), on="sources", how="left").fill_null(0).sort("sources")
-    )
+def _composition(new_coreset: Coreset) -> dict[str, Any]:
+    """Chosen against pool, by source and by length; and a warning where the strategy collapsed."""
+    found = new_coreset.selection.composition
+    shown: dict[str, Any] = {}
+    if found.collapsed:
+        shown["collapsed"] = clean("; ".join(found.collapsed))
+    if found.by_source is not None:
+        shown["chosen by source"] = markdown_table(found.by_source.with_columns(cs.float().round(4)))
+    if found.lengths is not None:
+        shown["response tokens"] = markdown_table(found.lengths)
+        shown["median response tokens"] = found.lengths["median"][1] or 0.0
+    return shown
 
 
 def _response(messages: pl.Series) -> str:
