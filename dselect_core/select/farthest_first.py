@@ -12,6 +12,7 @@ Vectors are on the integer grid (rounding.py) and gains are compared as w²·m²
 the BLAS, its threads, or the sizes below. With all weights one it is the greedy k-center (Gonzalez 1985).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,11 @@ class Sizes:
 
 
 def farthest_first(
-    vectors: np.ndarray, weight_steps: np.ndarray, saved: SavedOrder | None = None, sizes: Sizes | None = None
+    vectors: np.ndarray,
+    weight_steps: np.ndarray,
+    saved: SavedOrder | None = None,
+    sizes: Sizes | None = None,
+    given: Sequence[int] = (),
 ) -> "FarthestFirst":
     """First `argmax w`, then `argmax_i w_i · m_i`, `m_i = min_{j chosen} ‖e_i - e_j‖`; ties to the lowest row.
 
@@ -52,11 +57,14 @@ def farthest_first(
     SCORE_STEP. Gives every row once. Gain: weight times distance on the unit sphere; None for the first pick, which has
     no chosen row to be far from. A row that equals a chosen one has gain 0 and comes at the end, by row.
 
+    given: distinct rows that are chosen already. They stand as centres and are not given out, so the first pick has a
+    gain too. Of `state`, the first picks that a row has been compared with are they; `saved` has the picks after them.
+
     State, int32 [n]: `seen`, the number of picks a row has been compared with, and `nearest`, its squared grid distance
     to the nearest of those. Standing is made from `nearest`: the gain where every pick was seen, else an upper bound of
     it, which is at most the gain of the last pick. Both depend on the picks alone, not on where the order was stopped.
     """
-    return FarthestFirst(vectors, weight_steps, saved, sizes or Sizes())
+    return FarthestFirst(vectors, weight_steps, saved, sizes or Sizes(), given)
 
 
 class FarthestFirst(Order):
@@ -66,7 +74,14 @@ class FarthestFirst(Order):
     rows are no part of the state: they are exactly the rows that have seen the last pick.
     """
 
-    def __init__(self, vectors: np.ndarray, weight_steps: np.ndarray, saved: SavedOrder | None, sizes: Sizes) -> None:
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        weight_steps: np.ndarray,
+        saved: SavedOrder | None,
+        sizes: Sizes,
+        given: Sequence[int] = (),
+    ) -> None:
         n = len(vectors)
         self.distance_count = self.round_count = 0
         self._sizes = sizes
@@ -84,12 +99,16 @@ class FarthestFirst(Order):
         self._best_inactive = _NO_ROW
         self._shortlist = np.empty(0, dtype=np.int64)  # ascending
         self._best_unlisted: _RankKey | None = None  # best row outside the shortlist; None: no shortlist yet
-        if saved is not None and saved.picks:
-            self._pick_count = len(saved.picks)
-            self._picks[: self._pick_count] = [pick.row for pick in saved.picks]
+        saved_picks = [] if saved is None else [pick.row for pick in saved.picks]
+        if given or saved_picks:
+            self._pick_count = len(given) + len(saved_picks)
+            self._picks[: self._pick_count] = [*given, *saved_picks]
             self._is_picked[self._picks[: self._pick_count]] = True
+        if saved is not None and saved_picks:
             self._nearest[:], self._seen[:] = saved.state["nearest"], saved.state["seen"]
             self._activate_rows_of_state()
+        elif given:
+            self._show_first_pick()
 
     def __next__(self) -> Pick:
         if self._pick_count == len(self._is_picked):
@@ -129,18 +148,22 @@ class FarthestFirst(Order):
         self._last_pick_is_unseen = False
         row = int(self._picks[self._pick_count - 1])
         if self._pick_count == 1:
-            # All rows see the first pick: one pass over the data gives useful bounds from the start.
-            dots = (self._grid @ self._grid[row]).astype(np.int32)
-            np.subtract(self._squared_lengths + self._squared_lengths[row], 2 * dots, out=self._nearest)
-            self._seen[:] = 1
-            self.distance_count += len(dots)
-            self._activate_rows_of_state()
+            self._show_first_pick()
         elif len(self._active.rows):
             rows_ahead = self._active.rows_ahead_of(self._best_inactive)
             if 2 * len(rows_ahead) < len(self._active.rows):  # rows that fell behind would only cost time
                 self._active.store()
                 self._active = _ActiveRows(self, rows_ahead, self._active.seen)
             self._active.compare_with(row)
+
+    def _show_first_pick(self) -> None:
+        """Compare all rows with the first pick: one pass over the data gives useful bounds from the start."""
+        row = int(self._picks[0])
+        dots = (self._grid @ self._grid[row]).astype(np.int32)
+        np.subtract(self._squared_lengths + self._squared_lengths[row], 2 * dots, out=self._nearest)
+        self._seen[:] = 1
+        self.distance_count += len(dots)
+        self._activate_rows_of_state()
 
     def _activate_rows_of_state(self) -> None:
         """Make active the rows that, by the state, have seen every pick."""

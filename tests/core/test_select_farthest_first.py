@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from random import Random
 
 import numpy as np
 import polars as pl
@@ -123,6 +124,47 @@ def test_where_all_rows_are_active_every_gain_is_known() -> None:
     exact = np.sqrt(after[38]) * SCORE_STEP / round_unit_vectors(vectors)[1]
     left = np.setdiff1d(np.arange(300), rows[:39])
     assert order.standing()[left] == pytest.approx(exact[left], rel=1e-12)
+
+
+def loop_after(vectors: np.ndarray, weights: np.ndarray, given: list[int]) -> tuple[list[int], list[float]]:
+    """Rows and gains of the picks after `given`: every distance to every centre, each time."""
+    grid, scale = round_unit_vectors(vectors)
+    whole = grid.astype(np.int64)
+    rows, gains = list(given), []
+    while len(rows) < len(vectors):
+        nearest = ((whole[:, None, :] - whole[rows][None]) ** 2).sum(axis=2).min(axis=1)
+        left = weights**2 * nearest
+        left[rows] = -1
+        rows.append(int(np.argmax(left)))
+        gains.append(float(np.sqrt(left[rows[-1]]) * SCORE_STEP / scale))
+    return rows[len(given) :], gains
+
+
+@settings(max_examples=1000, deadline=None)
+@given(small_cases, tiny, st.randoms(use_true_random=False))
+def test_given_rows_stand_as_centres(case: list[tuple[list[int], int]], sizes: Sizes, random: Random) -> None:
+    vectors, weights = np.array([v for v, _ in case], dtype=np.float32), np.array([w for _, w in case])
+    centres = random.sample(range(len(case)), random.randint(1, len(case)))
+    rows, gains = loop_after(vectors, weights, centres)
+    picks = list(farthest_first(vectors, weights, None, sizes, centres))
+    assert [pick.row for pick in picks] == rows
+    assert [pick.gain for pick in picks] == pytest.approx(gains, rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 60), tiny)
+def test_with_given_rows_it_goes_on_from_what_was_saved(seed: int, n: int, sizes: Sizes) -> None:
+    vectors, weights = random_case(seed, n)
+    centres = np.random.default_rng(seed).permutation(n)[: n // 3 + 1].tolist()
+    samples = pl.DataFrame({"sample_id": [f"{i:04}" for i in range(n)], "reason": [None] * n})
+    whole = farthest_first(vectors, weights, None, sizes, centres)
+    saved, picks = None, []
+    for _ in range(n - len(centres)):
+        order = farthest_first(vectors, weights, saved, sizes, centres)
+        picks.append(next(order))
+        assert picks[-1] == next(whole)
+        saved = SavedOrder.of("key", samples, picks, order.state(), order.standing())
+    assert np.isnan(whole.standing()).all()
 
 
 def clustered() -> FarthestFirst:
