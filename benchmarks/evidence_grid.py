@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from dselect_core.errors import DselectError
+from dselect_core.runs.run_store import Run, of_samples
 from dselect_core.settings.settings import load_settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
 from dselect_core.trials.make_trial import TrialWork, training_samples
-from dselect_core.trials.run_store import Run
 from dselect_core.trials.training_sets import runs_of
 from dselect_core.trials.trial import Trial
 
@@ -47,7 +47,7 @@ class Cell:
         }
         tokens = int(workspace.settings.coresets[recipe].budget.value)
         drawn = [
-            draws.of_samples(
+            of_samples(
                 draws.TOKENS, number, draws.take_tokens(draws.draw_order(list(lengths), number), lengths, tokens)
             )
             for number in range(workspace.settings.trials.draws)

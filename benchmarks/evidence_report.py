@@ -16,12 +16,12 @@ import polars as pl
 from evidence_grid import Cell
 from measure import table as markdown
 
+from dselect_core.runs.run_store import Run
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
 from dselect_core.trials.compare_sets import MarkedSet
 from dselect_core.trials.make_trial import marked_sets
 from dselect_core.trials.report import ALL
-from dselect_core.trials.run_store import Run
 from dselect_core.trials.statistics import Marks, difference
 from dselect_core.trials.trial import Trial
 

@@ -11,7 +11,7 @@ from dselect_core.coreset.diff import changes, counted
 from dselect_core.coreset.export import write_coreset
 from dselect_core.coreset.manifest import is_of, make_manifest, read_manifest, sources_left
 from dselect_core.coreset.published import publish, read_version, restore
-from dselect_core.coreset.spec import read_spec
+from dselect_core.coreset.spec import read_spec, spec_version
 from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.kinds import kind_of
@@ -19,6 +19,9 @@ from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.pool_tables import load_pool, pool_origins, pool_samples, version_of_pool
 from dselect_core.progress import Progress
 from dselect_core.redact import redact_all
+from dselect_core.rounds.make_round import Rounds
+from dselect_core.rounds.round_record import RoundRecord
+from dselect_core.rounds.selection_of_rounds import read_rounds, selection_of_rounds
 from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
@@ -95,14 +98,23 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     spec = read_spec(workspace, recipe)
     index = read_index(workspace)
     kinds = required_kinds(spec)
+    records: list[RoundRecord] = []
     try:
-        pool = load_pool(workspace, index, kinds)
-        selection = select(pool, spec, progress, lambda key: read_saved_order(workspace.orders / f"{key}.parquet", key))
+        if spec.has_rounds:
+            rounds = Rounds(workspace, recipe, spec, spec_version(spec), index)
+            records = read_rounds(rounds)
+            pool, selection = selection_of_rounds(rounds, records)
+        else:
+            pool = load_pool(workspace, index, kinds)
+            selection = select(
+                pool, spec, progress, lambda key: read_saved_order(workspace.orders / f"{key}.parquet", key)
+            )
     except DselectError as error:
         raise DselectError(f"coreset {recipe}: {error}") from None
     for warning in selection.composition.collapsed:
         _log.warning("coreset %s: %s", recipe, warning)
     manifest = redact_all(make_manifest(workspace, recipe, spec, index, kinds)) | {
+        **({"rounds": [redact_all(_of_round(record)) for record in records]} if records else {}),
         "order": None if selection.saved is None else selection.saved.key,
         "origins": pool_origins(workspace, index),
         "sources_left": sources_left(workspace, recipe, index),
@@ -118,6 +130,12 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     counts = write_coreset(workspace.coreset(recipe), selection, samples, manifest, written_changes, publish)
     _drop_unused_orders(workspace)
     return Coreset(spec, selection, pool, samples, counts, digest(selection.order["sample_id"]), changed)
+
+
+def _of_round(record: RoundRecord) -> dict[str, Any]:
+    """What a manifest says of a round. The recipe and the pool it says once."""
+    facts = {key: value for key, value in record.facts.items() if key not in ("recipe", "spec", "pool", "rounds")}
+    return {**facts, "version": record.version, "came_in": record.came_in.height}
 
 
 def _changes(
@@ -156,12 +174,18 @@ def _changes(
         pool(last_order.table, last_chosen),
         pool(selection.saved.table, selection.order),
         same_recipe=is_of(last_manifest, spec),
-        same_vectors=all(
+        same_vectors=_scores_of_rounds(last_manifest) == _scores_of_rounds(manifest)
+        and all(
             last_scores.get(kind, {}).get("fingerprint") == scores[kind]["fingerprint"]
             for kind in scores
             if kind_of(kind).array is not None
         ),
     )
+
+
+def _scores_of_rounds(manifest: dict[str, Any]) -> list[Any]:
+    """Which scores each round read."""
+    return [of_round["scores"] for of_round in manifest.get("rounds", [])]
 
 
 def _drop_unused_orders(workspace: Workspace) -> None:

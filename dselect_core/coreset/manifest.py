@@ -27,6 +27,8 @@ TAKEN_OUT = "it was taken out of the settings"
 
 OTHER_ROLE = "it is not chosen from any more (`role`)"
 
+_IN_ROUNDS = "in_rounds"  # key of the manifest, where the recipe has rounds
+
 NO_FAULTS = frozenset({TAKEN_OUT, OTHER_ROLE})
 
 
@@ -71,7 +73,7 @@ def is_of(manifest: dict[str, Any], spec: CoresetSpec) -> bool:
     return all(manifest.get(key, {}) == identity.get(key, {}) for key in {*identity, *_WHERE_GIVEN})
 
 
-_WHERE_GIVEN = ("min_response_tokens",)
+_WHERE_GIVEN = ("min_response_tokens", _IN_ROUNDS)
 """Keys of a recipe that its identity holds only where the recipe gives them: older manifests have none of them."""
 
 
@@ -84,6 +86,7 @@ def order_identity(spec: CoresetSpec) -> dict[str, Any]:
         "options": strategy_with_options(spec.strategy, spec.options).option_values,
         "selection_revision": REVISION,
         **given,
+        **({_IN_ROUNDS: spec.model_dump(mode="json", include={"rounds", "warmup"})} if spec.has_rounds else {}),
     }
 
 

@@ -53,7 +53,8 @@ class CoresetTodo:
 
     candidates_why, why: reasons to make `candidates` and `coreset`; None: it is not made. rows: of the coreset; None
     for a budget in tokens. reused_rows: of them, those that the saved order has already. moves: it may come to
-    hold other rows; it does not where it is only written again.
+    hold other rows; it does not where it is only written again. candidates_move: it chooses from other samples or
+    scores than it did.
     """
 
     recipe: str
@@ -63,6 +64,7 @@ class CoresetTodo:
     reused_rows: int = 0
     exact: bool = True
     moves: bool = False
+    candidates_move: bool = False
 
 
 def coreset_todos(
@@ -81,8 +83,9 @@ def coreset_todos(
     picks_in_this_refresh: dict[str, int] = {}
     for recipe in sorted(workspace.settings.coresets):
         todo = _coreset_todo(workspace, recipe, upstream, recipe in changed_recipes, other_reasons, lost)
-        identity = fingerprint(order_identity(workspace.settings.coresets[recipe]))
-        if todo.why is not None and todo.rows is not None:
+        spec = workspace.settings.coresets[recipe]
+        identity = fingerprint(order_identity(spec))
+        if todo.why is not None and todo.rows is not None and not spec.has_rounds:
             # Recipes that differ in their budget alone share one order: the later run finds the earlier one's picks.
             reused = max(todo.reused_rows, min(todo.rows, picks_in_this_refresh.get(identity, 0)))
             picks_in_this_refresh[identity] = max(picks_in_this_refresh.get(identity, 0), todo.rows)
@@ -112,7 +115,8 @@ def _coreset_todo(
     is_behind = _is_behind_index(manifest, spec, upstream.pool)
     rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind or upstream.pool.held_out_moved
     keeps_order = moves = True
-    if rows_moved or replaced or (looks and upstream.lengths_replaced):
+    candidates_move = bool(rows_moved or replaced or (looks and upstream.lengths_replaced))
+    if candidates_move:
         why = of_coreset or ("rows changed" if rows_moved else f"scores changed: {', '.join(sorted(replaced))}")
         keeps_order = not (upstream.ids_moved or replaced or is_behind)
     elif is_changed or of_coreset is not None or renamed:
@@ -123,7 +127,10 @@ def _coreset_todo(
     rows = spec.budget.rows(upstream.pool.ids.height)
     candidates_why = (of_candidates or "upstream changed") if looks else None
     if rows is None:
-        return CoresetTodo(recipe, candidates_why, why, moves=moves)
+        return CoresetTodo(recipe, candidates_why, why, moves=moves, candidates_move=candidates_move)
+    if spec.has_rounds:
+        # Its rounds pick.
+        return CoresetTodo(recipe, candidates_why, why, rows, rows, moves=moves, candidates_move=candidates_move)
     saved_picks = _saved_picks(workspace, manifest, spec) if keeps_order else 0
     # A new row that the strategy drops leaves the order as it was, and its value is not read here.
     is_certain = keeps_order or (

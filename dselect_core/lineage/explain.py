@@ -10,12 +10,14 @@ from typing import Any
 
 import polars as pl
 
+from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.coreset.published import read_version
 from dselect_core.corpus.raw_dataset import read_samples
 from dselect_core.corpus.sample import chat_messages
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index, read_index
+from dselect_core.rounds.round_record import WARM_UP
 from dselect_core.select.saved_order import read_saved_order
 from dselect_core.settings.settings import Role
 from dselect_core.settings.workspace import Workspace
@@ -131,9 +133,11 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterat
 
 
 def _used_fingerprints(workspace: Workspace, index: Index, kind: Kind) -> list[str]:
-    """Fingerprints of the provenances that the pool uses now."""
+    """Fingerprints of the provenances that the pool uses now, and the rounds of coresets that stand."""
     if kind.by_source:
-        return index.fingerprints.get(kind.name, [])
+        manifests = (readable_manifest(workspace, recipe) or {} for recipe in workspace.settings.coresets)
+        of_rounds = {one["scores"].get(kind.name) for made in manifests for one in made.get("rounds", [])}
+        return [*index.fingerprints.get(kind.name, []), *(name for name in of_rounds if name is not None)]
     table = workspace.pool_table(kind.name)
     return [read_metadata(table)["fingerprint"]] if table.exists() else []
 
@@ -161,7 +165,10 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str, holders: list[str
     own_row = order.filter(pl.col("sample_id") == sample_id)
     if own_row.height:
         rank, gain = own_row["rank"][0], own_row["gain"][0]
-        return Choice(*recipe_facts, rank, gain, f"chosen, {rank} of {order.height}")
+        why = f"chosen, {rank} of {order.height}"
+        if "round" in order.columns:
+            why += f", {_by_round(manifest, own_row['round'][0])}"
+        return Choice(*recipe_facts, rank, gain, why)
     key = manifest.get("order")
     saved = read_saved_order(workspace.orders / f"{key}.parquet", key) if key else None
     if saved is None:
@@ -186,4 +193,23 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str, holders: list[str
     last = saved.table["gain"].filter(saved.table["rank"] == saved.table["rank"].max())
     ended = f"; the last of {len(saved.picks)} picks gained {last[0]:.6g}" if len(last) and last[0] is not None else ""
     standing = f"{'at most ' if row['is_bound'] else ''}{row['standing']:.6g}"
-    return Choice(*recipe_facts, None, row["standing"], f"would gain {standing} as the next pick{ended}")
+    told = f"would gain {standing} as the next pick{ended}"
+    if rounds := manifest.get("rounds"):
+        told += f", by the scores of {_model_of_round(rounds[-1])} (round {len(rounds)} of {len(rounds)})"
+    return Choice(*recipe_facts, None, row["standing"], told)
+
+
+def _by_round(manifest: dict[str, Any], number: int) -> str:
+    """In which round a row came in, and by whose scores."""
+    rounds = manifest["rounds"]
+    if number == WARM_UP:
+        return f"as a warm-up row ({manifest['in_rounds']['warmup']['by']}), before round 1 of {len(rounds)}"
+    return f"in round {number} of {len(rounds)}, by the scores of {_model_of_round(rounds[number - 1])}"
+
+
+def _model_of_round(facts: dict[str, Any]) -> str:
+    if facts["tuned_on"] is None:
+        return "the target model"
+    rows = f"the {facts['tuned_on_rows']} rows"
+    tuned_on = f"{facts['tuned_on_rows']} warm-up rows" if facts["tuned_on"] == "warm-up" else f"{rows} chosen before"
+    return f"the model tuned on {tuned_on}"

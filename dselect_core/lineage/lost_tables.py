@@ -23,6 +23,7 @@ from dselect_core.kinds import Kind, all_kinds
 from dselect_core.lm import target_model
 from dselect_core.pool.corpus_index import complete_sources, needed_kinds, read_excluded, read_index
 from dselect_core.pool.future_pool import SourceRows
+from dselect_core.rounds.round_record import asset_of_round, read_record
 from dselect_core.scores.provenance import future_store
 from dselect_core.scores.update import ScoreTodo, score_todos
 from dselect_core.settings.workspace import Workspace
@@ -41,7 +42,7 @@ LostTables = Mapping[AssetPartition, str]
 """{asset partition: what of it is lost, in words}."""
 
 _INDEX: AssetPartition = ("corpus_index", None)
-_FOLDERS = ("raw", "models", "scores", "corpus", "specs", "coresets", "trials/results")
+_FOLDERS = ("raw", "models", "scores", "corpus", "specs", "coresets", "rounds/records", "trials/results")
 # What reading an altered file may raise.
 _UNREADABLE = (DselectError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -173,6 +174,11 @@ def _tables(
     if not all(kind.by_source for kind in needed):
         yield _parquet("neighbors", None, workspace.neighbors, required="figures")
     for recipe in sorted(recipes):
+        # The models of its rounds are not asked for: a lost one is tuned again when a score is missing.
+        spec = workspace.settings.coresets.get(recipe)
+        for number in range(1, spec.round_count + 1) if spec is not None and spec.has_rounds else ():
+            record = partial(read_record, workspace, recipe, number)
+            yield _Table(asset_of_round(number), recipe, workspace.round_record(recipe, number), record)
         yield from _tables_of_coreset(workspace, recipe)
     for recipe in sorted(recipes):
         if recipe in workspace.settings.coresets and workspace.settings.coresets[recipe].trial:

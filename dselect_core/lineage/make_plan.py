@@ -19,16 +19,19 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import FromSamples, FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
 from dselect_core.lineage.cost_estimates import SHOTS, judge_tokens, lengths
 from dselect_core.lineage.plan import Plan, Rate, Reasons, Step
+from dselect_core.lineage.plan_rounds import RoundPlans
 from dselect_core.lineage.plan_trials import trial_steps
 from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
 from dselect_core.pool.corpus_index import index_of, needed_kinds
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
+from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.scores.provenance import future_store
 from dselect_core.scores.update import ScoreTodo, score_todos
 from dselect_core.scores.update_pairs import pair_todo
+from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.score_store import Store
 
@@ -273,7 +276,7 @@ class _Planner:
         return bool((self.model or {}).get("shares_shots", True))
 
     def coresets(self, changed_recipes: frozenset[str], *, model_changes: bool) -> list[Step]:
-        """Steps of the candidates and the coresets."""
+        """Steps of the candidates, the rounds and the coresets."""
         upstream = UpstreamChanges(
             self.pool,
             rows_moved=self._rows_moved,
@@ -282,8 +285,10 @@ class _Planner:
             index_moves=self.index_moves or self.pairs_move,
             scored_new_ids=self._scored_new_ids,
         )
+        rounds = RoundPlans(self.workspace, self.pool, self.stale, self.lost, self._tokens)
+        reasons = {**rounds.coresets_behind(), **self.stale}
         steps = []
-        for todo in coreset_todos(self.workspace, upstream, changed_recipes, self.stale, self.lost):
+        for todo in coreset_todos(self.workspace, upstream, changed_recipes, reasons, self.lost):
             self.coreset_todos[todo.recipe] = todo
             if todo.candidates_why is not None:
                 steps.append(Step("candidates", todo.recipe, todo.candidates_why))
@@ -291,7 +296,7 @@ class _Planner:
                 computed = None if todo.rows is None else todo.rows - todo.reused_rows
                 reused = None if todo.rows is None else todo.reused_rows
                 steps.append(Step("coreset", todo.recipe, todo.why, computed, reused, todo.exact))
-        return steps
+        return [*steps, *rounds.steps(self.coreset_todos, changed_recipes, model_changes=model_changes)]
 
     def trials(self, *, model_changes: bool) -> list[Step]:
         """Steps of the held-out rows and the trials, where some recipe is tried."""
@@ -385,5 +390,6 @@ def _timed(step: Step, rate: Rate | None) -> Step:
 def _asset_order() -> list[str]:
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
     upstream = ("raw_dataset", "coreset_spec", "warmup_model")
-    downstream = ("candidates", "coreset", "held_out", "trial")
+    rounds = (asset_of_round(n + 1) for n in range(MAX_ROUNDS))
+    downstream = ("candidates", *rounds, "coreset", "held_out", "trial")
     return [*upstream, *by_source, "corpus_index", "neighbors", *over_pool, *downstream]

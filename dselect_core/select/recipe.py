@@ -16,6 +16,7 @@ from pydantic import (
     PlainSerializer,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -56,6 +57,20 @@ BudgetField = Annotated[
 ]
 
 
+MAX_ROUNDS = 10
+"""Rounds that a recipe may have: each is an asset."""
+
+
+class WarmupRows(StrictModel):
+    """The rows that the model of a d3 recipe's first round is tuned on."""
+
+    samples: int = Field(gt=0, description="rows of the pool that the model of the first round is tuned on")
+    by: Literal["random", "kcenter"] = Field(
+        "random", description="a seeded draw, or far apart by the target model's embeddings"
+    )
+    in_budget: bool = Field(True, description="they are chosen, and taken from the first round's share of the budget")
+
+
 class CoresetSpec(StrictModel):
     """A recipe: a strategy's order, cut at a budget."""
 
@@ -63,7 +78,17 @@ class CoresetSpec(StrictModel):
 
     strategy: str
     budget: BudgetField = Field(description="rows (500), a share (10%) or response tokens (200000 tokens)")
-    seed: int = Field(0, description="used by random")
+    seed: int = Field(0, description="used by random, and by d3 with `warmup` or `rounds`")
+    rounds: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_ROUNDS,
+        description="d3: each round scores the pool by the model tuned on all that was chosen before, and chooses its "
+        "share of the budget (`feedback`); 1 by default",
+    )
+    warmup: WarmupRows | None = Field(
+        None, description="d3: the model of the first round is tuned on some rows; by default it is the target model"
+    )
     min_response_tokens: int | None = Field(
         None, ge=1, description="rows with a shorter response are left out, with the reason"
     )
@@ -76,6 +101,28 @@ class CoresetSpec(StrictModel):
     def options(self) -> dict[str, Any]:
         """The option values of its strategy that the recipe gives: all its keys but the fields of the class."""
         return dict(self.model_extra or {})
+
+    @property
+    def round_count(self) -> int:
+        """Rounds, of any recipe."""
+        return self.rounds or 1
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether it is chosen round by round, by models that are tuned for it (rounds/)."""
+        return self.round_count > 1 or self.warmup is not None
+
+    @field_validator("rounds")
+    @classmethod
+    def _one_round_is_none(cls, rounds: int | None) -> int | None:
+        return None if rounds == 1 else rounds  # a recipe that says the default is the recipe that says nothing
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> "CoresetSpec":
+        if self.has_rounds and self.strategy != "d3":
+            key = "rounds" if self.rounds else "warmup"
+            raise ValueError(f"`{key}` is for d3; `{self.strategy}` has no use for it: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _check_requirements(self) -> "CoresetSpec":

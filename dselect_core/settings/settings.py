@@ -18,6 +18,7 @@ from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, explain_unknown_key
 from dselect_core.settings.trials_spec import TrialsSpec
+from dselect_core.settings.tuning_spec import FeedbackSpec
 
 CONFIG_ENV = "DSELECT_CONFIG"
 SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
@@ -223,6 +224,7 @@ class Settings(StrictModel):
     grader: GraderSpec = Field(GraderSpec(), description="who grades dependability")
     parts: PartSpec = Field(PartSpec(), description="how often finished rows are written")
     coresets: dict[str, CoresetSpec] = Field(description="recipes, by the name of their coreset")
+    feedback: FeedbackSpec = Field(FeedbackSpec(), description="how models are tuned for d3's rounds")
     trials: TrialsSpec = Field(TrialsSpec(), description="how the coresets with `trial: true` are tried")
     schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
     owners: list[str] = Field(default_factory=lambda: ["team:data-curation"], description="owners shown in Dagster")

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dselect_core.select.recipe import StrictModel
+from dselect_core.settings.tuning_spec import TuningSpec
 
 
-class TrialsSpec(StrictModel):
+class TrialsSpec(TuningSpec):
     """How a coreset is tried against random draws: what is tuned, how often, and what is measured.
 
     A recipe is tried where it says `trial: true`. Runs are kept, so a key that no run depends on (`seeds`, `draws`,
@@ -16,19 +16,6 @@ class TrialsSpec(StrictModel):
 
     model: str | None = Field(None, description="model that is tuned: hub name or folder; by default the target model")
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
-    method: Literal["auto", "lora", "full"] = Field(
-        "auto", description="auto: all weights of the builtin model, LoRA for any other"
-    )
-    lora_rank: int = Field(16, gt=0, description="rank of the LoRA matrices, which are scaled by 2")
-    precision: Literal["auto", "bf16", "float32"] = Field(
-        "auto", description="auto: bf16 where the device computes in it, float32 for the builtin model"
-    )
-    epochs: float = Field(2.0, gt=0, description="passes over the training rows")
-    learning_rate: float | None = Field(
-        None, gt=0, description="peak learning rate; by default 2e-4 for LoRA, 2e-5 for all weights, 3e-4 for builtin"
-    )
-    batch_tokens: int = Field(2048, gt=0, description="tokens per optimizer step")
-    max_length: int = Field(1024, gt=8, description="tuning length in tokens, longer samples are cut")
     seeds: int = Field(3, gt=0, description="runs on the coreset, each with its own seed")
     draws: int = Field(5, gt=2, description="random draws that it is compared with, each with its own seed")
     multiples: list[Annotated[int, Field(gt=1)]] = Field(

@@ -9,7 +9,9 @@ corpus/<kind>.parquet                           scores that are made over the po
 specs/<recipe>.json
 orders/<key>.parquet                            saved orders with their state
 coresets/<recipe>/…                             one version of it, whole (coreset/published.py)
-trials/runs/<run>/…, trials/marks/<run>/…       what was tuned, and what was measured of it (trials/run_store.py)
+rounds/runs/<run>/…                             models tuned for d3's rounds (runs/run_store.py)
+rounds/records/<recipe>/<round>.parquet         what a round saw, and whom it chose (rounds/round_record.py)
+trials/runs/<run>/…, trials/marks/<run>/…       what was tuned, and what was measured of it (trials/mark_store.py)
 trials/results/<recipe>.json                    the trial of a recipe
 """
 
@@ -86,6 +88,15 @@ class Workspace:
     def coreset(self, recipe: str) -> UPath:
         """Files of a coreset."""
         return self.root / "coresets" / recipe
+
+    @property
+    def rounds(self) -> UPath:
+        """Models that were tuned for rounds, and the rounds' records."""
+        return self.root / "rounds"
+
+    def round_record(self, recipe: str, number: int) -> UPath:
+        """What a round of a recipe saw, and whom it chose."""
+        return self.rounds / "records" / recipe / f"{number}.parquet"
 
     @property
     def trials(self) -> UPath:

@@ -6,8 +6,6 @@ only if it is drawn.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 from dselect_core.fingerprint import digest
 
@@ -20,29 +18,6 @@ CORESET, RANDOM, TOKENS, BALANCED, POOL, UNTUNED = (
     "untuned",
 )
 """Names of training sets, as a report has them; multiples of the budget are `random x2`."""
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Samples that a model is tuned on, and the seed of that run.
-
-    name: as in a report. number: of the draw, or of the run on a set that is not drawn; it is the run's seed too.
-    ids: ascending, so that equal sets are equal whatever order they were chosen in.
-    """
-
-    name: str
-    number: int
-    ids: tuple[str, ...]
-
-    @cached_property
-    def content(self) -> str:
-        """Hash of the samples. An id is a hash of its messages, so this names the text."""
-        return digest(self.ids)
-
-
-def of_samples(name: str, number: int, ids: Sequence[str]) -> TrainingSet:
-    """A training set of these samples, given in any order."""
-    return TrainingSet(name, number, tuple(sorted(ids)))
 
 
 def multiple(factor: int) -> str:

@@ -10,11 +10,11 @@ from dselect_core.errors import DselectError
 from dselect_core.pool.held_out import EvalSet
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
+from dselect_core.trials.mark_store import MarkStore
 from dselect_core.trials.measurements import measurements
-from dselect_core.trials.run_store import RunStore
 from dselect_core.trials.training_sets import Sample, TrialPool, runs_of, training_sets
 from dselect_core.trials.trial import Trial, TrialTodo, todo_of
-from dselect_core.trials.trial_model import TrialModel
+from dselect_core.trials.trial_model import trial_model
 
 _NOT_A_DRAW = -1  # the order that stands for the rows that a coreset will hold
 
@@ -34,13 +34,13 @@ def future_todo(
     held_out = [each for each in eval_sets if each.samples.height]
     if not model_changes:
         try:
-            model = TrialModel.of(workspace)
+            model = trial_model(workspace)
             wanted = measurements(held_out, trials, model.provenance)
             runs = runs_of(sets, model)
         except DselectError:
             pass  # it was never made
         else:
-            return todo_of(Trial(workspace, recipe, pool, model, runs, held_out, wanted, RunStore(workspace)))
+            return todo_of(Trial(workspace, recipe, pool, model, runs, held_out, wanted, MarkStore(workspace)))
     own = {(each.content, each.number): each for each in sets}.values()
     wanted = measurements(held_out, trials, {})
     tuned = sum(int(pool.tokens(each.ids, trials.max_length) * trials.epochs) for each in own)

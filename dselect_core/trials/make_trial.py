@@ -7,9 +7,7 @@ on.
 import logging
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,19 +16,17 @@ import polars as pl
 from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.tuned_weights import load_tuned, save_tuned
-from dselect_core.lm.tuning import Example, tune
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.pool_tables import pool_samples
 from dselect_core.progress import Progress
-from dselect_core.scores.forward_scores import Unrendered, render
+from dselect_core.runs.run_store import Run
+from dselect_core.runs.tune_run import checkpoint_folder, tune_run
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
-from dselect_core.storage.files import is_local
 from dselect_core.trials import draws
 from dselect_core.trials.compare_sets import MarkedSet, against_random, compute_multiplier, marks_of, table
 from dselect_core.trials.measurements import Measurement
 from dselect_core.trials.report import TrialReport, write_report
-from dselect_core.trials.run_store import Run
 from dselect_core.trials.trial import Trial
 
 _log = logging.getLogger(__name__)
@@ -150,51 +146,27 @@ class TrialWork:
     def tune(self, run: Run, samples: pl.DataFrame) -> None:
         """Tune, measure and keep a run."""
         trial = self._trial
-        lm = trial.model.open()
-        examples, unrendered = self._examples(lm, run, samples)
         expected, before = trial.tuning_tokens(run), self._done
 
         def tell(done: int, total: int, reused: int = 0) -> None:
             self._tell(before + expected * done / max(1, total))
 
-        checkpoints = _checkpoints(trial, run)
+        checkpoints = checkpoint_folder(trial.workspace.trials / "checkpoints", run)
         with TemporaryDirectory(prefix="dselect-run-") as scratch:
-            result = tune(lm.forward.model, examples, run.spec, checkpoints, tell)
-            tuned = lm.with_model(result.model)
+            done = tune_run(trial.model, run, samples, checkpoints, tell)
             weights = None
             if trial.workspace.settings.trials.keep_models:
                 weights = Path(scratch)
-                save_tuned(result, weights)
+                save_tuned(done.tuned, weights)
             self._tell(before + expected)
-            self._measure(tuned, run.fingerprint, trial.missing_marks(run.fingerprint))
-            facts = {
-                "set": run.training_set.name,
-                "response_tokens": sum(int(example.scored.sum()) for example in examples),
-                "rows_left_out": dict(unrendered),
-                "steps": result.steps,
-                "tokens": result.tokens,
-                "seconds": round(result.seconds, 3),
-                "losses": [round(loss, 6) for loss in result.losses],
-            }
-            trial.store.write(run, facts, weights)
+            self._measure(done.model, run.fingerprint, trial.missing_marks(run.fingerprint))
+            trial.store.write(run, done.facts, weights)
         if checkpoints is not None:
             shutil.rmtree(checkpoints, ignore_errors=True)
-        self.tokens += result.tokens
-        if unrendered:
-            left_out = ", ".join(f"{count} rows: {reason}" for reason, count in sorted(unrendered.items()))
+        self.tokens += done.tuned.tokens
+        if done.left_out:
+            left_out = ", ".join(f"{count} rows: {reason}" for reason, count in sorted(done.left_out.items()))
             self.notes.append(f"{run.training_set.name} {run.training_set.number}: not tuned on {left_out}")
-
-    def _examples(self, lm: LanguageModel, run: Run, samples: pl.DataFrame) -> tuple[list[Example], Counter[str]]:
-        rows = samples.filter(pl.col("sample_id").is_in(list(run.training_set.ids))).sort("sample_id")
-        examples, unrendered = [], Counter[str]()
-        for sample in render(replace(lm, renderer=self._trial.model.tuning_renderer(lm)), rows):
-            if isinstance(sample, Unrendered):
-                unrendered[sample.reason] += 1
-            elif sample.rendered.response_tokens:
-                examples.append(Example.of(sample.rendered))
-            else:
-                unrendered["no token of the response within `max_length`"] += 1
-        return examples, unrendered
 
     def _measure(self, lm: LanguageModel, run: str, missing: list[Measurement]) -> None:
         for wanted in missing:
@@ -208,9 +180,3 @@ class TrialWork:
         self._done = done
         if self._progress is not None:
             self._progress(min(int(done), self._total), self._total)
-
-
-def _checkpoints(trial: Trial, run: Run) -> Path | None:
-    """Where a run in progress keeps its state; none where the storage is not a local folder."""
-    folder = trial.workspace.trials / "checkpoints" / run.fingerprint
-    return Path(folder.path) if is_local(folder) else None

@@ -9,8 +9,8 @@ import polars as pl
 from dselect_core.lm.load import LanguageModel
 from dselect_core.pool.held_out import EvalSet
 from dselect_core.settings.trials_spec import TrialsSpec
+from dselect_core.trials.mark_store import marks_name
 from dselect_core.trials.measure import greedy_answers, response_losses
-from dselect_core.trials.run_store import marks_name
 
 LOSS, ANSWERS = "loss", "answers"
 """Kinds of measurement. Exact match and ROUGE-L come from the same answers."""

@@ -10,12 +10,11 @@ from dselect_core.coreset.published import read_version
 from dselect_core.errors import DselectError
 from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.pool.pool_tables import pool_scores
+from dselect_core.runs.run_store import Run, TrainingSet, of_samples
+from dselect_core.runs.tunable_model import TunableModel
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
-from dselect_core.trials.draws import TrainingSet
-from dselect_core.trials.run_store import Run
-from dselect_core.trials.trial_model import TrialModel
 
 TOKENS_OF_A_SAMPLE = 256
 """Where nothing of the pool was tokenised: for estimates of cost alone."""
@@ -94,33 +93,33 @@ def training_sets(pool: TrialPool, trials: TrialsSpec) -> list[TrainingSet]:
     """
     ids, rows = list(pool.candidates), len(pool.chosen)
     orders = [draws.draw_order(ids, number) for number in range(trials.draws)]
-    sets = [draws.of_samples(draws.CORESET, seed, pool.chosen) for seed in range(trials.seeds)]
-    sets += [draws.of_samples(draws.RANDOM, number, order[:rows]) for number, order in enumerate(orders)]
+    sets = [of_samples(draws.CORESET, seed, pool.chosen) for seed in range(trials.seeds)]
+    sets += [of_samples(draws.RANDOM, number, order[:rows]) for number, order in enumerate(orders)]
     counted = {name: sample.response_tokens for name, sample in pool.candidates.items()}
     lengths = {name: tokens for name, tokens in counted.items() if tokens is not None}
     tokens = pool.response_tokens(pool.chosen)
     if "tokens" in trials.baselines and tokens:
         sets += [
-            draws.of_samples(draws.TOKENS, number, draws.take_tokens(order, lengths, tokens))
+            of_samples(draws.TOKENS, number, draws.take_tokens(order, lengths, tokens))
             for number, order in enumerate(orders)
         ]
     sources = {name: sample.source for name, sample in pool.candidates.items()}
     if "balanced" in trials.baselines and len(set(sources.values())) > 1:
         sets += [
-            draws.of_samples(draws.BALANCED, number, draws.take_balanced(order, sources, rows))
+            of_samples(draws.BALANCED, number, draws.take_balanced(order, sources, rows))
             for number, order in enumerate(orders)
         ]
     for factor in sorted(set(trials.multiples)):
         if factor * rows <= len(ids):
             sets += [
-                draws.of_samples(draws.multiple(factor), number, order[: factor * rows])
+                of_samples(draws.multiple(factor), number, order[: factor * rows])
                 for number, order in enumerate(orders[: trials.seeds])
             ]
     if "pool" in trials.baselines:
-        sets += [draws.of_samples(draws.POOL, seed, ids) for seed in range(trials.seeds)]
+        sets += [of_samples(draws.POOL, seed, ids) for seed in range(trials.seeds)]
     return sets
 
 
-def runs_of(sets: Iterable[TrainingSet], model: TrialModel) -> list[Run]:
+def runs_of(sets: Iterable[TrainingSet], model: TunableModel) -> list[Run]:
     """A run for each set: its number is its seed."""
     return [Run(each, replace(model.tune_spec, seed=each.number), model.run_model) for each in sets]

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.pool.held_out import EvalSet, eval_sets
+from dselect_core.runs.run_store import Run
+from dselect_core.runs.tunable_model import TunableModel
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
+from dselect_core.trials.mark_store import MarkStore
 from dselect_core.trials.measurements import Measurement, measurements
-from dselect_core.trials.run_store import Run, RunStore
 from dselect_core.trials.training_sets import TrialPool, runs_of, training_sets
-from dselect_core.trials.trial_model import TrialModel, require_eval_sets
+from dselect_core.trials.trial_model import require_eval_sets, trial_model
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,22 @@ class Trial:
     workspace: Workspace
     recipe: str
     pool: TrialPool
-    model: TrialModel
+    model: TunableModel
     runs: list[Run]
     eval_sets: list[EvalSet]
     measurements: list[Measurement]
-    store: RunStore
+    store: MarkStore
 
     @classmethod
     def of(cls, workspace: Workspace, recipe: str) -> "Trial":
         """Raises DselectError where there is no coreset, no target model, or no eval source with rows."""
         held_out = [each for each in eval_sets(workspace) if each.samples.height]
         require_eval_sets(held_out)
-        model, pool = TrialModel.of(workspace), TrialPool.of(workspace, recipe)
+        model, pool = trial_model(workspace), TrialPool.of(workspace, recipe)
         trials = workspace.settings.trials
         runs = runs_of(training_sets(pool, trials), model)
         wanted = measurements(held_out, trials, model.provenance)
-        return cls(workspace, recipe, pool, model, runs, held_out, wanted, RunStore(workspace))
+        return cls(workspace, recipe, pool, model, runs, held_out, wanted, MarkStore(workspace))
 
     @property
     def untuned(self) -> str:

@@ -1,104 +1,19 @@
-"""The model that trials tune: the target model, or another one that the settings name.
-
-It is opened anew for each run, because tuning changes it. What identifies a model that the settings name is known from
-its config and tokenizer, so that a plan opens no weights. The target model tells it by the record of its warm-up.
-"""
-
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+"""The model that trials tune: the target model, or another one that the settings name."""
 
 from dselect_core.errors import DselectError
-from dselect_core.lm import load, target_model
-from dselect_core.lm.render import Renderer
-from dselect_core.lm.tuning import TuneSpec
-from dselect_core.settings.settings import ModelSpec
-from dselect_core.settings.trials_spec import TrialsSpec
+from dselect_core.lm import load
+from dselect_core.runs.tunable_model import TunableModel
 from dselect_core.settings.workspace import Workspace
 
-LEARNING_RATES = {"lora": 2e-4, "full": 2e-5, "builtin": 3e-4}
-"""Where the settings name none: what is usual for LoRA and for all weights. The builtin model is warm. [ours]"""
 
-
-@dataclass(frozen=True)
-class TrialModel:
-    """Which model, and how it is tuned. path: a local folder or a hub name; is_builtin: the warm-up made it."""
-
-    workspace: Workspace
-    path: str
-    identity: str
-    spec: ModelSpec
-    is_builtin: bool
-
-    @classmethod
-    def of(cls, workspace: Workspace) -> "TrialModel":
-        """The model of the settings. Raises DselectError where the target model is meant and not made yet."""
-        settings = workspace.settings
-        if settings.trials.model is None:
-            path, identity = target_model.model_place(workspace)
-            return cls(workspace, path, identity, settings.model, settings.model.path == "builtin")
-        path, revision = settings.trials.model, settings.trials.revision
-        spec = settings.model.model_copy(update={"path": path, "revision": revision})
-        return cls(workspace, path, load.identity(path, revision, load.IDENTITIES), spec, is_builtin=False)
-
-    @cached_property
-    def provenance(self) -> dict[str, Any]:
-        """All of the model and its rendering that can move a tuned weight or a loss; JSON values."""
-        if self.workspace.settings.trials.model is None:
-            return target_model.provenance(self.workspace)
-        load.quiet_transformers()
-        return load.provenance_without_weights(self.path, self.spec, self.identity)
-
-    def open(self) -> load.LanguageModel:
-        """The model as it is before tuning. Raises DselectError as `load.load`."""
-        load.quiet_transformers()
-        return load.load(self.path, self.spec, self.identity)
-
-    def tuning_renderer(self, lm: load.LanguageModel) -> Renderer:
-        """Renders training samples: as the model does, within the tuning length."""
-        window = min(lm.window, self.workspace.settings.trials.max_length)
-        return Renderer(lm.renderer.tokenizer, window, self.spec.template, self.spec.date)
-
-    @cached_property
-    def tune_spec(self) -> TuneSpec:
-        """How it is tuned, but for the seed."""
-        trials = self.workspace.settings.trials
-        method = self._method(trials)
-        rate = trials.learning_rate or LEARNING_RATES["builtin" if self.is_builtin else method]
-        return TuneSpec(
-            method=method,
-            lora_rank=trials.lora_rank,
-            epochs=trials.epochs,
-            learning_rate=rate,
-            batch_tokens=trials.batch_tokens,
-            bf16=self._bf16(trials),
-        )
-
-    def _method(self, trials: TrialsSpec) -> Any:
-        if trials.method != "auto":
-            return trials.method
-        return "full" if self.is_builtin else "lora"
-
-    def _bf16(self, trials: TrialsSpec) -> bool:
-        if trials.precision != "auto":
-            return trials.precision == "bf16"
-        return not self.is_builtin and computes_bf16(load.device(self.spec.device))
-
-    @property
-    def run_model(self) -> dict[str, Any]:
-        """What of the model is part of a run: its provenance, and the tuning length."""
-        return {**self.provenance, "tuning_window": self.workspace.settings.trials.max_length}
-
-
-def computes_bf16(device: str) -> bool:
-    """Whether the device computes in bfloat16, and not only stores it."""
-    import torch
-
-    if device.startswith("cuda") or device == "balanced":
-        return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
-    if device == "cpu":
-        return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return False
+def trial_model(workspace: Workspace) -> TunableModel:
+    """The model of the settings. Raises DselectError where the target model is meant and not made yet."""
+    settings = workspace.settings
+    if settings.trials.model is None:
+        return TunableModel.of_target(workspace, settings.trials)
+    path, revision = settings.trials.model, settings.trials.revision
+    spec = settings.model.model_copy(update={"path": path, "revision": revision})
+    return TunableModel(workspace, path, load.identity(path, revision, load.IDENTITIES), spec, settings.trials)
 
 
 def require_eval_sets(names: object) -> None:

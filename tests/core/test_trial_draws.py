@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dselect_core.trials.draws import draw_order, of_samples, take_balanced, take_tokens
+from dselect_core.runs.run_store import of_samples
+from dselect_core.trials.draws import draw_order, take_balanced, take_tokens
 
 IDS = st.lists(st.text("0123456789abcdef", min_size=4, max_size=4), unique=True, min_size=1, max_size=40)
 

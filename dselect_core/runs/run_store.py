@@ -1,35 +1,54 @@
-"""What was tuned and what was measured, kept so that nothing is tuned twice.
+"""What was tuned, kept so that nothing is tuned twice.
 
-runs/<run>/run.json, runs/<run>/weights/…   a run: what it was tuned on and how; visible when run.json is written, last
-marks/<run>/<marks>.parquet                 what was measured of it on one eval set, a row per eval sample
+<run>/run.json, <run>/weights/…   a run: what it was tuned on and how; visible when run.json is written, last
 
 A run is named by the hash of all that its weights follow from: the samples, the model and its rendering, how it is
 tuned, and the seed. So equal runs of different recipes, of re-landed rows or of another day are one. Trade-off: weights
-that are kept take space (LoRA: megabytes); without them (`keep_models: false`) a new eval set tunes again.
+that are kept take space (LoRA: megabytes).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import polars as pl
 from upath import UPath
 
 from dselect_core.errors import DamagedFileError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.lm.tuning import TuneSpec
-from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_bytes, read_parquet, write_bytes, write_parquet
+from dselect_core.storage.files import read_bytes, write_bytes
 from dselect_core.storage.json_file import read_json, write_json
-from dselect_core.trials.draws import TrainingSet
 
 REVISION = 1
 """Goes up when the same samples, model and settings give other weights."""
 
 _RUN, _FILES = "run.json", "files"
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Samples that a model is tuned on, and the seed of that run.
+
+    name: as in a report. number: of the draw, or of the run on a set that is not drawn; it is the run's seed too.
+    ids: ascending, so that equal sets are equal whatever order they were chosen in.
+    """
+
+    name: str
+    number: int
+    ids: tuple[str, ...]
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of the samples. An id is a hash of its messages, so this names the text."""
+        return digest(self.ids)
+
+
+def of_samples(name: str, number: int, ids: Sequence[str]) -> TrainingSet:
+    """A training set of these samples, given in any order."""
+    return TrainingSet(name, number, tuple(sorted(ids)))
 
 
 @dataclass(frozen=True)
@@ -58,11 +77,10 @@ class Run:
 
 
 class RunStore:
-    """The runs and marks of a workspace. What is damaged counts as not there, and is made again."""
+    """The runs in a folder. What is damaged counts as not there, and is made again."""
 
-    def __init__(self, workspace: Workspace):
-        self._runs = workspace.trials / "runs"
-        self._marks = workspace.trials / "marks"
+    def __init__(self, folder: UPath):
+        self._runs = folder
 
     def facts(self, run: Run) -> dict[str, Any] | None:
         """What is known of a finished run; None where it was not tuned yet."""
@@ -98,23 +116,3 @@ class RunStore:
                     raise DamagedFileError(path, "its content is not what the run wrote")
                 (Path(scratch) / name).write_bytes(data)
             return use(Path(scratch))
-
-    def marks(self, run: str, name: str) -> pl.DataFrame | None:
-        """What was measured under a name (`marks_name`); None where it was not yet. run: its fingerprint."""
-        try:
-            return read_parquet(self._marks_file(run, name))
-        except (FileNotFoundError, DamagedFileError):
-            return None
-
-    def write_marks(self, run: str, name: str, marks: pl.DataFrame) -> None:
-        """Keep what was measured."""
-        write_parquet(marks, self._marks_file(run, name))
-
-    def _marks_file(self, run: str, name: str) -> UPath:
-        file: UPath = self._marks / run / f"{name}.parquet"
-        return file
-
-
-def marks_name(metric: str, eval_version: str, how: dict[str, Any]) -> str:
-    """Names marks by what was measured, on which samples, and how these are rendered."""
-    return f"{metric}-{fingerprint([eval_version, how])[:16]}"
