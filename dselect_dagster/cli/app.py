@@ -181,7 +181,7 @@ def status(config: ConfigOption = None) -> None:
         changed_inputs = find_changed_inputs(workspace, instance)
         lost = {**changed_inputs.lost, **find_lost_scores(workspace, instance)}
         staleness = Staleness(_definitions(settings, path), instance)
-        coming = {"trial": changed_inputs.trials_on}
+        coming = {name: keys for name, keys in changed_inputs.partitions_to_come.items() if name != "recipe"}
         stale_partitions = staleness.stale_partitions(coming, changed_inputs.partitions_to_go)
         for change in changed_inputs.changes:
             name = f"{render.kind_of_input(change)} {change.partition}"

@@ -7,9 +7,12 @@ triggers compare data versions, and they hold until the target is *requested*, w
 `execution_failed().newly_true()` gives one retry per failure; the bare operand would retry for ever.
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from dselect_core.kinds import FromForwardPass, all_kinds
+from dselect_dagster.defs.partitions import ROUNDS
 
 AC = dg.AutomationCondition
 
@@ -19,11 +22,15 @@ ALLOW_MISSING_DEPS = frozenset({dg.AssetKey("warmup_model"), dg.AssetKey("corpus
 NOT_BLOCKED_BY_CORESET = frozenset({dg.AssetKey("trial")})
 
 
-def on_input_change(*, allow_missing_deps: bool = False, blocked_by_coreset: bool = True) -> dg.AutomationCondition:
+def on_input_change(
+    *, allow_missing_deps: bool = False, blocked_by_coreset: bool = True, waits_for: Sequence[str] = ()
+) -> dg.AutomationCondition:
     """Run when an input changed, and all inputs are there, passed their blocking checks and are not being made.
 
     allow_missing_deps: for the corpus index, which waits until each dependency has some partition, and
     lists the sources that are incomplete instead of waiting for all. blocked_by_coreset: see `inputs_are_ready`.
+    waits_for: inputs that have partitions of another set, so that they cannot be made in one run with the asset: it
+    waits while one of them, or what that one reads, is about to be made.
     """
     dep_changed = (AC.data_version_changed() & ~AC.executed_with_root_target()) | AC.will_be_requested()
     any_dep_changed = AC.any_deps_match(dep_changed).with_label("any_dep_changed")
@@ -33,6 +40,10 @@ def on_input_change(*, allow_missing_deps: bool = False, blocked_by_coreset: boo
     changed = any_dep_changed.since(requested & ~any_dep_changed)
     trigger = changed | _own_change() | AC.execution_failed().newly_true()
     ready = inputs_are_ready(allow_missing_deps=allow_missing_deps, blocked_by_coreset=blocked_by_coreset)
+    if waits_for:
+        is_coming = AC.will_be_requested() | AC.in_progress()
+        behind = AC.any_deps_match(is_coming | AC.any_deps_match(is_coming)).allow(dg.AssetSelection.assets(*waits_for))
+        ready = ready & ~behind
     return (trigger & ready).with_label("on_input_change")
 
 
@@ -53,7 +64,8 @@ def inputs_are_ready(*, allow_missing_deps: bool = False, blocked_by_coreset: bo
     """
     # Of the kinds that share the forward pass, one that a model cannot give fails alone, and is waited for in vain.
     in_pass = dg.AssetSelection.assets(*_assets_of_forward_pass())
-    checked = AC.all_deps_blocking_checks_passed()
+    # Rounds have no checks. A coreset without rounds reads no partition of them, which is never "all of them passed".
+    checked = AC.all_deps_blocking_checks_passed().ignore(dg.AssetSelection.assets(*(str(r.name) for r in ROUNDS)))
     if not blocked_by_coreset:
         checked = checked.ignore(dg.AssetSelection.assets("coreset"))
     present = (

@@ -19,7 +19,7 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import kinds_by_asset
 from dselect_core.lineage.lost_tables import AssetPartition, LostTables, lost_scores, lost_tables
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.defs.partitions import RECIPE, SOURCE, TRIAL
+from dselect_dagster.defs.partitions import RECIPE, ROUNDS, SOURCE, recipes_of
 
 State = Literal["new", "changed", "gone", "unreadable", "lost"]
 """`lost`: unchanged, but what was landed of it is gone from the storage. A recipe that comes back is `new`."""
@@ -50,16 +50,16 @@ class ChangedInputs:
     """All partitions to land, and the recipes that have a partition but are no longer in dselect.yaml.
 
     lost: {(asset, partition): why} of all that Dagster calls made and the storage lacks, also what lands. origins:
-    {source: version of the files and rows in which its samples stood when it landed last}. trials_on, trials_off:
-    recipes that are tried from now on, and those that are no more: partitions of trials to make and to drop.
+    {source: version of the files and rows in which its samples stood when it landed last}. recipes_on, recipes_off:
+    {set of partitions: recipes that have one there from now on, and that have none any more}, of trials and rounds.
     """
 
     changes: list[ChangedInput]
     gone_recipes: list[str]
     lost: LostTables
     origins: Mapping[str, str]
-    trials_on: list[str]
-    trials_off: list[str]
+    recipes_on: Mapping[dg.DynamicPartitionsDefinition, list[str]]
+    recipes_off: Mapping[dg.DynamicPartitionsDefinition, list[str]]
 
     def states(self, asset: str) -> dict[str, State]:
         """{partition: state} of the changes that one asset lands."""
@@ -74,18 +74,22 @@ class ChangedInputs:
     @property
     def partitions_to_come(self) -> dict[str, list[str]]:
         """{set of partitions: keys that it lacks, and that are made before anything runs}, but for new recipes."""
-        return {str(RECIPE.name): self.recipes_back, str(TRIAL.name): self.trials_on}
+        return {str(RECIPE.name): self.recipes_back, **_by_name(self.recipes_on)}
 
     @property
     def partitions_to_go(self) -> dict[str, list[str]]:
         """{set of partitions: keys that it has, and that are dropped before anything runs}."""
-        return {str(RECIPE.name): self.gone_recipes, str(TRIAL.name): self.trials_off}
+        return {str(RECIPE.name): self.gone_recipes, **_by_name(self.recipes_off)}
 
     @property
     def landed_versions(self) -> dict[str, str]:
         """{source: data version that was landed last} of the sources that are to land."""
         of_sources = [change for change in self.changes if change.asset == "raw_dataset"]
         return {change.partition: version for change in of_sources if (version := change.landed_version) is not None}
+
+
+def _by_name(recipes: Mapping[dg.DynamicPartitionsDefinition, list[str]]) -> dict[str, list[str]]:
+    return {str(definition.name): names for definition, names in recipes.items()}
 
 
 def find_changed_inputs(
@@ -111,15 +115,15 @@ def find_changed_inputs(
         for name, landing in of_landed.items()
         if landing is not None and "origins" in landing.metadata
     }
-    tried = {name for name, spec in workspace.settings.coresets.items() if spec.trial}
-    trials = set(instance.get_dynamic_partitions(str(TRIAL.name)))
+    wanted = recipes_of(workspace.settings.coresets)
+    present = {definition: set(instance.get_dynamic_partitions(str(definition.name))) for definition in wanted}
     return ChangedInputs(
         [change for change in changes if change is not None],
         gone,
         lost,
         origins,
-        trials_on=sorted(tried - trials),
-        trials_off=sorted(trials - tried),
+        recipes_on={definition: sorted(names - present[definition]) for definition, names in wanted.items()},
+        recipes_off={definition: sorted(present[definition] - names) for definition, names in wanted.items()},
     )
 
 
@@ -200,8 +204,8 @@ def partition_requests(
 ) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
     """The same as requests, which a sensor returns."""
     new = {definition: list(changed_inputs.states(asset)) for asset, definition in LANDED_ASSETS.items()}
-    new[TRIAL] = changed_inputs.trials_on
-    old = {RECIPE: changed_inputs.gone_recipes, TRIAL: changed_inputs.trials_off}
+    new |= changed_inputs.recipes_on
+    old = {RECIPE: changed_inputs.gone_recipes, **changed_inputs.recipes_off}
     return [
         *(definition.build_add_request(keys) for definition, keys in new.items() if keys),
         *(definition.build_delete_request(keys) for definition, keys in old.items() if keys),
@@ -232,7 +236,8 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
     if lands or not lost:
         return []
     over_rows = ["warmup_model", _SCORES, "corpus_index", "neighbors", _PAIR_SCORES]
-    order = [*LANDED_ASSETS, *over_rows, "coreset", "held_out", "trial"]
+    rounds = [str(definition.name) for definition in ROUNDS]
+    order = [*LANDED_ASSETS, *over_rows, *rounds, "coreset", "held_out", "trial"]
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
 
     def place(asset: str) -> int:

@@ -12,11 +12,12 @@ from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.lm.render import RENDERING
 from dselect_core.neighbors.nearest import REVISION as NEIGHBORS_REVISION
 from dselect_core.pool.corpus_index import needed_kinds
+from dselect_core.rounds.make_round import REVISION as ROUND_REVISION
 from dselect_core.settings.settings import Settings
 
 
 def code_versions(settings: Settings) -> dict[str, str]:
-    """{asset: 12 hex digits}, of the model, the neighbours, held-out rows, trials and every asset that holds scores.
+    """{asset: 12 hex digits}, of the model, neighbours, held-out rows, trials, rounds, every asset that holds scores.
 
     The model's identity is not among them: scores depend on it through `warmup_model`'s data version.
     """
@@ -29,6 +30,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
         "neighbors": [NEIGHBORS_REVISION, settings.neighbors.model_dump()],
         "held_out": settings.sources_of("eval"),  # a source's role may change without its rows
         "trial": _trial_version(settings),
+        "d3_round": [ROUND_REVISION, settings.feedback.model_dump(mode="json")],
     }
     needed = needed_kinds(settings)
     for asset, kinds in kinds_by_asset().items():

@@ -5,7 +5,7 @@ import dagster as dg
 from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_checks import asset_checks
-from dselect_dagster.defs.assets import coreset, pool, raw_dataset, scores, trial, warmup_model
+from dselect_dagster.defs.assets import coreset, d3_round, pool, raw_dataset, scores, trial, warmup_model
 from dselect_dagster.defs.code_versions import code_versions
 from dselect_dagster.defs.coreset_checks import coreset_checks
 from dselect_dagster.defs.resources import WorkspaceResource
@@ -17,7 +17,7 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
     """The graph for these settings. `config`: path the runs read the settings from ("" for the one in force).
 
     An asset that no recipe reads is in the graph, to be materialised by hand, but nothing requests it. So is `trial`
-    where no recipe is tried.
+    where no recipe is tried. Of d3's rounds there are as many as some recipe has.
     """
     needed = needed_kinds(settings)
     versions = code_versions(settings)
@@ -30,6 +30,7 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
         *pool.pair_score_assets(settings, needed, versions),
         coreset.coreset_spec(settings),
         coreset.candidates(settings, needed),
+        *d3_round.d3_rounds(settings, versions["d3_round"]),
         coreset.coreset(settings),
         trial.held_out(settings, versions["held_out"]),
         trial.trial(settings, versions["trial"]),

@@ -16,11 +16,14 @@ from dselect_dagster.dagster_private import (
     staleness_partition_limit,
 )
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
-from dselect_dagster.defs.partitions import may_read
+from dselect_dagster.defs.partitions import ROUNDS, may_read
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 
 # Made once and kept: new rows do not make another model (see its condition in defs/automation_condition.py).
 PINNED_ASSETS = frozenset({dg.AssetKey("warmup_model")})
+
+
+_ROUNDS = frozenset(dg.AssetKey(str(definition.name)) for definition in ROUNDS)
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,22 @@ class Staleness:
             return None
         if status == StaleStatus.MISSING:
             return StalePartition(asset, partition, True, "never made")
-        causes = self._resolver.get_stale_causes(asset, partition)
+        causes = [cause for cause in self._resolver.get_stale_causes(asset, partition) if not self._is_past(cause)]
         if asset in PINNED_ASSETS:
             causes = [cause for cause in causes if cause.category == StaleCauseCategory.CODE]
-            if not causes:
-                return None
+        if not causes:
+            return None
         return StalePartition(asset, partition, False, "; ".join(sorted({_describe(cause) for cause in causes})))
+
+    def _is_past(self, cause: StaleCause) -> bool:
+        """Whether a coreset only lacks an input that it never read: the rounds that other recipes had."""
+        dependency = cause.dependency
+        return (
+            cause.category == StaleCauseCategory.DEPENDENCIES
+            and dependency is not None
+            and dependency.asset_key in _ROUNDS
+            and dependency.asset_key not in self.graph.specs
+        )
 
     def automated_partitions(self) -> Iterator[AssetPartition]:
         """Every asset partition that some condition requests, upstream first."""

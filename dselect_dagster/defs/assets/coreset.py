@@ -20,6 +20,7 @@ from dselect_core.kinds import all_kinds, assets_making
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import KEYS, column_schema, curve, histogram, markdown_table, path
+from dselect_dagster.defs.assets.d3_round import round_assets
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import RECIPE
 from dselect_dagster.defs.progress_log import RunProgress
@@ -75,16 +76,19 @@ def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinitio
 
 
 def coreset(settings: Settings) -> dg.AssetsDefinition:
-    """The asset that chooses."""
+    """The asset that chooses, or that takes what the recipe's rounds chose."""
+    rounds = round_assets(settings)
+    # A recipe without rounds has no partition among them, and reads none.
+    of_rounds = [dg.AssetDep(name, partition_mapping=dg.IdentityPartitionMapping()) for name in rounds]
 
     @dg.asset(
-        deps=["candidates", "coreset_spec"],
+        deps=["candidates", "coreset_spec", *of_rounds],
         partitions_def=RECIPE,
         group_name="selection",
         kinds={"parquet", "json", "huggingface"},
         owners=settings.owners,
         code_version=str(REVISION),
-        automation_condition=on_input_change(),
+        automation_condition=on_input_change(waits_for=rounds),
         description=(
             "The chosen samples in order, with gains and scores, as files a trainer loads: JSONL of messages, Parquet, "
             "Alpaca JSON, a `datasets` folder, and a manifest of all that made them."
@@ -123,6 +127,7 @@ def _column_descriptions() -> dict[str, str]:
         "rank": "place in the coreset, from 1",
         "gain": "what the pick added, as the strategy counts it",
         "pass": "coverage pass in which it was picked",
+        "round": "round in which it was chosen; 0: a warm-up row",
         "sources": "sources that hold the sample",
     }
 
