@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.coreset.spec import spec_version
 from dselect_core.coreset.todo import CoresetTodo
 from dselect_core.errors import DselectError
@@ -12,7 +13,7 @@ from dselect_core.lineage.plan import Reasons, Step
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.rounds.make_round import Rounds
-from dselect_core.rounds.round_record import asset_of_round
+from dselect_core.rounds.round_record import asset_of_round, read_record
 from dselect_core.rounds.rounds_todo import RoundTodo, future_rounds, rounds_todo
 from dselect_core.settings.workspace import Workspace
 
@@ -37,7 +38,7 @@ class RoundPlans:
             if ("coreset", recipe) in self.stale or not self._named(recipe, self.stale):
                 continue
             try:
-                moves = any(todo.moves for todo in rounds_todo(self._rounds(recipe)))
+                moves = any(self._moves(recipe, todo) for todo in rounds_todo(self._rounds(recipe)))
             except DselectError:
                 moves = True
             if moves:
@@ -71,7 +72,7 @@ class RoundPlans:
             for todo in todos:
                 if behind or todo.number in named:
                     steps.append(self._step(recipe, todo, named.get(todo.number, why if behind else "")))
-                if todo.moves and not behind:
+                if not behind and self._moves(recipe, todo):
                     behind, why = True, f"round {todo.number} changes"
         return steps
 
@@ -87,6 +88,16 @@ class RoundPlans:
     def _rounds(self, recipe: str) -> Rounds:
         spec = self.workspace.settings.coresets[recipe]
         return Rounds(self.workspace, recipe, spec, spec_version(spec), read_index(self.workspace))
+
+    def _moves(self, recipe: str, todo: RoundTodo) -> bool:
+        """Whether a round comes out otherwise than its record, or if that is lost, the coreset's manifest says."""
+        if todo.version is None:
+            return True
+        try:
+            return read_record(self.workspace, recipe, todo.number).version != todo.version
+        except DselectError:
+            of_rounds = (readable_manifest(self.workspace, recipe) or {}).get("rounds", [])
+            return todo.version not in [one.get("version") for one in of_rounds]
 
     def _step(self, recipe: str, todo: RoundTodo, why: str) -> Step:
         candidates = self.pool.candidate_ids

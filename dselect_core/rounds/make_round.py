@@ -104,10 +104,14 @@ class Rounds:
         return self.spec.budget.unit == "tokens"
 
     def model(self, number: int, before: RoundRecord | None) -> RoundModel:
-        """The model of a round. before: the record of the round before it; None for the first."""
+        """The model of a round. before: the record of the round before it; None for the first.
+
+        Raises DselectError where the warm-up rows are too few, or more than the first share.
+        """
         if before is not None:
             name, ids = f"chosen before round {number}", before.chosen["sample_id"].to_list()
         elif self.spec.warmup is not None:
+            self._check_first_share()
             name, ids = "warm-up", self.warm_up
         else:
             return RoundModel(self.base, None)
@@ -120,18 +124,12 @@ class Rounds:
     def choose(self, number: int, before: RoundRecord | None, model: RoundModel) -> RoundRecord:
         """Whom a round chooses, once all scores of its model are there. Writes nothing.
 
-        Raises DselectError where its share cannot be filled, or where the warm-up rows are more than the first share.
+        Raises DselectError where its share cannot be filled.
         """
         pool = self.scores(model).pool(self.pool)
         selectable = Selectable.of(pool, self.spec)
         chosen = self._chosen(before)
         spent = self._spent(chosen)
-        if before is None and spent > self.shares[0]:
-            unit = "response tokens" if self.by_tokens else "rows"
-            raise DselectError(
-                f"the warm-up rows take {spent} {unit}, and the first of {self.spec.round_count} rounds has "
-                f"{self.shares[0]}: lower `warmup.samples`, raise the budget, or say `warmup: {{in_budget: false}}`"
-            )
         given = rows_of(selectable.pool, chosen["sample_id"].to_list())
         choice = choose(selectable, given, spent, self.shares[number - 1], self.by_tokens)
         if chosen.is_empty() and not choice.picks:
@@ -180,6 +178,15 @@ class Rounds:
             return chosen.height
         lengths = self.pool.scores.select("sample_id", pl.col("response_tokens").cast(pl.Int64))
         return int(chosen.join(lengths, on="sample_id")["response_tokens"].sum())
+
+    def _check_first_share(self) -> None:
+        spent = self._spent(self._chosen(None))
+        if spent > self.shares[0]:
+            unit = "response tokens" if self.by_tokens else "rows"
+            raise DselectError(
+                f"the warm-up rows take {spent} {unit}, and the first of {self.spec.round_count} rounds has "
+                f"{self.shares[0]}: lower `warmup.samples`, raise the budget, or say `warmup: {{in_budget: false}}`"
+            )
 
     def _facts(self, number: int, before: RoundRecord | None, model: RoundModel) -> dict[str, Any]:
         stores = {name: store.fingerprint for name, store in self.scores(model).stores.items()}

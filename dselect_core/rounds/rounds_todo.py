@@ -24,15 +24,15 @@ class RoundTodo:
     """What a round has to do.
 
     tunes_on: sample ids that its model is still to be tuned on, or how many there will be; none where it is there.
-    missing: sample_id of the rows to score; None: as many as `rows`, the whole pool. moves: whether its outcome is, or
-    may be, another one than is recorded. exact: whether the run does exactly this.
+    missing: sample_id of the rows to score; None: as many as `rows`, the whole pool. version: of the record there will
+    be; None where it is not known before the run. exact: whether the run does exactly this.
     """
 
     number: int
     tunes_on: Sequence[str] | int
     rows: int
     missing: pl.DataFrame | None
-    moves: bool
+    version: str | None = None
     exact: bool = True
 
 
@@ -45,12 +45,11 @@ def rounds_todo(rounds: Rounds) -> list[RoundTodo]:
         missing = rounds.scores(model).missing_rows()
         if missing.height:
             tunes_on = () if model.run is None or model.is_tuned else model.run.training_set.ids
-            todos.append(RoundTodo(number, tunes_on, missing.height, missing, moves=True))
+            todos.append(RoundTodo(number, tunes_on, missing.height, missing))
             rows = rounds.index.candidates.height
             return [*todos, *_not_known(rounds.spec, rounds.index.frame.height, rows, number + 1)]
         before = rounds.choose(number, before, model)
-        moves = _recorded_version(rounds.workspace, rounds.recipe, number) != before.version
-        todos.append(RoundTodo(number, (), 0, missing, moves))
+        todos.append(RoundTodo(number, (), 0, missing, before.version))
     return todos
 
 
@@ -64,10 +63,10 @@ def future_rounds(
     rows = candidate_ids.height
     if spec.warmup is None:  # the first round reads the target model's scores
         return [
-            RoundTodo(1, (), 0, candidate_ids.clear(), moves=True, exact=False),
+            RoundTodo(1, (), 0, candidate_ids.clear(), exact=False),
             *_not_known(spec, pool_size, rows, 2),
         ]
-    first = RoundTodo(1, spec.warmup.samples, rows, None, moves=True, exact=False)
+    first = RoundTodo(1, spec.warmup.samples, rows, None, exact=False)
     try:
         stores = read_record(workspace, recipe, 1).facts["scores"]
     except (DselectError, KeyError):
@@ -77,7 +76,7 @@ def future_rounds(
         if kind in forward_kinds(workspace.settings):
             missing = pl.concat([missing, workspace.open_store(kind, fingerprint).missing(candidate_ids)])
     missing = missing.unique().sort("sample_id")
-    first = RoundTodo(1, (), missing.height, missing, moves=True, exact=False)
+    first = RoundTodo(1, (), missing.height, missing, exact=False)
     return [first, *_not_known(spec, pool_size, rows, 2)]
 
 
@@ -88,13 +87,6 @@ def _not_known(spec: CoresetSpec, pool_size: int, rows: int, first: int) -> list
     except DselectError:
         return []
     return [
-        RoundTodo(number, shares[number - 2] if number > 1 else 0, rows, None, moves=True, exact=False)
+        RoundTodo(number, shares[number - 2] if number > 1 else 0, rows, None, exact=False)
         for number in range(first, spec.round_count + 1)
     ]
-
-
-def _recorded_version(workspace: Workspace, recipe: str, number: int) -> str | None:
-    try:
-        return read_record(workspace, recipe, number).version
-    except DselectError:
-        return None

@@ -1,0 +1,122 @@
+"""The conditions of rounds and of the coreset that reads them: each is made once for a change, after what it reads."""
+
+import dagster as dg
+import pytest
+
+from dselect_dagster.dagster_private import evaluate_conditions
+from dselect_dagster.defs.automation_condition import on_input_change
+from dselect_dagster.defs.partitions import RECIPE, ROUNDS
+
+ASSETS = ["index", "candidates", "d3_round_1", "d3_round_2", "coreset"]
+
+
+class Model:
+    """index → candidates[recipe] → d3_round_1, d3_round_2 of `rounds` alone → coreset[recipe], as in the graph."""
+
+    def __init__(self) -> None:
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.cursor: str | None = None
+        self.content = "1"
+
+        def version() -> dg.MaterializeResult:
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.content))
+
+        def of_recipe(*names: str) -> list[dg.AssetDep]:
+            return [dg.AssetDep(name, partition_mapping=dg.IdentityPartitionMapping()) for name in names]
+
+        def condition(*waits_for: str) -> dg.AutomationCondition:
+            return on_input_change(waits_for=waits_for)
+
+        first, second = ASSETS[2:4]
+
+        @dg.asset
+        def index() -> dg.MaterializeResult:
+            return version()
+
+        @dg.asset(deps=[index], partitions_def=RECIPE, automation_condition=condition())
+        def candidates() -> dg.MaterializeResult:
+            return version()
+
+        @dg.asset(
+            name=first,
+            deps=of_recipe("candidates"),
+            partitions_def=ROUNDS[0],
+            automation_condition=condition("candidates"),
+        )
+        def round_1() -> dg.MaterializeResult:
+            return version()
+
+        @dg.asset(
+            name=second,
+            deps=of_recipe("candidates", first),
+            partitions_def=ROUNDS[1],
+            automation_condition=condition("candidates", first),
+        )
+        def round_2() -> dg.MaterializeResult:
+            return version()
+
+        @dg.asset(
+            deps=["candidates", *of_recipe(first, second)],
+            partitions_def=RECIPE,
+            automation_condition=condition(first, second),
+        )
+        def coreset() -> dg.MaterializeResult:
+            return version()
+
+        self.defs = dg.Definitions(assets=[index, candidates, round_1, round_2, coreset])
+        self.instance.add_dynamic_partitions(str(RECIPE.name), ["plain", "rounds"])
+        for number in (0, 1):
+            self.instance.add_dynamic_partitions(str(ROUNDS[number].name), ["rounds"])
+
+    def run(self, asset: str, partition: str | None = None) -> None:
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        job.execute_in_process(
+            instance=self.instance, asset_selection=[dg.AssetKey(asset)], partition_key=partition, raise_on_error=True
+        )
+
+    def ticks(self) -> list[set[tuple[str, str | None]]]:
+        """What each tick requests, and runs, until one requests nothing."""
+        asked: list[set[tuple[str, str | None]]] = []
+        while len(asked) < 10:
+            requested, self.cursor = evaluate_conditions(self.defs, self.instance, self.cursor)
+            keys = {(asset.to_user_string(), partition) for asset, partition in requested}
+            if not keys:
+                return asked
+            for asset, partition in sorted(keys, key=lambda key: ASSETS.index(key[0])):
+                self.run(asset, partition)
+            asked.append(keys)
+        raise AssertionError(f"never quiet: {asked}")
+
+
+IN_ORDER = [
+    {("candidates", "plain"), ("candidates", "rounds"), ("coreset", "plain")},
+    {("d3_round_1", "rounds")},
+    {("d3_round_2", "rounds")},
+    {("coreset", "rounds")},
+]
+
+
+@pytest.fixture
+def graph() -> Model:
+    model = Model()
+    assert model.ticks() == []
+    model.run("index")
+    assert model.ticks() == IN_ORDER
+    return model
+
+
+def test_a_change_makes_each_round_once_then_the_coreset_and_a_plain_coreset_does_not_wait(graph: Model) -> None:
+    graph.content = "2"
+    graph.run("index")
+    assert graph.ticks() == IN_ORDER
+
+
+def test_a_round_that_comes_out_otherwise_moves_what_follows(graph: Model) -> None:
+    graph.content = "2"
+    graph.run("d3_round_1", "rounds")
+    assert graph.ticks() == IN_ORDER[2:]
+
+
+def test_a_round_that_comes_out_the_same_moves_nothing(graph: Model) -> None:
+    graph.run("d3_round_1", "rounds")
+    assert graph.ticks() == []
