@@ -29,8 +29,8 @@ def on_input_change(
 
     allow_missing_deps: for the corpus index, which waits until each dependency has some partition, and
     lists the sources that are incomplete instead of waiting for all. blocked_by_coreset: see `inputs_are_ready`.
-    waits_for: inputs that have partitions of another set, so that they cannot be made in one run with the asset: it
-    waits while one of them, or what that one reads, is about to be made.
+    waits_for: inputs with partitions of another set, so that they are not made in one run with the asset, and that read
+    what it reads itself: it waits for them while they are behind that.
     """
     dep_changed = (AC.data_version_changed() & ~AC.executed_with_root_target()) | AC.will_be_requested()
     any_dep_changed = AC.any_deps_match(dep_changed).with_label("any_dep_changed")
@@ -41,9 +41,7 @@ def on_input_change(
     trigger = changed | _own_change() | AC.execution_failed().newly_true()
     ready = inputs_are_ready(allow_missing_deps=allow_missing_deps, blocked_by_coreset=blocked_by_coreset)
     if waits_for:
-        is_coming = AC.will_be_requested() | AC.in_progress()
-        behind = AC.any_deps_match(is_coming | AC.any_deps_match(is_coming)).allow(dg.AssetSelection.assets(*waits_for))
-        ready = ready & ~behind
+        ready = ready & ~AC.any_deps_match(_is_behind()).allow(dg.AssetSelection.assets(*waits_for))
     return (trigger & ready).with_label("on_input_change")
 
 
@@ -75,6 +73,12 @@ def inputs_are_ready(*, allow_missing_deps: bool = False, blocked_by_coreset: bo
         else ~AC.any_deps_missing() & checked
     )
     return present & ~AC.any_deps_in_progress() & ~AC.in_progress()
+
+
+def _is_behind() -> dg.AutomationCondition:
+    """Of an input: what it reads, or its code, changed since it was made; or what it reads is made in the asset's run."""
+    changed = AC.any_deps_match(AC.data_version_changed()) | AC.code_version_changed()
+    return changed.since(AC.newly_updated()) | AC.any_deps_match(AC.will_be_requested())
 
 
 def _assets_of_forward_pass() -> list[str]:

@@ -47,7 +47,7 @@ def _d3_round(settings: Settings, number: int, code_version: str) -> dg.AssetsDe
         kinds={"torch", "parquet"},
         owners=settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change(waits_for=[*of_recipe, "warmup_model"]),
+        automation_condition=on_input_change(waits_for=earlier),
         description=(
             f"Round {number} of the recipes with so many rounds of d3. The model is tuned on "
             f"{'the warm-up rows, where there are some,' if number == 1 else 'all rows that were chosen before'} and "
