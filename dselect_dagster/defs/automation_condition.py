@@ -76,7 +76,7 @@ def inputs_are_ready(*, allow_missing_deps: bool = False, blocked_by_coreset: bo
 
 
 def _is_behind() -> dg.AutomationCondition:
-    """Of an input: what it reads, or its code, changed since it was made; or what it reads is made in the asset's run."""
+    """Of an input: what it reads or its code changed since it was made, or what it reads is to be made in this run."""
     changed = AC.any_deps_match(AC.data_version_changed()) | AC.code_version_changed()
     return changed.since(AC.newly_updated()) | AC.any_deps_match(AC.will_be_requested())
 
