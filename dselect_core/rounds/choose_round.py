@@ -16,6 +16,7 @@ from dselect_core.select.farthest_first import farthest_first
 from dselect_core.select.kcenter import kcenter_order
 from dselect_core.select.order import Pick
 from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.select import counts_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +33,10 @@ class Selectable:
     @classmethod
     def of(cls, pool: Pool, spec: CoresetSpec) -> "Selectable":
         """Raises DselectError where the whole pool lacks what d3 needs."""
-        missing_rows = rows_missing_inputs(pool, D3, by_tokens=spec.budget.unit == "tokens")
-        reasons = exclusion_reasons(pool, missing_rows)
-        return cls(pool.take(reasons.is_null().arg_true().to_numpy()), reasons, count_missing(pool, missing_rows))
+        missing_rows, shortest = rows_missing_inputs(pool, D3, counts_tokens(spec)), spec.min_response_tokens
+        reasons = exclusion_reasons(pool, missing_rows, shortest)
+        missing = count_missing(pool, missing_rows, shortest)
+        return cls(pool.take(reasons.is_null().arg_true().to_numpy()), reasons, missing)
 
     def lengths(self) -> list[int]:
         """Response tokens of its rows."""

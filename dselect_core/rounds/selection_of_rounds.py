@@ -9,6 +9,7 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.rounds.make_round import Rounds
 from dselect_core.rounds.round_record import OWN_COLUMNS, RoundRecord, read_record
 from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.composition import composition
 from dselect_core.select.d3 import D3
 from dselect_core.select.saved_order import SCHEMA, SavedOrder
 from dselect_core.select.select import Selection
@@ -46,6 +47,7 @@ def selection_of_rounds(rounds: Rounds, records: list[RoundRecord]) -> tuple[Poo
     )
     key = fingerprint([last.version, rounds.pool_version, rounds.spec_version])
     tokens = order["response_tokens"] if "response_tokens" in scores else None
+    pool = replace(rounds.pool, scores=last.table.select("sample_id", *scores))
     selection = Selection(
         order=order,
         excluded=others.select("sample_id", "reason").drop_nulls("reason").sort("sample_id"),
@@ -53,8 +55,9 @@ def selection_of_rounds(rounds: Rounds, records: list[RoundRecord]) -> tuple[Poo
         passes=None,
         rows=order.height,
         tokens=None if tokens is None or tokens.null_count() else int(tokens.sum()),
+        composition=composition(pool, order),
         saved=SavedOrder(key, table.select(*SCHEMA, *D3.columns, "state_seen", "state_round")),
         saved_changed=True,
         reused=order.height,
     )
-    return replace(rounds.pool, scores=last.table.select("sample_id", *scores)), selection
+    return pool, selection

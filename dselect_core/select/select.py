@@ -59,11 +59,12 @@ class Selection:
 
 def required_kinds(spec: CoresetSpec) -> frozenset[str]:
     """The kinds of score that a recipe needs: its strategy's, and the one that counts tokens where it counts them."""
-    by_tokens = {rankable_columns()["response_tokens"]} if _counts_tokens(spec) else set()
+    by_tokens = {rankable_columns()["response_tokens"]} if counts_tokens(spec) else set()
     return strategies.strategy(spec.strategy).needs | by_tokens
 
 
-def _counts_tokens(spec: CoresetSpec) -> bool:
+def counts_tokens(spec: CoresetSpec) -> bool:
+    """Whether a recipe counts response tokens: its budget is in them, or it leaves out short responses."""
     return spec.budget.unit == "tokens" or spec.min_response_tokens is not None
 
 
@@ -91,7 +92,7 @@ def select(
     if len(pool) == 0 and spec.budget.unit == "percent":
         empty = pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()})
         return _build_selection(pool, pool, strategy, [], empty)
-    missing_rows, shortest = rows_missing_inputs(pool, strategy, _counts_tokens(spec)), spec.min_response_tokens
+    missing_rows, shortest = rows_missing_inputs(pool, strategy, counts_tokens(spec)), spec.min_response_tokens
     samples = pool.scores.select("sample_id", exclusion_reasons(pool, missing_rows, shortest), *strategy.columns)
     selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
     limit = _find_limit(selectable, spec, len(pool), count_missing(pool, missing_rows, shortest))

@@ -158,6 +158,7 @@ EDITS: dict[str, tuple[Callable[[Graph], None], list[int | None]]] = {
     "no warm-up": (set_recipe(warmup=None), [0, POOL, POOL]),
     "two rounds": (set_recipe(rounds=2), [0, POOL]),
     "tokens": (set_recipe(budget="260 tokens"), [0, None, None]),
+    "short responses left out": (set_recipe(min_response_tokens=4), [None, None, None]),
     "another way of tuning": (lambda graph: graph.settings(feedback={"epochs": 2, "batch_tokens": 256}), [POOL] * 3),
 }
 
