@@ -188,6 +188,8 @@ def choose(
     except ValidationError as error:
         messages = (str(each["msg"]).removeprefix("Value error, ") for each in error.errors())
         raise DselectError("; ".join(messages)) from None
+    if spec.has_rounds:
+        raise DselectError("`rounds` and `warmup` tune models, which are kept: give them in a recipe of dselect.yaml")
     return select(pool, spec, progress)
 
 
