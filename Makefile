@@ -18,7 +18,12 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m demo.corpus $(DEMO)
 	$(BIN)/dselect refresh
 
-test: $(VENV)/.installed
+# lm-evaluation-harness, for the tests of `trials: {tasks: …}`: 17 packages, 119 MB of disk, 8 s.
+$(VENV)/.installed-lm-eval: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lm-eval]'
+	touch $@
+
+test: $(VENV)/.installed-lm-eval
 	$(BIN)/pytest --numprocesses logical --dist loadfile
 
 lint: $(VENV)/.installed

@@ -47,7 +47,8 @@ class Step:
 
     computed, reused: rows; of a trial, models to tune and those tuned before. exact: False where `computed` is an
     estimate. tokens: through the model, estimated from lengths; the assets of one pass (`pass_name`) name the same
-    tokens. judge_tokens: (prompt, completion) to pay for. seconds: from past runs, None without any.
+    tokens. judge_tokens: (prompt, completion) to pay for. seconds: from past runs, None without any. evaluations: of
+    models, each on one held-out source or task.
     """
 
     asset: str
@@ -60,6 +61,7 @@ class Step:
     judge_tokens: tuple[int, int] | None = None
     seconds: float | None = None
     pass_name: str = ""
+    evaluations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class Plan:
             at = (step.pass_name, step.partition)
             by_pass[at] = max(by_pass.get(at, 0), step.tokens or 0)
         return sum(by_pass.values())
+
+    @property
+    def evaluations(self) -> int:
+        """Of models, each on one held-out source or task. What trials share is counted for each."""
+        return sum(step.evaluations or 0 for step in self.steps)
 
     @property
     def judge_tokens(self) -> tuple[int, int]:

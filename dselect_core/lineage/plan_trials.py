@@ -17,6 +17,7 @@ from dselect_core.lineage.plan import Reasons, Step
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials.future_trial import future_todo, pool_to_come
+from dselect_core.trials.lm_eval_tasks import TaskError
 from dselect_core.trials.report import read_report
 from dselect_core.trials.training_sets import TrialPool
 from dselect_core.trials.trial import trial_todo
@@ -69,6 +70,8 @@ def trial_steps(
                 cause = "what it measures on changed" if _version(workspace, recipe) != todo.version else ""
             else:
                 continue
+        except TaskError:
+            raise
         except DselectError:
             if why is not None:
                 steps.append(Step("trial", recipe, why))  # its run says what is wrong
@@ -76,7 +79,17 @@ def trial_steps(
         if why or cause:
             exact = moving is None and not model_changes
             steps.append(
-                Step("trial", recipe, why or cause, todo.tune, todo.reused, exact, todo.tokens, pass_name="trial")
+                Step(
+                    "trial",
+                    recipe,
+                    why or cause,
+                    todo.tune,
+                    todo.reused,
+                    exact,
+                    todo.tokens,
+                    pass_name="trial",
+                    evaluations=todo.measure,
+                )
             )
     return steps
 

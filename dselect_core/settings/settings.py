@@ -382,8 +382,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     update: dict[str, Any] = {"sources": sources, "storage": local(settings.storage)}
     if settings.model.path != "builtin":
         update["model"] = settings.model.model_copy(update={"path": model_path(settings.model.path)})
-    if settings.trials.model is not None:
-        update["trials"] = settings.trials.model_copy(update={"model": model_path(settings.trials.model)})
+    update["trials"] = settings.trials.with_absolute_paths(local, model_path)
     if settings.embeddings.path is not None:
         update["embeddings"] = settings.embeddings.model_copy(update={"path": model_path(settings.embeddings.path)})
     if settings.grader.rubric is not None:

@@ -4,8 +4,10 @@ Trade-off: losses of recipes with another budget stand in one table. Each is aga
 it is the last columns that compare them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+
+import polars as pl
 
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials.report import ALL, TrialReport
@@ -49,6 +51,46 @@ class Compared:
         return None if found.is_empty() or found[column][0] is None else int(found[column][0])
 
 
+@dataclass(frozen=True)
+class OnTask:
+    """A coreset on a metric of a task, against the random draws of its verdict; better_by with a 95% interval.
+
+    better_by, half_width: None where the task does not say which direction is better.
+    """
+
+    recipe: str
+    task: str
+    metric: str
+    coreset: float
+    random: float
+    better_by: float | None
+    half_width: float | None
+
+    @property
+    def against_random_text(self) -> str:
+        """`+0.0210 ± 0.0080`."""
+        return "" if self.better_by is None else f"{self.better_by:+.4f} ± {self.half_width:.4f}"
+
+
+def on_tasks(compared: Iterable[Compared]) -> list[OnTask]:
+    """What the trials found on tasks, by task and metric, the recipes in their order."""
+    found = []
+    for each in compared:
+        if each.report is None or not each.report.tasks:
+            continue
+        frame = each.report.frame.filter(pl.col("eval").is_in(each.report.tasks))
+        random = {(row["eval"], row["metric"]): row for row in frame.filter(set=each.report.random_set).to_dicts()}
+        for row in frame.filter(set="coreset").to_dicts():
+            other = random[row["eval"], row["metric"]]
+            half_width = None if other["high"] is None else (other["high"] - other["low"]) / 2
+            found.append(
+                OnTask(
+                    each.recipe, row["eval"], row["metric"], row["mean"], other["mean"], other["better_by"], half_width
+                )
+            )
+    return sorted(found, key=lambda each: (each.task, each.metric))
+
+
 def compare(workspace: Workspace, stale: Mapping[str, str] | None = None) -> list[Compared]:
     """Every recipe of the settings that is tried or was, best against random first, then those that were not tried.
 
@@ -74,7 +116,7 @@ def eval_sources(compared: list[Compared]) -> list[str]:
     names: set[str] = set()
     for each in compared:
         if each.report is not None:
-            names |= set(each.report.frame.filter(metric="loss")["eval"].to_list())
+            names |= set(each.report.frame.filter(metric="loss")["eval"].to_list()) - set(each.report.tasks)
     sources = sorted(names - {ALL})
     return [ALL, *sources] if len(sources) > 1 else sources
 

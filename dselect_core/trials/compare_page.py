@@ -13,9 +13,11 @@ from dselect_core.redact import redact
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.trials.compare import (
     Compared,
+    OnTask,
     against_random_text,
     eval_sources,
     multiplier_text,
+    on_tasks,
 )
 from dselect_core.trials.figure import against_random, loss_against_budget, loss_by_set, png
 from dselect_core.trials.report import ALL, TrialReport
@@ -43,6 +45,8 @@ def comparison_page(compared: Sequence[Compared], spec: TrialsSpec, version: str
     parts = [_HEAD, "<h1>Coresets against random draws</h1>\n", _overview_table(compared)]
     if reports:
         parts.append(_picture(against_random(reports), "every recipe against random"))
+    if scored := on_tasks(compared):
+        parts += ["<h2>On tasks</h2>\n", _task_table(scored)]
     parts += ["<h2>What was measured</h2>\n", _how_it_was_measured(spec)]
     parts += [_trial(each, each.report) for each in tried if each.report is not None]
     parts.append(f"<p>Made by dselect {html_text(version)}.</p>\n</body></html>\n")
@@ -63,6 +67,15 @@ def _overview_table(compared: Sequence[Compared]) -> str:
             [each.recipe, each.strategy, each.budget, each.rows, each.tokens, *losses, against, multiplier, each.note]
         )
     return _table(heads, rows)
+
+
+def _task_table(scored: Sequence[OnTask]) -> str:
+    heads = ["recipe", "task", "metric", "coreset", "random", "better than random by"]
+    rows = [[of.recipe, of.task, of.metric, of.coreset, of.random, of.against_random_text] for of in scored]
+    return (
+        "<p>Tasks of lm-evaluation-harness, measured on every run. A positive difference is better, whichever way the "
+        "metric runs, with its interval at 95%. The verdict does not depend on them.</p>\n" + _table(heads, rows)
+    )
 
 
 def _how_it_was_measured(spec: TrialsSpec) -> str:

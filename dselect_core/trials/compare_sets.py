@@ -13,9 +13,10 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.trials import draws
-from dselect_core.trials.measurements import ANSWERS, LOSS, Measurement
+from dselect_core.trials.measurements import ANSWERS, LOSS, EvalMeasurement, Measurement
 from dselect_core.trials.report import ALL, AgainstRandom, Multiplier
 from dselect_core.trials.statistics import Difference, Marks, difference, multiplier
+from dselect_core.trials.task_results import TaskResult
 
 ROW_LOSS, EXACT, ROUGE = "row loss", "exact_match", "rouge_l"
 _HIGHER_IS_BETTER = frozenset({EXACT, ROUGE})
@@ -35,7 +36,7 @@ class MarkedSet:
 
 
 def marks_of(frames: Sequence[Mapping[str, pl.DataFrame]], wanted: Sequence[Measurement]) -> dict[str, Marks]:
-    """{metric: marks} of the runs on one training set. frames: of each run, {measurement's name: its marks}.
+    """{metric: marks on eval sets} of the runs on one training set. frames: of each run, {measurement's name: marks}.
 
     An eval row without a mark (the template does not render it) is without one in every run, and left out. Raises
     DselectError where an eval source has no row left.
@@ -43,6 +44,8 @@ def marks_of(frames: Sequence[Mapping[str, pl.DataFrame]], wanted: Sequence[Meas
     values: dict[str, dict[str, np.ndarray]] = {}
     weights: dict[str, dict[str, np.ndarray]] = {}
     for each in wanted:
+        if not isinstance(each, EvalMeasurement):
+            continue
         of_runs = [run[each.name] for run in frames]
         columns = {"loss": LOSS} if each.kind == LOSS else {EXACT: EXACT, ROUGE: ROUGE}
         for column, metric in columns.items():
@@ -71,16 +74,29 @@ def table(sets: Mapping[str, MarkedSet], metrics: Sequence[str]) -> list[dict[st
     for metric in metrics:
         for name in [ALL, *coreset.marks[metric].values]:
             for marked in sets.values():
-                rows.append(_row(marked, coreset, metric, name))
+                of_set, of_coreset = marked.marks[metric], coreset.marks[metric]
+                if name != ALL:
+                    of_set, of_coreset = of_set.only(name), of_coreset.only(name)
+                rows.append(_row(marked, of_set, of_coreset, metric, name, metric in _HIGHER_IS_BETTER))
     return rows
 
 
-def _row(marked: MarkedSet, coreset: MarkedSet, metric: str, name: str) -> dict[str, object]:
-    of_set, of_coreset = marked.marks[metric], coreset.marks[metric]
-    if name != ALL:
-        of_set, of_coreset = of_set.only(name), of_coreset.only(name)
+def task_table(sets: Mapping[str, MarkedSet], results: Sequence[TaskResult]) -> list[dict[str, object]]:
+    """Rows of a report's table on tasks: every training set, by task and metric. `eval` is the task's name."""
+    return [
+        _row(marked, each.marks[name], each.marks[draws.CORESET], each.metric, each.task, each.higher_is_better)
+        for each in results
+        for name, marked in sets.items()
+    ]
+
+
+def _row(
+    marked: MarkedSet, of_set: Marks, of_coreset: Marks, metric: str, name: str, higher_is_better: bool | None
+) -> dict[str, object]:
     per_run = of_set.per_run()
-    against = None if marked is coreset else _difference(of_coreset, of_set, marked.name, metric)
+    against = None
+    if marked.name != draws.CORESET and higher_is_better is not None:
+        against = _difference(of_coreset, of_set, marked.name, higher_is_better=higher_is_better)
     tokens = [count for count in marked.response_tokens if count is not None]
     return {
         "set": marked.name,
@@ -97,20 +113,16 @@ def _row(marked: MarkedSet, coreset: MarkedSet, metric: str, name: str) -> dict[
     }
 
 
-def _difference(coreset: Marks, other: Marks, name: str, metric: str) -> Difference:
-    return difference(
-        coreset,
-        other,
-        drawn=draws.is_drawn(name) and other.runs > 1,
-        higher_is_better=metric in _HIGHER_IS_BETTER,
-    )
+def _difference(coreset: Marks, other: Marks, name: str, *, higher_is_better: bool) -> Difference:
+    drawn = draws.is_drawn(name) and other.runs > 1
+    return difference(coreset, other, drawn=drawn, higher_is_better=higher_is_better)
 
 
 def against_random(sets: Mapping[str, MarkedSet], *, by_tokens: bool) -> AgainstRandom:
     """The verdict. by_tokens: the budget is in tokens, so the draws of as many tokens are what it is held to."""
     name = draws.TOKENS if by_tokens and draws.TOKENS in sets else draws.RANDOM
     coreset, random = sets[draws.CORESET].marks[LOSS], sets[name].marks[LOSS]
-    found = _difference(coreset, random, name, LOSS)
+    found = _difference(coreset, random, name, higher_is_better=False)
     size = "response tokens" if name == draws.TOKENS else "rows"
     if found.low > 0:
         word, told = "better", f"better than random by {found.better_by:.4f} ± {found.half_width:.4f} nats a token"

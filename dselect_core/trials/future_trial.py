@@ -31,18 +31,18 @@ def future_todo(
     """What there will be to do. Reads only. model_changes: the model is made anew, or was never made."""
     trials = workspace.settings.trials
     sets = training_sets(pool, trials)
-    held_out = [each for each in eval_sets if each.samples.height]
+    held_out, store = [each for each in eval_sets if each.samples.height], MarkStore(workspace)
     if not model_changes:
         try:
             model = trial_model(workspace)
-            wanted = measurements(held_out, trials, model.provenance)
+            wanted = measurements(held_out, trials, model.provenance, store.tokens_of)
             runs = runs_of(sets, model)
         except DselectError:
             pass  # it was never made
         else:
-            return todo_of(Trial(workspace, recipe, pool, model, runs, held_out, wanted, MarkStore(workspace)))
+            return todo_of(Trial(workspace, recipe, pool, model, runs, held_out, wanted, store))
     own = {(each.content, each.number): each for each in sets}.values()
-    wanted = measurements(held_out, trials, {})
+    wanted = measurements(held_out, trials, {}, store.tokens_of)
     tuned = sum(int(pool.tokens(each.ids, trials.max_length) * trials.epochs) for each in own)
     marks = (len(own) + 1) * len(wanted)
     return TrialTodo(len(own), 0, marks, tuned + (len(own) + 1) * sum(each.tokens for each in wanted), "")

@@ -24,9 +24,10 @@ from dselect_core.runs.tune_run import checkpoint_folder, tune_run
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
 from dselect_core.trials import draws
-from dselect_core.trials.compare_sets import MarkedSet, against_random, compute_multiplier, marks_of, table
-from dselect_core.trials.measurements import Measurement
+from dselect_core.trials.compare_sets import MarkedSet, against_random, compute_multiplier, marks_of, table, task_table
+from dselect_core.trials.measurements import Measurement, TaskMeasurement
 from dselect_core.trials.report import TrialReport, write_report
+from dselect_core.trials.task_results import TaskResult, task_results
 from dselect_core.trials.trial import Trial
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def make_trial(workspace: Workspace, recipe: str, progress: Progress | None = No
         str(spec.budget),
         trial.version,
         trial.coreset,
-        table(sets, list(sets[draws.CORESET].marks)),
+        [*table(sets, list(sets[draws.CORESET].marks)), *task_table(sets, results_on_tasks(trial))],
         against_random(sets, by_tokens=spec.budget.unit == "tokens"),
         compute_multiplier(sets, workspace.settings.trials.multiples),
         len(to_tune),
@@ -73,6 +74,7 @@ def make_trial(workspace: Workspace, recipe: str, progress: Progress | None = No
         time.monotonic() - started,
         trial.model.identity,
         [*work.notes, *trial.notes],
+        [wanted.task for wanted in trial.measurements if isinstance(wanted, TaskMeasurement)],
     )
     write_report(report, workspace)
     return report
@@ -85,9 +87,6 @@ def marked_sets(trial: Trial) -> dict[str, MarkedSet]:
         found = {wanted.name: trial.store.marks(run, wanted.name) for wanted in trial.measurements}
         return {name: frame for name, frame in found.items() if frame is not None}
 
-    by_set: dict[str, list[Run]] = {}
-    for run in trial.runs:
-        by_set.setdefault(run.training_set.name, []).append(run)
     sets = {
         name: MarkedSet(
             name,
@@ -95,10 +94,37 @@ def marked_sets(trial: Trial) -> dict[str, MarkedSet]:
             [trial.pool.response_tokens(run.training_set.ids) for run in runs],
             marks_of([marks(run.fingerprint) for run in runs], trial.measurements),
         )
-        for name, runs in by_set.items()
+        for name, runs in _runs_by_set(trial).items()
     }
     untuned = marks_of([marks(trial.untuned)], trial.measurements)
     return {**sets, draws.UNTUNED: MarkedSet(draws.UNTUNED, [0], [0], untuned)}
+
+
+def results_on_tasks(trial: Trial) -> list[TaskResult]:
+    """What the runs and the untuned model scored on the tasks of the settings, in their order."""
+    names = {name: [run.fingerprint for run in runs] for name, runs in _runs_by_set(trial).items()}
+    names[draws.UNTUNED] = [trial.untuned]
+
+    def marks(run: str, wanted: TaskMeasurement) -> pl.DataFrame:
+        found = trial.store.marks(run, wanted.name)
+        assert found is not None, "every mark is made before a trial is compared"
+        return found
+
+    return [
+        result
+        for wanted in trial.measurements
+        if isinstance(wanted, TaskMeasurement)
+        for result in task_results(
+            wanted.task, {name: [marks(run, wanted) for run in runs] for name, runs in names.items()}
+        )
+    ]
+
+
+def _runs_by_set(trial: Trial) -> dict[str, list[Run]]:
+    by_set: dict[str, list[Run]] = {}
+    for run in trial.runs:
+        by_set.setdefault(run.training_set.name, []).append(run)
+    return by_set
 
 
 def training_samples(workspace: Workspace, runs: Iterable[Run]) -> pl.DataFrame:
@@ -170,9 +196,12 @@ class TrialWork:
 
     def _measure(self, lm: LanguageModel, run: str, missing: list[Measurement]) -> None:
         for wanted in missing:
-            self._trial.store.write_marks(run, wanted.name, wanted.measure(lm))
+            marks, tokens = wanted.measure(lm)
+            self._trial.store.write_marks(run, wanted.name, marks)
+            if isinstance(wanted, TaskMeasurement):
+                self._trial.store.write_tokens(wanted.name, tokens)
             self.measured += 1
-            self.tokens += wanted.tokens
+            self.tokens += tokens
             self._tell(self._done + wanted.tokens)
             raise_if_stopped()
 

@@ -10,11 +10,12 @@ import polars as pl
 
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.json_file import read_json, write_json
+from dselect_core.trials import draws
 
 COLUMNS: dict[str, pl.DataType] = {
     "set": pl.String(),  # coreset, random, random tokens, random balanced, pool, random x2, random x4
-    "eval": pl.String(),  # eval source, or ALL: the mean over them
-    "metric": pl.String(),  # loss (nats a token), row loss (mean over rows), exact_match, rouge_l
+    "eval": pl.String(),  # eval source, ALL: the mean over them, or task
+    "metric": pl.String(),  # loss (nats a token), row loss (mean over rows), exact_match, rouge_l; of a task its own
     "mean": pl.Float64(),  # over runs
     "sd": pl.Float64(),  # over runs; null for one run
     "runs": pl.Int64(),
@@ -62,7 +63,8 @@ class TrialReport:
     """A recipe's trial, whole.
 
     version: hash of all that it was made from (runs, eval sets, metrics). tuned, reused: runs; measured: marks made
-    now. tokens, seconds: spent now, in tuning and measuring. examples: notes for people (what was left out and why).
+    now. tokens, seconds: spent now, in tuning and measuring. notes: for people (what was left out and why). tasks:
+    those of the table, on which the verdict does not depend.
     """
 
     recipe: str
@@ -80,11 +82,18 @@ class TrialReport:
     seconds: float
     model: str
     notes: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
 
     @property
     def frame(self) -> pl.DataFrame:
         """The table, with COLUMNS."""
         return pl.DataFrame(self.table, schema=COLUMNS)
+
+    @property
+    def random_set(self) -> str:
+        """The draws that the verdict is about: of as many rows, or of as many response tokens."""
+        by_tokens = self.budget.endswith("tokens") and any(row["set"] == draws.TOKENS for row in self.table)
+        return draws.TOKENS if by_tokens else draws.RANDOM
 
 
 def write_report(report: TrialReport, workspace: Workspace) -> None:

@@ -67,8 +67,9 @@ class Trial:
         model, pool = trial_model(workspace), TrialPool.of(workspace, recipe)
         trials = workspace.settings.trials
         runs = runs_of(training_sets(pool, trials), model)
-        wanted = measurements(held_out, trials, model.provenance)
-        return cls(workspace, recipe, pool, model, runs, held_out, wanted, MarkStore(workspace))
+        store = MarkStore(workspace)
+        wanted = measurements(held_out, trials, model.provenance, store.tokens_of)
+        return cls(workspace, recipe, pool, model, runs, held_out, wanted, store)
 
     @property
     def untuned(self) -> str:

@@ -21,6 +21,7 @@ from dselect_core.trials.compare import (
     eval_sources,
     interval_line,
     multiplier_text,
+    on_tasks,
     scale_of,
 )
 from dselect_core.trials.report import ALL
@@ -97,6 +98,8 @@ def _sum_of_steps(asset: str, steps: list[Step]) -> Step:
 
 def _cost_of_plan(plan: Plan, settings: Settings) -> str:
     costs = [f"about {plan.tokens:,} tokens through the model" if plan.tokens else "no token through the model"]
+    if plan.evaluations:
+        costs.append(f"{plan.evaluations:,} evaluations of models on held-out rows and tasks")
     prompt_tokens, completion_tokens = plan.judge_tokens
     if prompt_tokens:
         usd = plan.usd(settings)
@@ -226,6 +229,13 @@ def print_comparison(compared: list[Compared]) -> None:
     if drawn:
         axis = f"{'worse':<15}┆{'better':>15}"
         out.print(f"{'':<{width}}  {axis}  ┆ random, 95% intervals; the axis ends at {scale:.4f} nats a token")
+    if scored := on_tasks(compared):
+        right = (Column(name, justify="right") for name in ("coreset mean", "random mean"))
+        table = Table("coreset", "task", "metric", *right, "better than random by", box=box.SIMPLE)
+        for on_task in scored:
+            means = [f"{value:.4f}" for value in (on_task.coreset, on_task.random)]
+            table.add_row(on_task.recipe, on_task.task, on_task.metric, *means, on_task.against_random_text)
+        out.print(table)
     for each in compared:
         if each.report is not None:
             out.print(styled((each.recipe, "bold"), f": {each.report.against_random.sentence}"), soft_wrap=True)

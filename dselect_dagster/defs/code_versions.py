@@ -14,6 +14,8 @@ from dselect_core.neighbors.nearest import REVISION as NEIGHBORS_REVISION
 from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.rounds.make_round import REVISION as ROUND_REVISION
 from dselect_core.settings.settings import Settings
+from dselect_core.settings.trials_spec import TASK_KEYS
+from dselect_core.trials.lm_eval_tasks import tasks_version
 
 
 def code_versions(settings: Settings) -> dict[str, str]:
@@ -60,7 +62,9 @@ def _trial_version(settings: Settings) -> list[object]:
     """All of the settings of trials that moves a result. The target model counts through `warmup_model`'s version."""
     spec = settings.trials
     named = None if spec.model is None else _known_identity(spec.model, spec.revision)
-    return [spec.model_dump(mode="json", exclude={"model", "revision", "max_seconds", "keep_models"}), named]
+    moves_nothing = {"model", "revision", "max_seconds", "keep_models", "task_path", *([] if spec.tasks else TASK_KEYS)}
+    parts: list[object] = [spec.model_dump(mode="json", exclude=moves_nothing), named]
+    return [*parts, tasks_version(spec)] if spec.tasks else parts
 
 
 def _known_identity(path: str, revision: str | None) -> str:

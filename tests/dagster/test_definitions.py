@@ -119,6 +119,7 @@ def test_a_setting_moves_the_code_version_of_its_score_and_no_other() -> None:
     # What changes no value changes no version.
     assert moved(model={"batch_tokens": 7, "device": "cpu"}, grader={"concurrency": 2}, owners=["team:x"]) == set()
     assert moved(trials={"max_seconds": 9, "keep_models": False}) == set()
+    assert moved(trials={"task_limit": 9, "task_path": "tasks", "num_fewshot": 2}) == set()  # of no task
 
 
 def test_loading_the_code_location_imports_no_model_library(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.settings.settings import Settings
 from dselect_core.storage.files import read_metadata
-from dselect_core.trials.compare import multiplier_text
+from dselect_core.trials.compare import Compared, multiplier_text, on_tasks
 from dselect_core.trials.figure import loss_against_budget, loss_by_set
 from dselect_core.trials.report import TrialReport
 from dselect_dagster.defs.asset_metadata import markdown_table, path, png
@@ -124,6 +124,11 @@ def _shown(report: TrialReport) -> dict[str, Any]:
         "table": markdown_table(report.frame),
         "loss by training set": png(loss_by_set(report), "loss by training set"),
     }
+    for scored in on_tasks([Compared(report.recipe, report.strategy, report.budget, report, "")]):
+        name = clean(f"{scored.task} {scored.metric}")
+        shown[name] = float(scored.coreset)
+        if scored.better_by is not None:
+            shown[f"{name}: better than random by"] = float(scored.better_by)
     if report.multiplier is not None:
         shown["compute multiplier"] = float(report.multiplier.value)
         shown["random data for the same loss"] = f"{multiplier_text(report)}: {clean(report.multiplier.sentence)}"
