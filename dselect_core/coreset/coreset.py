@@ -89,6 +89,12 @@ def candidates(workspace: Workspace, recipe: str) -> Candidates:
     return Candidates(fingerprint(versions), index.frame.height, versions)
 
 
+def rounds_of(workspace: Workspace, recipe: str) -> Rounds:
+    """The rounds of a recipe as it is recorded, over the pool of the corpus index."""
+    spec, version = read_spec(workspace, recipe), candidates(workspace, recipe).version
+    return Rounds(workspace, recipe, spec, read_index(workspace), spec_version(spec), version)
+
+
 def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = None) -> Coreset:
     """Select by the recorded spec of `recipe` from the pool of the corpus index, and write everything.
 
@@ -101,7 +107,7 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     records: list[RoundRecord] = []
     try:
         if spec.has_rounds:
-            rounds = Rounds(workspace, recipe, spec, spec_version(spec), index)
+            rounds = rounds_of(workspace, recipe)
             records = read_rounds(rounds)
             pool, selection = selection_of_rounds(rounds, records)
         else:

@@ -87,7 +87,8 @@ class RoundPlans:
 
     def _rounds(self, recipe: str) -> Rounds:
         spec = self.workspace.settings.coresets[recipe]
-        return Rounds(self.workspace, recipe, spec, spec_version(spec), read_index(self.workspace))
+        # Of which pool they will be said to be moves nothing that a plan asks.
+        return Rounds(self.workspace, recipe, spec, read_index(self.workspace), spec_version(spec), "")
 
     def _moves(self, recipe: str, todo: RoundTodo) -> bool:
         """Whether a round comes out otherwise than its record, or if that is lost, the coreset's manifest says."""

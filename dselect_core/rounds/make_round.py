@@ -15,7 +15,6 @@ from typing import Any
 import polars as pl
 
 from dselect_core.errors import DselectError
-from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, kind_of
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import fingerprint_of_pool, load_pool, pool_samples
@@ -59,13 +58,18 @@ class MadeRound:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The rounds of a recipe over the pool of an index. spec_version: of the recipe, as its record has it."""
+    """The rounds of a recipe over the pool of an index.
+
+    spec_version: of the recipe, as its record has it; pool_version: of what it chooses from. Both say which records are
+    of these rounds.
+    """
 
     workspace: Workspace
     recipe: str
     spec: CoresetSpec
-    spec_version: str
     index: Index
+    spec_version: str
+    pool_version: str
 
     @cached_property
     def pool(self) -> Pool:
@@ -91,12 +95,6 @@ class Rounds:
     def shares(self) -> list[int]:
         """Rows or tokens that are chosen by the end of each round."""
         return cumulative_shares(budget_amount(self.spec, len(self.pool)), self.spec.round_count)
-
-    @cached_property
-    def pool_version(self) -> str:
-        """Of the pool's samples, and of the scores that d3 reads."""
-        kinds = required_kinds(self.spec)
-        return fingerprint([self.index.version_of(kinds), self.index.held_out.version])
 
     @property
     def by_tokens(self) -> bool:

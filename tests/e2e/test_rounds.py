@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dselect_core.coreset.coreset import make_coreset
-from dselect_core.coreset.spec import read_spec, spec_version, write_spec
+from dselect_core.coreset.coreset import make_coreset, rounds_of
+from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.lm.target_model import make_target_model
-from dselect_core.pool.corpus_index import build_index, needed_kinds, read_index
-from dselect_core.rounds.make_round import MadeRound, Rounds, make_round
+from dselect_core.pool.corpus_index import build_index, needed_kinds
+from dselect_core.rounds.make_round import make_round
 from dselect_core.rounds.round_record import RoundRecord, read_record
 from dselect_core.scores.update import update_scores
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
@@ -60,11 +60,6 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 @pytest.fixture(scope="module")
 def _snapshot(first: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(first.folder, tmp_path_factory.mktemp("snapshot") / "project"))
-
-
-def rounds_of(graph: Graph, recipe: str = "rounds") -> Rounds:
-    spec = read_spec(graph.workspace, recipe)
-    return Rounds(graph.workspace, recipe, spec, spec_version(spec), read_index(graph.workspace))
 
 
 def records(graph: Graph, count: int = 3) -> list[RoundRecord]:
@@ -205,7 +200,7 @@ def from_scratch(graph: Graph, place: Path) -> Graph:
     update_scores(workspace, "a", kinds)
     build_index(workspace, ["a"], kinds)
     write_spec(workspace, "rounds")
-    rounds = rounds_of(fresh)
+    rounds = rounds_of(workspace, "rounds")
     for number in range(rounds.spec.round_count):
         make_round(rounds, number + 1)
     make_coreset(workspace, "rounds")
@@ -225,7 +220,7 @@ def test_killed_in_round_2_it_goes_on(graph: Graph, tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert "finished" not in log.read_text()
-    rounds = rounds_of(graph)
+    rounds = rounds_of(graph.workspace, "rounds")
     model = rounds.model(2, rounds.record_before(2))
     assert model.is_tuned
     kept = POOL - rounds.scores(model).missing_rows().height
@@ -259,10 +254,9 @@ def test_lost_weights_are_made_again_only_where_a_score_is_missing(graph: Graph)
     shutil.rmtree(graph.folder / ".dselect" / "rounds" / "runs")
     assert graph.refresh().runs == []
     append_a_row(graph)
-    made_rounds: list[MadeRound] = []
     graph.refresh(select=dg.AssetSelection.all() - dg.AssetSelection.assets(*ASSETS, "coreset"))
-    made_rounds.append(make_round(rounds_of(graph), 1))
-    assert (made_rounds[0].tuned, made_rounds[0].rows_computed) == (True, 1)
+    first_round = make_round(rounds_of(graph.workspace, "rounds"), 1)
+    assert (first_round.tuned, first_round.rows_computed) == (True, 1)
 
 
 def test_why_tells_the_round_and_the_model_and_the_manifest_names_them(graph: Graph) -> None:

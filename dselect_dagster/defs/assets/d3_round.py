@@ -9,8 +9,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from dselect_core.coreset.spec import read_spec, spec_version
-from dselect_core.pool.corpus_index import read_index
+from dselect_core.coreset.coreset import rounds_of
 from dselect_core.rounds.round_record import WARM_UP, asset_of_round
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import curve, histogram, markdown_table, path
@@ -57,13 +56,11 @@ def _d3_round(settings: Settings, number: int, code_version: str) -> dg.AssetsDe
     )
     @with_clean_errors
     def d3_round(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        from dselect_core.rounds.make_round import Rounds, make_round
+        from dselect_core.rounds.make_round import make_round
 
         place, recipe = workspace.open(), context.partition_key
-        spec = read_spec(place, recipe)
-        rounds = Rounds(place, recipe, spec, spec_version(spec), read_index(place))
         progress = RunProgress(context, f"round {number} of {recipe}")
-        made = make_round(rounds, number, progress)
+        made = make_round(rounds_of(place, recipe), number, progress)
         record, facts = made.record, made.record.facts
         shown: dict[str, Any] = {
             "dagster/partition_row_count": record.came_in.height,
