@@ -61,8 +61,9 @@ class RoundPlans:
             why = "its recipe is new or changed" if is_changed else "rows or scores changed"
             try:
                 if pool_moves:
-                    ids = self.pool.candidate_ids
-                    todos = future_rounds(self.workspace, recipe, spec, self.pool.ids.height, ids)
+                    stays = not (model_changes or is_changed or 1 in self._named(recipe, self.stale))
+                    ids, size = self.pool.candidate_ids, self.pool.ids.height
+                    todos = future_rounds(self.workspace, recipe, spec, size, ids, warm_up_stays=stays)
                 else:
                     todos = rounds_todo(self._rounds(recipe))
             except DselectError:  # its run says what is wrong

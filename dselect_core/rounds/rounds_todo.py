@@ -54,11 +54,18 @@ def rounds_todo(rounds: Rounds) -> list[RoundTodo]:
 
 
 def future_rounds(
-    workspace: Workspace, recipe: str, spec: CoresetSpec, pool_size: int, candidate_ids: pl.DataFrame
+    workspace: Workspace,
+    recipe: str,
+    spec: CoresetSpec,
+    pool_size: int,
+    candidate_ids: pl.DataFrame,
+    *,
+    warm_up_stays: bool,
 ) -> list[RoundTodo]:
-    """Of all rounds over a pool that there will be: the warm-up rows are taken to stay where they are known.
+    """Of all rounds over a pool that there will be.
 
-    pool_size: samples of that pool; candidate_ids: sample_id of those that may be chosen.
+    pool_size: samples of that pool; candidate_ids: sample_id of those that may be chosen. warm_up_stays: the first
+    round's model is taken to be that of its record.
     """
     rows = candidate_ids.height
     if spec.warmup is None:  # the first round reads the target model's scores
@@ -68,8 +75,10 @@ def future_rounds(
         ]
     first = RoundTodo(1, spec.warmup.samples, rows, None, exact=False)
     try:
-        stores = read_record(workspace, recipe, 1).facts["scores"]
-    except (DselectError, KeyError):
+        stores = read_record(workspace, recipe, 1).facts["scores"] if warm_up_stays else None
+    except DselectError:
+        stores = None
+    if stores is None:
         return [first, *_not_known(spec, pool_size, rows, 2)]
     missing = candidate_ids.clear()
     for kind, fingerprint in stores.items():
