@@ -60,7 +60,7 @@ def write_coreset(
       dataset/         a folder for `datasets.load_dataset`: messages, sample_id, and a card
       manifest.json    `manifest` with the counts, and how many were excluded for which reason; `too_alike` counts what
                        was passed over where that left the budget unfilled; chosen against pool by source and length;
-                       size and hash of every file
+                       the rows of each group of a `quota` or `balance`; size and hash of every file
 
     Raises DselectError when a chosen sample is not among `samples`.
     """
@@ -100,6 +100,7 @@ def write_coreset(
         "counts": {**manifest.get("counts", {}), **counts},
         "excluded_reasons": _counted_reasons(selection.excluded["reason"]),
         "composition": selection.composition.as_json(),
+        **({} if selection.mixture is None else {"mixture": selection.mixture.to_dicts()}),
     }
 
     dataset = chosen.select(name for name in ("messages", "tools", "sample_id") if name in chosen.columns)

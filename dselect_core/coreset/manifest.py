@@ -73,13 +73,14 @@ def is_of(manifest: dict[str, Any], spec: CoresetSpec) -> bool:
     return all(manifest.get(key, {}) == identity.get(key, {}) for key in {*identity, *_WHERE_GIVEN})
 
 
-_WHERE_GIVEN = ("min_response_tokens", _IN_ROUNDS)
+_WHERE_GIVEN = ("min_response_tokens", "quota", "balance", _IN_ROUNDS)
 """Keys of a recipe that its identity holds only where the recipe gives them: older manifests have none of them."""
 
 
 def order_identity(spec: CoresetSpec) -> dict[str, Any]:
     """All of a recipe but its budget: recipes that are equal here cut one order, given the same scores."""
-    given = spec.model_dump(mode="json", include=set(_WHERE_GIVEN), exclude_none=True)
+    values = spec.model_dump(mode="json", include=set(_WHERE_GIVEN), exclude_none=True)
+    given = {key: value for key, value in values.items() if value != {}}
     return {
         "strategy": spec.strategy,
         "seed": spec.seed,

@@ -47,4 +47,5 @@ def _canonical(spec: CoresetSpec) -> dict[str, Any]:
 
     Without the options the recipe does not give: a new option then leaves the version of older recipes alone.
     """
-    return spec.model_dump(mode="json", exclude_none=True, exclude={"trial", "require"})
+    unset = set() if spec.quota else {"quota"}
+    return spec.model_dump(mode="json", exclude_none=True, exclude={"trial", "require"} | unset)

@@ -84,7 +84,7 @@ def coreset_todos(
     for recipe in sorted(workspace.settings.coresets):
         todo = _coreset_todo(workspace, recipe, upstream, recipe in changed_recipes, other_reasons, lost)
         spec = workspace.settings.coresets[recipe]
-        identity = fingerprint(order_identity(spec))
+        identity = fingerprint([order_identity(spec), str(spec.budget) if spec.order_depends_on_budget else None])
         if todo.why is not None and todo.rows is not None and not spec.has_rounds:
             # Recipes that differ in their budget alone share one order: the later run finds the earlier one's picks.
             reused = max(todo.reused_rows, min(todo.rows, picks_in_this_refresh.get(identity, 0)))
@@ -138,7 +138,9 @@ def _coreset_todo(
     )
     # Without its manifest it is not known which saved order it was cut from.
     is_lost = manifest is None and ("coreset", recipe) in lost
-    exact = is_certain and not is_lost and not strategy(spec.strategy).ends_early
+    # A row that another source holds too now may be of another group.
+    groups_move = spec.has_mixture and bool(rows_moved)
+    exact = is_certain and not is_lost and not strategy(spec.strategy).ends_early and not groups_move
     return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact, moves)
 
 
@@ -191,5 +193,7 @@ def _order_moves(
 def _saved_picks(workspace: Workspace, manifest: dict[str, Any] | None, spec: CoresetSpec) -> int:
     """Picks of the order that this recipe's coreset was cut from, if the recipe still asks for that order."""
     if manifest is None or not is_of(manifest, spec):
+        return 0
+    if spec.order_depends_on_budget and manifest["budget"] != str(spec.budget):
         return 0
     return count_saved_picks(workspace.orders / f"{manifest['order']}.parquet")

@@ -18,7 +18,7 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.rounds.round_record import WARM_UP
-from dselect_core.select.saved_order import read_saved_order
+from dselect_core.select.saved_order import SavedOrder, read_saved_order
 from dselect_core.settings.settings import Role
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
@@ -188,6 +188,9 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str, holders: list[str
     if row.get("state_too_alike", -1) >= 0:
         other = saved.table.filter(pl.col("reason").is_null())["sample_id"][row["state_too_alike"]]
         return Choice(*recipe_facts, None, None, f"passed over: too alike to {other}, which was chosen before it")
+    passed_over = _passed_over(manifest, saved, row)
+    if passed_over is not None:
+        return Choice(*recipe_facts, None, row["standing"], f"passed over: {passed_over}")
     if row["standing"] is None:
         return Choice(*recipe_facts, None, None, f"does not come before the budget ends, at {order.height}")
     last = saved.table["gain"].filter(saved.table["rank"] == saved.table["rank"].max())
@@ -213,3 +216,34 @@ def _model_of_round(facts: dict[str, Any]) -> str:
     rows = f"the {facts['tuned_on_rows']} rows"
     tuned_on = f"{facts['tuned_on_rows']} warm-up rows" if facts["tuned_on"] == "warm-up" else f"{rows} chosen before"
     return f"the model tuned on {tuned_on}"
+
+
+def _passed_over(manifest: dict[str, Any], saved: SavedOrder, row: dict[str, Any]) -> str | None:
+    """Why a row that came before the last pick was not picked; None where it came behind, or nothing divides the rows.
+
+    The mixture is that of the budget, `saved` may have more picks.
+    """
+    groups = manifest.get("mixture", [])
+    picked = saved.table.filter(pl.col("rank") <= manifest["counts"]["rows"]) if groups else saved.table.clear()
+    if picked.is_empty():
+        return None
+    if "state_place" in row:
+        is_ahead = row["state_place"] < picked["state_place"].max()
+    else:
+        last_gain = picked.sort("rank")["gain"][-1]
+        is_ahead = last_gain is not None and row["standing"] is not None and row["standing"] > last_gain
+    if not is_ahead:
+        return None
+    own, at_most = groups[row["state_group"]], ""
+    if row["is_bound"]:
+        at_most = f"; it would gain at most {row['standing']:.6g} as the next pick, and the last gained {last_gain:.6g}"
+    if "balance" in manifest:
+        turns = f"the {manifest['balance']['by']}s take turns (balance)"
+        return f"{turns}, and {own['group']} has its {own['chosen']} rows{at_most}"
+    if own["most"] is not None and own["chosen"] >= own["most"]:
+        limit = manifest["quota"][own["group"]]["max"]
+        return f"source {own['group']} is at its quota, {own['chosen']} rows (max {limit}){at_most}"
+    if at_most:
+        return None  # whether it was ahead is not known
+    kept_for = ", ".join(f"{name} (min {of['min']})" for name, of in manifest["quota"].items() if "min" in of)
+    return f"the room is kept for {kept_for}"

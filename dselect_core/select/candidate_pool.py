@@ -20,6 +20,7 @@ class Pool:
     embeddings: float [n, d], one vector per whole sample, any length; a row with NaN is missing. None: not loaded.
     neurons: uint32 [n, m], ids of the active neurons, all distinct inside a row. None: not loaded.
     has_neurons: boolean [n]; rows of `neurons` where it is False have no meaning. None: every row has neurons.
+    groups: int64 [n], of which group of a mixture each sample is (mixture.py). None: there is no mixture.
     held_out: String [n], why a sample must not be chosen whatever its scores; null where it may. None: all may.
     Raises DselectError for a repeated sample id, ValueError for shapes that do not fit.
     """
@@ -29,6 +30,7 @@ class Pool:
     neurons: np.ndarray | None = field(default=None, repr=False)
     has_neurons: np.ndarray | None = field(default=None, repr=False)
     held_out: pl.Series | None = field(default=None, repr=False)
+    groups: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         ids = self.scores["sample_id"]
@@ -37,7 +39,7 @@ class Pool:
         if ids.n_unique() != len(ids):
             repeated = ids.filter(ids.is_duplicated())[0]
             raise DselectError(f"pool: sample {repeated} is there twice; join the scores on sample_id, one row each")
-        for name in ("embeddings", "neurons", "has_neurons", "held_out"):
+        for name in ("embeddings", "neurons", "has_neurons", "held_out", "groups"):
             array = getattr(self, name)
             if array is not None and len(array) != len(ids):
                 raise ValueError(f"{name} has {len(array)} rows, the pool {len(ids)}")
@@ -91,4 +93,5 @@ class Pool:
             None if self.neurons is None else self.neurons[rows],
             None if self.has_neurons is None else self.has_neurons[rows],
             None if self.held_out is None else self.held_out[rows],
+            None if self.groups is None else self.groups[rows],
         )

@@ -60,9 +60,9 @@ def composition(pool: Pool, chosen: pl.DataFrame) -> Composition:
     return Composition(by_source, lengths, collapsed)
 
 
-def first_source(sources: str = "sources") -> pl.Expr:
-    """The source that a sample counts for: the first by name. sources: column of lists, as the corpus index has it."""
-    return pl.col(sources).list.sort().list.first()
+def first_source() -> pl.Expr:
+    """The source that a sample counts for: the first by name of the column `sources`, lists as the corpus index has."""
+    return pl.col("sources").list.sort().list.first()
 
 
 def _by_source(pool: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame | None:

@@ -22,7 +22,7 @@ def d3_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
     most 1 by definition.
     """
     assert pool.embeddings is not None
-    return farthest_first(pool.embeddings, d3_weight_steps(pool), saved)
+    return farthest_first(pool.embeddings, d3_weight_steps(pool), saved, groups=pool.groups)
 
 
 def d3_weight_steps(pool: Pool) -> np.ndarray:
@@ -46,4 +46,5 @@ D3 = Strategy(
     columns=("upd", "grade"),
     order=d3_order,
     values=d3_weight_steps,
+    by_group=True,
 )

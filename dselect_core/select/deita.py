@@ -11,6 +11,7 @@ to.
 """
 
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,19 +32,25 @@ _CHOSEN_BLOCK = 4_096  # chosen rows compared at a time: the same
 def deita_order(pool: Pool, seed: int, saved: SavedOrder | None = None, threshold: float = THRESHOLD) -> Order:
     """`score_first` by `upd · grade` on the score grid; `seed` is not used. Raises DselectError as `d3_order` does."""
     assert pool.embeddings is not None
-    return score_first(pool.embeddings, d3_weight_steps(pool), threshold, saved)
+    return score_first(pool.embeddings, d3_weight_steps(pool), threshold, saved, pool.groups)
 
 
 def score_first(
-    vectors: np.ndarray, score_steps: np.ndarray, threshold: float, saved: SavedOrder | None = None
+    vectors: np.ndarray,
+    score_steps: np.ndarray,
+    threshold: float,
+    saved: SavedOrder | None = None,
+    groups: np.ndarray | None = None,
 ) -> Order:
     """Rows by score, highest first, ties to the lowest row; none whose cosine to an earlier pick is above `threshold`.
 
     vectors: [n, d], usable rows (`rounding.usable_vectors`); score_steps: int64 [n], score / SCORE_STEP; threshold: in
     (0, 1]; at 1 every row is picked. Gain: the score. State `too_alike`: int64 [n]; for each row passed over before the
     next pick, the first pick whose cosine to it is above the threshold; -1 for the others. Standing is NaN for rows
-    passed over.
+    passed over. With groups all this holds for each of them: a row is before or after the next pick of its group.
     """
+    if groups is not None:
+        return _ScoreFirstByGroup(vectors, score_steps, threshold, saved, groups)
     return _ScoreFirst(vectors, score_steps, threshold, saved)
 
 
@@ -103,8 +110,8 @@ class _ScoreFirst(Order):
             self._choose(rows)
             self._pending.extend(rows.tolist())
 
-    def _filter_by_chosen(self, rows: np.ndarray) -> np.ndarray:
-        for start in range(0, len(self._chosen_rows), _CHOSEN_BLOCK):
+    def _filter_by_chosen(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
+        for start in range(first, len(self._chosen_rows), _CHOSEN_BLOCK):
             chosen = np.array(self._chosen_rows[start : start + _CHOSEN_BLOCK])
             is_alike = self._is_too_alike(rows, self._chosen_vectors[start : start + len(chosen)], chosen)
             passed_over = is_alike.any(axis=1)
@@ -142,6 +149,76 @@ class _ScoreFirst(Order):
         self._chosen_rows.extend(rows.tolist())
 
 
+class _ScoreFirstByGroup(_ScoreFirst):
+    """Each group has a queue by score, of which a window is filtered by the picks, also by those of other groups.
+
+    The head of a queue is its first row that may be picked. What is known of rows behind it is hidden: it depends on
+    where the windows begin.
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        score_steps: np.ndarray,
+        threshold: float,
+        saved: SavedOrder | None,
+        groups: np.ndarray,
+    ) -> None:
+        super().__init__(vectors, score_steps, threshold, saved)
+        count = int(groups.max(initial=-1)) + 1
+        self._groups = groups
+        is_left = ~self._is_picked & (self._too_alike < 0)
+        self._queues = [
+            self._by_score[(groups == group)[self._by_score] & is_left[self._by_score]] for group in range(count)
+        ]
+        self._windows = [_Window(queue[:0], 0) for queue in self._queues]
+
+    def __next__(self) -> Pick:
+        open_groups = [g for g in range(len(self._queues)) if self.open_groups is None or self.open_groups[g]]
+        heads = [head for group in open_groups if (head := self._head(group)) is not None]
+        if not heads:
+            raise StopIteration
+        row = min(heads, key=self._position.__getitem__)
+        window = self._windows[self._groups[row]]
+        window.rows = window.rows[1:]
+        self._is_picked[row] = True
+        self._choose(np.array([row]))
+        return Pick(row, float(self._scores[row]), None)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"too_alike": np.where(self._is_decided(), self._too_alike, -1)}
+
+    def standing(self) -> np.ndarray:
+        return np.where(self._is_decided(), np.nan, self._scores)
+
+    def _is_decided(self) -> np.ndarray:
+        """Boolean [n]: picked, or before the head of its group's queue."""
+        heads = [self._head(group) for group in range(len(self._queues))]
+        ends = np.array([len(self._position) if head is None else self._position[head] for head in heads])
+        return np.asarray(self._position < ends[self._groups])
+
+    def _head(self, group: int) -> int | None:
+        window = self._windows[group]
+        while True:
+            if len(window.rows) and window.seen < len(self._chosen_rows):
+                window.rows = self._filter_by_chosen(window.rows, window.seen)
+            window.seen = len(self._chosen_rows)
+            if len(window.rows):
+                return int(window.rows[0])
+            if not len(self._queues[group]):
+                return None
+            window.rows, window.seen = self._queues[group][:_BLOCK], 0
+            self._queues[group] = self._queues[group][_BLOCK:]
+
+
+@dataclass
+class _Window:
+    """Rows of a queue that are not decided, but for what the first `seen` picks decide."""
+
+    rows: np.ndarray
+    seen: int
+
+
 DEITA = Strategy(
     name="deita",
     description="highest upd · grade, without near-duplicates: DEITA",
@@ -158,4 +235,5 @@ DEITA = Strategy(
         )
     },
     ends_early=True,
+    by_group=True,
 )

@@ -12,11 +12,14 @@ from dselect_core.select.strategy import Strategy
 _ROW_OF_ARRAY = {"embeddings": "embedding", "neurons": "active neurons"}
 
 
-def rows_missing_inputs(pool: Pool, strategy: Strategy, counts_tokens: bool) -> dict[str, np.ndarray]:
+def rows_missing_inputs(
+    pool: Pool, strategy: Strategy, counts_tokens: bool, clusters: bool = False
+) -> dict[str, np.ndarray]:
     """{score column, "embedding" or "active neurons": boolean [n], the rows that lack it}, of all that is needed.
 
     counts_tokens: the recipe counts response tokens (a budget in tokens, `min_response_tokens`), so their number is
-    needed too. Raises DselectError where the whole pool lacks an input, naming what makes it.
+    needed too. clusters: it divides the rows over clusters of their embeddings, so those are. Raises DselectError where
+    the whole pool lacks an input, naming what makes it.
     """
     columns = [*strategy.columns]
     if counts_tokens and "response_tokens" not in columns:
@@ -30,7 +33,10 @@ def rows_missing_inputs(pool: Pool, strategy: Strategy, counts_tokens: bool) -> 
             )
         # NaN and infinity are no scores either: one NaN would win or lose every comparison.
         missing_rows[column] = ~pool.scores[column].cast(pl.Float64).is_finite().fill_null(False).to_numpy()
-    for kind, array in strategy.array_fields.items():
+    arrays = strategy.array_fields
+    if clusters and "embeddings" not in arrays.values():
+        arrays["embeddings"] = "embeddings"
+    for kind, array in arrays.items():
         if getattr(pool, array) is None:
             raise DselectError(f"the pool has no {kind}, which `{strategy.name}` needs: make them first")
         missing_rows[_ROW_OF_ARRAY[array]] = ~pool.has_array(array)

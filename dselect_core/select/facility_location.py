@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.order import Order, Pick
+from dselect_core.select.order import Order, Pick, open_rows
 from dselect_core.select.rounding import round_unit_vectors
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Option, Strategy
@@ -43,10 +43,15 @@ def facility_location_order(
 ) -> Order:
     """`facility_location` over the pool's embeddings; `seed` is not used."""
     assert pool.embeddings is not None
-    return facility_location(pool.embeddings, neighbors, saved)
+    return facility_location(pool.embeddings, neighbors, saved, pool.groups)
 
 
-def facility_location(vectors: np.ndarray, neighbors: int | None = None, saved: SavedOrder | None = None) -> Order:
+def facility_location(
+    vectors: np.ndarray,
+    neighbors: int | None = None,
+    saved: SavedOrder | None = None,
+    groups: np.ndarray | None = None,
+) -> Order:
     """Each pick is `argmax_j Σ_i max(0, s_ij - b_i)`, b_i the best s_ij of the picks so far; ties to the lowest row.
 
     vectors: [n, d], usable rows (`rounding.usable_vectors`). s = (1 + cos) / 2 on the grid, in steps of 1 / (2·scale²);
@@ -62,7 +67,7 @@ def facility_location(vectors: np.ndarray, neighbors: int | None = None, saved: 
     similarities: _Similarities = (
         _AllSimilarities(grid, scale) if neighbors >= len(grid) else _NearestSimilarities(grid, scale, neighbors)
     )
-    return _FacilityLocation(similarities, len(grid), scale, saved)
+    return _FacilityLocation(similarities, len(grid), scale, saved, groups)
 
 
 class _Similarities(Protocol):
@@ -78,7 +83,15 @@ class _Similarities(Protocol):
 
 
 class _FacilityLocation(Order):
-    def __init__(self, similarities: _Similarities, n: int, scale: int, saved: SavedOrder | None) -> None:
+    def __init__(
+        self,
+        similarities: _Similarities,
+        n: int,
+        scale: int,
+        saved: SavedOrder | None,
+        groups: np.ndarray | None = None,
+    ) -> None:
+        self._groups = groups
         self._similarities, self._steps_of_one = similarities, 2.0 * scale * scale
         self._best = similarities.floor.copy()
         self._is_picked = np.zeros(n, dtype=bool)
@@ -89,8 +102,10 @@ class _FacilityLocation(Order):
         self._gains[self._is_picked] = -1
 
     def __next__(self) -> Pick:
-        row = int(self._gains.argmax()) if len(self._gains) else 0
-        if not len(self._gains) or self._gains[row] < 0:
+        is_open = open_rows(self._groups, self.open_groups)
+        gains = self._gains if is_open is None else np.where(is_open, self._gains, -1)
+        row = int(gains.argmax()) if len(gains) else 0
+        if not len(gains) or gains[row] < 0:
             raise StopIteration
         gain = int(self._gains[row])
         if gain:
@@ -222,4 +237,5 @@ FACILITY_LOCATION = Strategy(
             {"ge": 1},
         )
     },
+    by_group=True,
 )

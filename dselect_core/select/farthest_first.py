@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dselect_core.select.order import Order, Pick
+from dselect_core.select.order import Order, Pick, open_rows
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
 from dselect_core.select.saved_order import SavedOrder
 
@@ -50,6 +50,7 @@ def farthest_first(
     saved: SavedOrder | None = None,
     sizes: Sizes | None = None,
     given: Sequence[int] = (),
+    groups: np.ndarray | None = None,
 ) -> "FarthestFirst":
     """First `argmax w`, then `argmax_i w_i · m_i`, `m_i = min_{j chosen} ‖e_i - e_j‖`; ties to the lowest row.
 
@@ -63,7 +64,10 @@ def farthest_first(
     State, int32 [n]: `seen`, the number of picks a row has been compared with, and `nearest`, its squared grid distance
     to the nearest of those. Standing is made from `nearest`: the gain where every pick was seen, else an upper bound of
     it, which is at most the gain of the last pick. Both depend on the picks alone, not on where the order was stopped.
+    With groups (`Pool.groups`) that are closed at times, a bound may be above the gain of the last pick.
     """
+    if groups is not None:
+        return _FarthestFirstByGroup(vectors, weight_steps, saved, sizes or Sizes(), given, groups)
     return FarthestFirst(vectors, weight_steps, saved, sizes or Sizes(), given)
 
 
@@ -114,7 +118,7 @@ class FarthestFirst(Order):
         if self._pick_count == len(self._is_picked):
             raise StopIteration
         if self._pick_count == 0:
-            row, gain = int(np.argmax(self._weight_steps)), None
+            row, gain = self._find_first(), None
         else:
             self._show_last_pick()
             row, nearest = self._find_best()
@@ -175,6 +179,9 @@ class FarthestFirst(Order):
         self._active = _ActiveRows(self, up_to_date, self._pick_count)
         bounds[up_to_date] = -1
         self._best_inactive = _rank_key(bounds, None, int(np.argmax(bounds)))
+
+    def _find_first(self) -> int:
+        return int(np.argmax(self._weight_steps))
 
     def _find_best(self) -> tuple[int, np.int32]:
         """The next pick and its `nearest`."""
@@ -240,6 +247,63 @@ class FarthestFirst(Order):
     def _gain(self, weight_steps: np.ndarray, nearest: np.ndarray | np.int32) -> np.ndarray:
         """One formula for one pick and for all rows, so that both have the same bits."""
         return np.asarray(weight_steps * SCORE_STEP * np.sqrt(nearest) / self._scale)
+
+
+class _FarthestFirstByGroup(FarthestFirst):
+    """The order where some groups are closed at times. No row is active: each pick looks at the bounds of all rows.
+
+    It compares rows of largest bound with the picks that they have not seen until the best is known. That is O(n) for a
+    pick beside the distances; which rows are open changes with nearly every pick, and a shortlist would not live long.
+    """
+
+    _FEW = 64  # rows compared at first, doubled up to `Sizes.active`
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        weight_steps: np.ndarray,
+        saved: SavedOrder | None,
+        sizes: Sizes,
+        given: Sequence[int],
+        groups: np.ndarray,
+    ) -> None:
+        self._groups = groups
+        super().__init__(vectors, weight_steps, saved, sizes, given)
+
+    def _show_last_pick(self) -> None:
+        if self._pick_count == 1 and self._last_pick_is_unseen:
+            self._show_first_pick()
+        self._last_pick_is_unseen = False
+
+    def _activate_rows_of_state(self) -> None:
+        pass
+
+    def _find_first(self) -> int:
+        weights = self._open(self._weight_steps)
+        row = int(np.argmax(weights))
+        if weights[row] < 0:
+            raise StopIteration
+        return row
+
+    def _find_best(self) -> tuple[int, np.int32]:
+        bounds, count = self._open(self._bounds(slice(None))), self._FEW
+        while True:
+            row = int(np.argmax(bounds))
+            if bounds[row] < 0:
+                raise StopIteration
+            if bounds[row] == 0 or self._seen[row] == self._pick_count:
+                return row, self._nearest[row]
+            rows, next_at = _find_largest(bounds, count)
+            self._best_inactive = _rank_key(bounds, None, next_at)
+            self._bring_up_to_date(rows)
+            bounds[rows] = self._bounds(rows)
+            count = min(2 * count, self._sizes.active)
+            self.round_count += 1
+
+    def _open(self, values: np.ndarray) -> np.ndarray:
+        """`values`, -1 where the row's group is closed."""
+        is_open = open_rows(self._groups, self.open_groups)
+        return values if is_open is None else np.where(is_open, values, -1)
 
 
 class _ActiveRows:

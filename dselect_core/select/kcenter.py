@@ -13,7 +13,7 @@ from dselect_core.select.strategy import Strategy
 def kcenter_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
     """The lowest sample id, then `argmax m_i`, m_i the distance to the nearest pick; `seed` is not used."""
     assert pool.embeddings is not None
-    return farthest_first(pool.embeddings, np.full(len(pool), round(1 / SCORE_STEP)), saved)
+    return farthest_first(pool.embeddings, np.full(len(pool), round(1 / SCORE_STEP)), saved, groups=pool.groups)
 
 
 KCENTER = Strategy(
@@ -22,4 +22,5 @@ KCENTER = Strategy(
     needs=frozenset({"embeddings"}),
     columns=(),
     order=kcenter_order,
+    by_group=True,
 )

@@ -11,7 +11,7 @@ passes of small sets. No state is saved: the picks of the current pass say what 
 import numpy as np
 
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.order import Order, Pick
+from dselect_core.select.order import Order, Pick, open_rows
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Strategy
 
@@ -22,22 +22,24 @@ _PICKED = -(2**30)  # a picked row's gain: it stays negative, however often it i
 def mads_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
     """`max_coverage` of the pool's active neurons; `seed` is not used."""
     assert pool.neurons is not None
-    return max_coverage(pool.neurons, saved)
+    return max_coverage(pool.neurons, saved, pool.groups)
 
 
-def max_coverage(neurons: np.ndarray, saved: SavedOrder | None = None) -> Order:
+def max_coverage(neurons: np.ndarray, saved: SavedOrder | None = None, groups: np.ndarray | None = None) -> Order:
     """Each pick is `argmax_i |N_i \\ C|`, C the neurons covered in this pass; ties go to the lowest row.
 
     neurons: uint32 [n, m ≥ 1], ids distinct inside a row. Gives every row once, with its newly covered neurons as gain
     and its pass (from 1). When no row has anything to gain, the covered set is cleared, the picks stay picked, and the
-    next pass begins. Standing is counted in the pass of the last pick: where it is 0 for all, the next pick opens a
+    next pass begins. With groups of which some are closed, it begins when no row of an open one has anything to gain.
+    Standing is counted in the pass of the last pick: where it is 0 for all, the next pick opens a
     pass and gains m.
     """
-    return _MaxCoverage(neurons, saved)
+    return _MaxCoverage(neurons, saved, groups)
 
 
 class _MaxCoverage(Order):
-    def __init__(self, neurons: np.ndarray, saved: SavedOrder | None) -> None:
+    def __init__(self, neurons: np.ndarray, saved: SavedOrder | None, groups: np.ndarray | None) -> None:
+        self._groups = groups
         n, m = neurons.shape
         self._neurons = neurons
         neuron_count = int(neurons.max(initial=0)) + 1
@@ -59,14 +61,15 @@ class _MaxCoverage(Order):
 
     def __next__(self) -> Pick:
         gains = self._gains
-        row = int(gains.argmax()) if len(gains) else 0
-        if not len(gains) or gains[row] < 0:
+        row = self._find_best()
+        if row is None:
             raise StopIteration
         if gains[row] == 0:
             self._is_covered[:] = False
             self._pass += 1
             gains[:] = np.where(self._is_picked, _PICKED, self._neurons.shape[1])
-            row = int(gains.argmax())
+            row = self._find_best()
+            assert row is not None
         gain = int(gains[row])
         row_neurons = self._neurons[row]
         newly_covered = row_neurons[~self._is_covered[row_neurons]]
@@ -83,6 +86,13 @@ class _MaxCoverage(Order):
 
     def standing(self) -> np.ndarray:
         return np.where(self._is_picked, np.nan, self._gains)
+
+    def _find_best(self) -> int | None:
+        """The row of largest gain that may be picked now."""
+        is_open = open_rows(self._groups, self.open_groups)
+        gains = self._gains if is_open is None else np.where(is_open, self._gains, _PICKED)
+        row = int(gains.argmax()) if len(gains) else 0
+        return row if len(gains) and gains[row] >= 0 else None
 
     def _count_uncovered(self) -> np.ndarray:
         """int64 [n]: how many neurons of each row the current pass has not covered."""
@@ -113,4 +123,5 @@ MADS = Strategy(
     columns=(),
     order=mads_order,
     counts_passes=True,
+    by_group=True,
 )

@@ -24,7 +24,13 @@ class Order(Iterator[Pick]):
 
     `state` and `standing` describe exactly the picks given out so far, and calling them changes no later pick. So an
     order that runs ahead of its consumer must hide what it has worked out in advance.
+
+    open_groups: boolean [groups], set before each pick where the pool has groups (`Pool.groups`): those that the pick
+    may be of. Then the pick is the best row of them by the strategy's own measure, given the picks so far, and there is
+    none (StopIteration) where they have no row left; with other groups open there may be again.
     """
+
+    open_groups: np.ndarray | None = None
 
     @abstractmethod
     def __next__(self) -> Pick: ...
@@ -42,3 +48,10 @@ class Order(Iterator[Pick]):
         bound it has; its state then has `seen`, and a row's value is a bound where `seen` is less than the number of
         picks.
         """
+
+
+def open_rows(groups: np.ndarray | None, open_groups: np.ndarray | None) -> np.ndarray | None:
+    """Boolean [n]: the rows whose group is open; None where all are."""
+    if groups is None or open_groups is None or open_groups.all():
+        return None
+    return np.asarray(open_groups[groups])

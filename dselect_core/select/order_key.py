@@ -20,16 +20,19 @@ ORDER_REVISION = 2
 _BLOCK = 16_384  # rows hashed at a time: bounds the memory; part of the key, so it must not change
 
 
-def order_key(pool: Pool, strategy: Strategy | str, seed: int) -> str:
+def order_key(pool: Pool, strategy: Strategy | str, seed: int, mixture: str | None = None) -> str:
     """128-bit hex.
 
     pool: what the strategy orders, so only samples that have everything it needs. strategy: with its option values, or
-    a name for the default ones. Raises DselectError as the strategy's order does.
+    a name for the default ones. mixture: its identity, where the pool has groups. Raises DselectError as the strategy's
+    order does.
     """
-    return digest(_fields(pool, strategies.strategy(strategy) if isinstance(strategy, str) else strategy, seed))
+    return digest(
+        _fields(pool, strategies.strategy(strategy) if isinstance(strategy, str) else strategy, seed, mixture)
+    )
 
 
-def _fields(pool: Pool, strategy: Strategy, seed: int) -> Iterator[str | bytes]:
+def _fields(pool: Pool, strategy: Strategy, seed: int, mixture: str | None) -> Iterator[str | bytes]:
     yield f"order {ORDER_REVISION}"
     yield strategy.name
     if strategy.seeded:
@@ -42,6 +45,9 @@ def _fields(pool: Pool, strategy: Strategy, seed: int) -> Iterator[str | bytes]:
         yield from _array_fields(strategy.values(pool))
     for name in strategy.array_fields.values():
         yield from _array_fields(getattr(pool, name))
+    if pool.groups is not None:
+        yield f"mixture {mixture}"
+        yield from _array_fields(pool.groups)
 
 
 def _array_fields(array: np.ndarray) -> Iterator[str | bytes]:

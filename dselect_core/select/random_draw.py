@@ -15,7 +15,7 @@ def random_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Orde
     their relative order.
     """
     hashes = [digest([str(seed), sample_id]) for sample_id in pool.sample_ids]
-    return SortedOrder(sorted(range(len(hashes)), key=hashes.__getitem__), None, saved)
+    return SortedOrder(sorted(range(len(hashes)), key=hashes.__getitem__), None, saved, pool.groups)
 
 
 RANDOM = Strategy(
@@ -25,4 +25,5 @@ RANDOM = Strategy(
     columns=(),
     order=random_order,
     seeded=True,
+    by_group=True,
 )

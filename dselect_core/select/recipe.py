@@ -5,6 +5,7 @@ declaration. So a new strategy with a new option needs no edit here.
 """
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -24,6 +25,7 @@ from pydantic_core import CoreSchema
 
 from dselect_core.errors import DselectError
 from dselect_core.select.budget import Budget
+from dselect_core.select.mixture_spec import BalanceField, Quota, check_mixture
 from dselect_core.select.strategies import TOP_K, all_options, all_strategies, strategy_with_options
 from dselect_core.select.strategy import Option
 
@@ -92,6 +94,13 @@ class CoresetSpec(StrictModel):
     min_response_tokens: int | None = Field(
         None, ge=1, description="rows with a shorter response are left out, with the reason"
     )
+    quota: dict[str, Quota] = Field(
+        {}, description="bounds of the rows of a source, by its name: {t0: {max: 30%}, lima: {min: 100}}"
+    )
+    balance: BalanceField | None = Field(
+        None,
+        description="source or cluster: as many rows of each; {by: source, how: sqrt}: by the square root of its size",
+    )
     trial: bool = Field(False, description="tune on the coreset and on random draws, and compare (`trials`)")
     require: list[Literal["beats_random"]] = Field(
         [], description="checks that hold the coreset back from what follows it, instead of warning"
@@ -131,6 +140,29 @@ class CoresetSpec(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _check_mixture(self) -> "CoresetSpec":
+        check_mixture(self.quota, self.balance, self.budget.unit)
+        if self.has_mixture and self.has_rounds:
+            key = "quota" if self.quota else "balance"
+            raise ValueError(f"`{key}` is not for a recipe with rounds or a warm-up: leave out one of the two")
+        return self
+
+    @property
+    def needs_clusters(self) -> bool:
+        """Whether its rows are divided over clusters of their embeddings."""
+        return self.balance is not None and self.balance.by == "cluster"
+
+    @property
+    def has_mixture(self) -> bool:
+        """Whether it says how its rows are divided over groups."""
+        return bool(self.quota) or self.balance is not None
+
+    @property
+    def order_depends_on_budget(self) -> bool:
+        """Whether another budget may be another order and not a cut of the same: some min is in rows."""
+        return any(each.min is not None and each.min.rows for each in self.quota.values())
+
+    @model_validator(mode="after")
     def _check_options(self) -> "CoresetSpec":
         options = all_options()
         for name, value in self.options.items():
@@ -153,6 +185,18 @@ class CoresetSpec(StrictModel):
         schema["properties"]["strategy"]["description"] = ", ".join([*listed, f"{TOP_K}<column> (highest values)"])
         schema["additionalProperties"] = False
         return schema
+
+
+def check_quotas(coresets: Mapping[str, CoresetSpec], roles: Mapping[str, str]) -> None:
+    """Raises ValueError where a quota names no source, or one that is never chosen from. roles: by source."""
+    for recipe, spec in coresets.items():
+        for source in spec.quota:
+            if source not in roles:
+                nearest = difflib.get_close_matches(source, roles, n=1, cutoff=0.0)
+                raise ValueError(f"coresets.{recipe}.quota: no source `{source}`; did you mean `{''.join(nearest)}`?")
+            if roles[source] != "train":
+                told = f"`{source}` has the role {roles[source]}, so it is never chosen from"
+                raise ValueError(f"coresets.{recipe}.quota: {told}")
 
 
 def _annotation(option: Option) -> Any:

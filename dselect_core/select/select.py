@@ -21,9 +21,11 @@ from dselect_core.select import strategies
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.composition import Composition, composition
 from dselect_core.select.eligibility import count_missing, exclusion_reasons, rows_missing_inputs
+from dselect_core.select.mixture import Mixture
 from dselect_core.select.order import Order, Pick
 from dselect_core.select.order_key import order_key
 from dselect_core.select.recipe import CoresetSpec
+from dselect_core.select.recipe_mixture import make_mixture
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Strategy
 
@@ -38,6 +40,7 @@ class Selection:
     passes: passes over the pool; None where the strategy does not count them.
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
     composition: chosen against pool, by source and by length.
+    mixture: group, candidates, chosen, least, most; None where the recipe gives neither `quota` nor `balance`.
     too_alike: samples passed over as too similar to a chosen one, where that left the budget unfilled; None otherwise.
     saved: the order as far as it was ever made, so often beyond `order`; None unless the caller keeps orders.
     saved_changed: `saved` differs from what the caller had, and should be written.
@@ -51,6 +54,7 @@ class Selection:
     rows: int
     tokens: int | None
     composition: Composition = field(repr=False)
+    mixture: pl.DataFrame | None = field(default=None, repr=False)
     too_alike: int | None = None
     saved: SavedOrder | None = field(default=None, repr=False)
     saved_changed: bool = False
@@ -59,8 +63,10 @@ class Selection:
 
 def required_kinds(spec: CoresetSpec) -> frozenset[str]:
     """The kinds of score that a recipe needs: its strategy's, and the one that counts tokens where it counts them."""
+    strategy = strategies.strategy(spec.strategy)
     by_tokens = {rankable_columns()["response_tokens"]} if counts_tokens(spec) else set()
-    return strategies.strategy(spec.strategy).needs | by_tokens
+    by_cluster = {"embeddings"} if spec.needs_clusters and "embeddings" not in strategy.array_fields.values() else set()
+    return strategy.needs | by_tokens | by_cluster
 
 
 def counts_tokens(spec: CoresetSpec) -> bool:
@@ -92,22 +98,36 @@ def select(
     if len(pool) == 0 and spec.budget.unit == "percent":
         empty = pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()})
         return _build_selection(pool, pool, strategy, [], empty)
-    missing_rows, shortest = rows_missing_inputs(pool, strategy, counts_tokens(spec)), spec.min_response_tokens
+    missing_rows = rows_missing_inputs(pool, strategy, counts_tokens(spec), spec.needs_clusters)
+    shortest = spec.min_response_tokens
     samples = pool.scores.select("sample_id", exclusion_reasons(pool, missing_rows, shortest), *strategy.columns)
     selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
     limit = _find_limit(selectable, spec, len(pool), count_missing(pool, missing_rows, shortest))
 
-    key = None if read_saved is None else order_key(selectable, strategy, spec.seed)
+    mixture = make_mixture(spec, selectable, spec.budget.rows(len(pool)))
+    if mixture is not None:
+        if not strategy.by_group:
+            raise DselectError(
+                f"`{spec.strategy}` cannot keep to `quota` or `balance`: its orders do not look at groups"
+            )
+        selectable = replace(selectable, groups=mixture.groups)
+    key = None
+    if read_saved is not None:
+        key = order_key(selectable, strategy, spec.seed, None if mixture is None else mixture.identity)
     saved = None if read_saved is None or key is None else read_saved(key)
-    order = _ContinuedOrder(selectable, strategy, spec.seed, saved)
+    order = _ContinuedOrder(selectable, strategy, spec.seed, saved, mixture)
     if spec.budget.unit == "tokens":
         picks = _take_tokens(order, selectable, spec, limit, progress)
     else:
         picks = _take_rows(order, limit, progress)
     excluded = samples.select("sample_id", "reason").drop_nulls("reason")
     selection = _build_selection(pool, selectable, strategy, picks, excluded)
+    if mixture is not None:
+        selection = replace(selection, mixture=mixture.table([pick.row for pick in picks]))
     amount = selection.tokens if spec.budget.unit == "tokens" else selection.rows
     if strategy.ends_early and order.is_exhausted and amount != limit:
+        if mixture is not None:
+            mixture.require_met()
         selection = replace(selection, too_alike=len(selectable) - len(picks))
     if key is None:
         return selection
@@ -123,7 +143,10 @@ class _ContinuedOrder:
     saved_count: number of saved picks. is_exhausted: whether the order has been iterated to its end.
     """
 
-    def __init__(self, pool: Pool, strategy: Strategy, seed: int, saved: SavedOrder | None) -> None:
+    def __init__(
+        self, pool: Pool, strategy: Strategy, seed: int, saved: SavedOrder | None, mixture: Mixture | None
+    ) -> None:
+        self._mixture = mixture
         self._pool, self._strategy, self._seed, self._saved = pool, strategy, seed, saved
         self._order: Order | None = None
         self._picks: list[Pick] = [] if saved is None else [*saved.picks]
@@ -134,7 +157,7 @@ class _ContinuedOrder:
         yield from self._picks[: self.saved_count]
         if self.saved_count < len(self._pool):
             self._order = self._strategy.order(self._pool, self._seed, self._saved)
-            for pick in self._order:
+            for pick in self._order if self._mixture is None else self._mixture.picks(self._order, self._picks):
                 self._picks.append(pick)
                 yield pick
         self.is_exhausted = True
@@ -142,7 +165,9 @@ class _ContinuedOrder:
     def to_saved_order(self, key: str, samples: pl.DataFrame) -> SavedOrder:
         """With every pick made, also the one that exceeded a token budget: a larger budget starts with it."""
         if self._order is not None:
-            return SavedOrder.of(key, samples, self._picks, self._order.state(), self._order.standing())
+            # With the groups, which `why` names.
+            groups = {} if self._mixture is None else {"group": self._mixture.groups}
+            return SavedOrder.of(key, samples, self._picks, self._order.state() | groups, self._order.standing())
         assert self._saved is not None
         return SavedOrder.of(key, samples, self._picks, self._saved.state, self._saved.standing)
 

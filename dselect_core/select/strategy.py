@@ -49,6 +49,7 @@ class Strategy:
     option values that a recipe set. ends_early: the order may end before the pool does, because the rows left are too
     similar to picked ones. counts_passes: each pick has the number of the pass over the pool in which it was made.
     requires: what a row must have beside values to be chosen: {in words: pool → the rows that lack it, boolean [n]}.
+    by_group: its orders heed `Order.open_groups`, so that a recipe may give `quota` or `balance`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Strategy:
     ends_early: bool = False
     counts_passes: bool = False
     requires: Mapping[str, Callable[[Pool], np.ndarray]] = field(default_factory=dict)
+    by_group: bool = False
 
     @property
     def option_values(self) -> dict[str, Any]:

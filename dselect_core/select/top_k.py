@@ -18,7 +18,7 @@ from dselect_core.select.strategy import Strategy
 def ranked_order(pool: Pool, column: str, saved: SavedOrder | None = None) -> Order:
     """Rows by `column`, highest first, ties to the lowest row; the gain is the value, rounded to the score grid."""
     values = ranked_values(pool, column)
-    return SortedOrder(np.argsort(-values, kind="stable").tolist(), values, saved)
+    return SortedOrder(np.argsort(-values, kind="stable").tolist(), values, saved, pool.groups)
 
 
 def ranked_values(pool: Pool, column: str) -> np.ndarray:
@@ -30,31 +30,52 @@ class SortedOrder(Order):
     """An order whose rows are known from the start.
 
     rows: all rows of the pool, in order. gains: float64 [n], by row; None where the method defines none. saved: the
-    picks that are not given again; None: none.
+    picks that are not given again; None: none. groups: int64 [n], as `Pool.groups`: each keeps its rows in this order.
     """
 
-    def __init__(self, rows: Sequence[int], gains: np.ndarray | None, saved: SavedOrder | None) -> None:
-        self._rows = rows
+    def __init__(
+        self,
+        rows: Sequence[int],
+        gains: np.ndarray | None,
+        saved: SavedOrder | None,
+        groups: np.ndarray | None = None,
+    ) -> None:
         self._gains = gains
-        self._pick_count = 0 if saved is None else len(saved.picks)
+        self._has_groups = groups is not None
+        self._groups = np.zeros(len(rows), dtype=np.int64) if groups is None else groups
+        self._place = np.empty(len(rows), dtype=np.int64)
+        self._place[np.asarray(rows, dtype=np.int64)] = np.arange(len(rows))
+        # Rows by group, each group's in order; what was picked of a group is its beginning.
+        by_group = np.lexsort((self._place, self._groups))
+        ends = np.cumsum(np.bincount(self._groups))
+        self._queues: list[np.ndarray] = np.split(by_group, ends[:-1])
+        self._picked = [0] * len(self._queues)
+        for pick in [] if saved is None else saved.picks:
+            self._picked[self._groups[pick.row]] += 1
 
     def __next__(self) -> Pick:
-        if self._pick_count == len(self._rows):
+        heads = [
+            int(queue[picked])
+            for group, (queue, picked) in enumerate(zip(self._queues, self._picked, strict=True))
+            if picked < len(queue) and (self.open_groups is None or self.open_groups[group])
+        ]
+        if not heads:
             raise StopIteration
-        row = self._rows[self._pick_count]
-        self._pick_count += 1
+        row = min(heads, key=self._place.__getitem__)
+        self._picked[self._groups[row]] += 1
         return Pick(row, None if self._gains is None else float(self._gains[row]), None)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Nothing: a sort is continued by sorting again."""
-        return {}
+        """Nothing: a sort is continued by sorting again. With groups, `place`: of each row in the sort, int64 [n]."""
+        return {"place": self._place.copy()} if self._has_groups else {}
 
     def standing(self) -> np.ndarray:
         """As `Order.standing`: the values of the rows that are not picked."""
         if self._gains is None:
-            return np.full(len(self._rows), np.nan)
+            return np.full(len(self._place), np.nan)
         standing = self._gains.copy()
-        standing[self._rows[: self._pick_count]] = np.nan
+        for queue, picked in zip(self._queues, self._picked, strict=True):
+            standing[queue[:picked]] = np.nan
         return standing
 
 
@@ -68,7 +89,9 @@ def top_k(name: str, column: str, kind: str, description: str = "") -> Strategy:
     def values(pool: Pool) -> np.ndarray:
         return ranked_values(pool, column)
 
-    return Strategy(name, description or f"highest {column}", frozenset({kind}), (column,), order, values)
+    return Strategy(
+        name, description or f"highest {column}", frozenset({kind}), (column,), order, values, by_group=True
+    )
 
 
 MIWV = top_k("miwv", "miwv", "miwv", "where the model is weak: highest MIWV")

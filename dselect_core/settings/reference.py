@@ -64,7 +64,7 @@ def _table(definition: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _default(value: dict[str, Any]) -> str:
-    if isinstance(value.get("default"), dict):
+    if isinstance(value.get("default"), dict) and value["default"]:
         return "see its section"
     return "" if value.get("default") is None else f"`{value['default']}`"
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.redact import remember, remember_options, remember_url
-from dselect_core.select.recipe import CoresetSpec, StrictModel, explain_unknown_key
+from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, explain_unknown_key
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.tuning_spec import FeedbackSpec
 
@@ -25,7 +25,6 @@ SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
 LONGEST_NAME = 200
 """Bytes of the name of a source or a coreset: a file system takes 255, and endings are added."""
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
-
 Role = Literal["train", "eval", "target"]
 
 TEMPLATE_DATE = datetime.date(2025, 1, 1)
@@ -245,6 +244,7 @@ class Settings(StrictModel):
 
     @model_validator(mode="after")
     def _names(self) -> "Settings":
+        check_quotas(self.coresets, {name: spec.role for name, spec in self.sources.items()})
         for kind, names in (("source", self.sources), ("coreset", self.coresets)):
             for name in names:
                 if not name or any(c in name for c in '/\\:*?"<>|\n\t ,[]') or "..." in name or name.startswith("."):

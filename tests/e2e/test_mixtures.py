@@ -8,7 +8,7 @@ import pytest
 
 from dselect_core.lineage.explain import story
 from tests.e2e.conftest import WORDS
-from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
+from tests.e2e.graph import Graph, alpaca, assert_as_planned, errors, made, materialised
 from tests.e2e.test_lost_tables import checks
 
 # Ranked by loss or not, what matters here is the length alone: the strategy takes the shortest.
@@ -59,7 +59,66 @@ def test_a_collapse_is_told_by_the_check_the_metadata_and_the_manifest(project: 
     assert of_source(project, "long") == {"a": 0, "b": 36}
 
 
+def test_editing_a_quota_makes_this_coreset_alone_again_and_meets_it(project: Graph) -> None:
+    recipes(project)
+    project.refresh()
+    own = {(name, "long") for name in ("coreset_spec", "candidates", "coreset")}
+    for quota, expected in (
+        ({"b": {"max": "25%"}}, {"a": 27, "b": 9}),
+        ({"b": {"max": "50%"}}, {"a": 18, "b": 18}),
+        ({"a": {"min": 5}}, {"a": 5, "b": 31}),
+    ):
+        recipes(project, long={"quota": quota})
+        planned = project.plan()
+        done = project.refresh()
+        assert made(done) == own
+        assert_as_planned(planned, done)
+        assert of_source(project, "long") == expected
+        assert project.manifest("long")["quota"] == quota
+        assert "| 40 | " in materialised(done)["coreset", "long"]["rows of each group"]
+    left = project.manifest("long")["changes"]
+    assert left["entered"] == {"recipe": 13} and left["left"] == {"recipe": 13}
+    # A min in rows is another order at another budget; a smaller one is made anew, as planned.
+    recipes(project, long={"quota": {"a": {"min": 5}}, "budget": 20})
+    planned = project.plan()
+    assert_as_planned(planned, project.refresh())
+    assert of_source(project, "long") == {"a": 5, "b": 15}
+    recipes(project, long={"quota": {"b": {"max": "25%"}}})
+    project.refresh()
+    recipes(project, long={"quota": {"b": {"max": "25%"}}, "budget": 20})
+    planned = project.plan()
+    done = project.refresh()
+    assert_as_planned(planned, done)
+    assert materialised(done)["coreset", "long"]["rows reused"] == 20  # shares nest, so the saved order is cut
+    assert of_source(project, "long") == {"a": 15, "b": 5}
+
+
+def test_why_names_the_quota_the_room_and_the_turn(project: Graph) -> None:
+    last = {"b": set[str](), "a": set[str]()}
+    for mixture, source, told in (
+        ({"quota": {"b": {"max": "25%"}}}, "b", "passed over: source b is at its quota, 9 rows (max 25%)"),
+        ({"quota": {"a": {"min": 5}}}, "b", "passed over: the room is kept for a (min 5)"),
+        ({"balance": "source"}, "b", "passed over: the sources take turns (balance), and b has its 18 rows"),
+    ):
+        recipes(project, long=mixture)
+        project.refresh()
+        chosen = project.order("long")["sample_id"]
+        of_source_ = project.pool().filter(pl.col("sources").list.first() == source)["sample_id"]
+        last[source] = {why(project, "long", sample) for sample in of_source_ if sample not in chosen}
+        assert last[source] == {told}
+    assert of_source(project, "long") == {"a": 18, "b": 18}
+    assert project.manifest("long")["balance"] == {"by": "source", "how": "equal"}
+
+
+def test_a_quota_that_the_pool_cannot_meet_fails_its_coreset_alone(project: Graph) -> None:
+    recipes(project, long={"quota": {"b": {"min": 41}}, "budget": 60})
+    done = project.refresh()
+    assert "coreset long: quota: source b has 40 rows that can be chosen, fewer than its min of 41 rows" in errors(done)
+    assert {run.partition for run in done.failed} == {"long"}
+
+
 def test_short_responses_are_left_out_of_one_coreset_alone(project: Graph) -> None:
+    recipes(project)
     project.refresh()
     recipes(project, plain={"min_response_tokens": 5})
     planned = project.plan()

@@ -168,6 +168,8 @@ def _composition(new_coreset: Coreset) -> dict[str, Any]:
         shown["collapsed"] = clean("; ".join(found.collapsed))
     if found.by_source is not None:
         shown["chosen by source"] = markdown_table(found.by_source.with_columns(cs.float().round(4)))
+    if new_coreset.selection.mixture is not None:
+        shown["rows of each group"] = markdown_table(new_coreset.selection.mixture)
     if found.lengths is not None:
         shown["response tokens"] = markdown_table(found.lengths)
         shown["median response tokens"] = found.lengths["median"][1] or 0.0
