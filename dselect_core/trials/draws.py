@@ -6,8 +6,14 @@ only if it is drawn.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
+
+import numpy as np
 
 from dselect_core.fingerprint import digest
+from dselect_core.select.balance import Balanced
+from dselect_core.select.mixture_spec import Balance
+from dselect_core.select.top_k import SortedOrder
 
 CORESET, RANDOM, TOKENS, BALANCED, POOL, UNTUNED = (
     "coreset",
@@ -56,17 +62,11 @@ def take_tokens(order: Sequence[str], lengths: Mapping[str, int], tokens: int) -
 def take_balanced(order: Sequence[str], source_of: Mapping[str, str], rows: int) -> list[str]:
     """As many samples of each source, from the front of each; a source that has too few leaves its share to the others.
 
-    source_of: the source of each sample, one a sample. Where the rows do not divide, the first sources by name have one
-    more.
+    source_of: the source of each sample, one a sample. The rule is that of `balance: source` of a recipe.
     """
-    by_source: dict[str, list[str]] = {}
-    for sample_id in order:
-        by_source.setdefault(source_of[sample_id], []).append(sample_id)
-    share = dict.fromkeys(sorted(by_source), 0)
-    remaining = min(rows, len(order))
-    while remaining:
-        for source in share:
-            if remaining and share[source] < len(by_source[source]):
-                share[source] += 1
-                remaining -= 1
-    return [sample_id for source, count in share.items() for sample_id in by_source[source][:count]]
+    names = sorted({source_of[sample_id] for sample_id in order})
+    numbers = {name: number for number, name in enumerate(names)}
+    groups = np.array([numbers[source_of[sample_id]] for sample_id in order], dtype=np.int64)
+    ranked = SortedOrder(range(len(order)), None, None, groups)
+    picks = Balanced(names, groups, Balance()).picks(ranked, [])
+    return [order[pick.row] for pick in islice(picks, rows)]
