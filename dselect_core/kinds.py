@@ -101,11 +101,13 @@ class FromSamples:
 
     compute: gets the SAMPLES frame of the missing rows, the settings, `emit` and a progress. It hands frames with the
     kind's columns to `emit` as they are finished, in the end one row per sample, in any order.
-    paid: each row costs money, so finished rows are written every few seconds and a plan says the price.
+    paid: each row costs money, so finished rows are written every few seconds and a plan says the price. runs_model: a
+    model that runs here grades, so a plan says its tokens.
     """
 
     compute: Callable[[pl.DataFrame, Settings, Emit, Progress | None], None]
     paid: bool = False
+    runs_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ class Kind:
     computation: how it is computed, or a function of the settings that says so.
     keys: SAMPLE (made source by source) or PAIR (made over the pool).
     array: the column kept in array files beside the parts. pool_field: the field of `Pool` that array becomes.
-    retry_nulls: a null is an attempt that failed and is tried again, not an answer. give_up_after: the setting that
-    says after how many attempts it is one; None: never.
+    retry_nulls: a null is an attempt that failed and is tried again, not an answer; or a function of the settings that
+    says so. give_up_after: the setting that says after how many attempts it is one; None: never.
     needs: other kinds it cannot be made without.
     parameters: keys of its provenance that leave its `of_text` columns alone.
     may_be_constant: whether one value in all rows of such a table is no sign of a fault.
@@ -173,7 +175,7 @@ class Kind:
     keys: tuple[str, ...] = SAMPLE
     array: str | None = None
     pool_field: str | None = None
-    retry_nulls: bool = False
+    retry_nulls: bool | Callable[[Settings], bool] = False
     give_up_after: Callable[[Settings], int | None] = lambda settings: None
     needs: frozenset[str] = frozenset()
     parameters: frozenset[str] = frozenset()
@@ -192,10 +194,10 @@ class Kind:
         """The columns of its table beside the keys: those that are stored, then those of the pair."""
         return (*self.columns, *self.pair_columns)
 
-    @property
-    def retry(self) -> str | None:
+    def retry(self, settings: Settings) -> str | None:
         """The column whose null is tried again; None where a null is an answer."""
-        return self.value if self.retry_nulls else None
+        retries = self.retry_nulls(settings) if callable(self.retry_nulls) else self.retry_nulls
+        return self.value if retries else None
 
     def computed_by(self, settings: Settings) -> Computation:
         """How the kind is computed under these settings."""

@@ -38,6 +38,9 @@ sources:                           # the format of the rows is detected; `format
 
 # Without this, a built-in heuristic grades the responses for D3; it is no LLM, and every record says so:
 # grader: {{base_url: https://api.openai.com/v1, model: gpt-4o-mini, api_key: {{env: OPENAI_API_KEY}}}}
+# or a model that runs here, a reward model or a causal LM that is asked for yes or no:
+# grader: {{reward_model: Skywork/Skywork-Reward-V2-Qwen3-0.6B, dtype: bfloat16}}
+# grader: {{judge: Qwen/Qwen2.5-7B-Instruct, dtype: bfloat16}}
 
 coresets:  # strategy: {strategies}
   d3-10pct:   {{strategy: d3, budget: 10%}}            # difficult, dependable, diverse

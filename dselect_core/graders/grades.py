@@ -1,42 +1,69 @@
 """Dependability of an answer (D3's d3, arXiv 2503.11441): the grades table, whoever grades.
 
 The paper asks "an external LLM"; the scales are ours. `rating`: an LLM's 1–5 as (r - 1)/4, clipped to
-[0.05, 1] (openai_grader.py). `heuristic`: the builtin checks, where no endpoint is configured
+[0.05, 1] (openai_grader.py). `reward`: a reward model's value through a sigmoid (reward_grader.py). `probability`: how
+probable a judge's yes is (local_judge.py). `heuristic`: the builtin checks, where nobody else is named
 (heuristic_grader.py). Every record names its grader and scale. A failed grade is null with its reason.
 
 The endpoint's address is not part of the provenance, only the model's name: moving a model behind another proxy
-must not buy every grade again. Two different models served under one name have to be given two names.
+must not buy every grade again. Two different models served under one name have to be given two names. A model that runs
+here is known by its content.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from dselect_core.escape import markdown_cell
-from dselect_core.graders import heuristic_grader, openai_grader
+from dselect_core.graders import heuristic_grader, local_judge, openai_grader, reward_grader
+from dselect_core.graders.judge_prompt import PROBABILITY, RATING
 from dselect_core.graders.judge_reply import Judgement, shorten
 from dselect_core.kinds import Column, Emit, FromSamples, Kind
+from dselect_core.lm import load, target_model
 from dselect_core.progress import Progress
-from dselect_core.settings.settings import GraderSpec, Settings
+from dselect_core.settings.grader_spec import GraderSpec
+from dselect_core.settings.settings import Settings
 
 _REPORT_EVERY = 500
 
+Row = dict[str, Any]
+Made = Callable[[list[Row]], None]
 
-def grader_provenance(spec: GraderSpec) -> dict[str, Any]:
-    """Everything that can change a grade, and nothing else (not concurrency, timeout, retries or address).
 
-    Raises DselectError when the rubric cannot be read.
+def grader_provenance(
+    spec: GraderSpec,
+    identify: Callable[[str, str | None], str] = lambda path, revision: load.identity(path, revision, load.IDENTITIES),
+) -> dict[str, Any]:
+    """Everything that can change a grade, and nothing else (not concurrency, timeout, retries, address or device).
+
+    identify: (path or hub name, revision) of a model that runs here → a string that names exactly its weights.
+    Raises DselectError when the rubric or the model cannot be read.
     """
     if spec.is_builtin:
         return {"score": "dependability", "scale": "heuristic", "grader": heuristic_grader.NAME}
+    if spec.local_model is not None:
+        judged = spec.judge is not None
+        name = f"judge/{local_judge.VERSION}" if judged else f"reward-model/{reward_grader.VERSION}"
+        rubric = {"rubric": PROBABILITY.instructions(spec)} if judged else {}
+        return {
+            "score": "dependability",
+            "scale": _scale(spec),
+            "grader": name,
+            "model": identify(spec.local_model, spec.revision),
+            "dtype": spec.dtype,
+            "max_length": spec.max_length,
+            **rubric,
+        }
     return {
         "score": "dependability",
         "scale": "rating",
         "grader": f"openai-compatible/{openai_grader.VERSION}",
         "model": spec.model,
-        "rubric": openai_grader.instructions(spec),
+        "rubric": RATING.instructions(spec),
         "temperature": spec.temperature,
         "max_tokens": spec.max_tokens,
     }
@@ -48,55 +75,82 @@ def grade(
     progress: Progress | None = None,
     emit: Emit | None = None,
 ) -> pl.DataFrame:
-    """Grade SAMPLES (columns sample_id and messages are read): GRADES, one row per sample, in their order.
+    """Grade SAMPLES (columns sample_id and messages are read, tools where they are): GRADES, one row per sample, in
+    their order.
 
     progress(done, total) is called now and then; emit gets the same rows as they are made, each once, in any order.
-    Raises DselectError when the grader as a whole cannot work (no key, nobody answering); a single failure is a null
-    grade with its reason in `error`.
+    Raises DselectError when the grader as a whole cannot work (no key, nobody answering, no such model); a single
+    failure is a null grade with its reason in `error`.
     """
-    pairs = list(samples.select("sample_id", "messages").iter_rows())
 
-    def made(rows: list[tuple[Any, ...]]) -> None:
+    def made(rows: list[Row]) -> None:
         if emit is not None and rows:
             emit(_frame(rows))
 
-    return _frame(_heuristic(pairs, progress, made) if spec.is_builtin else _openai(pairs, spec, progress, made))
+    by = _heuristic if spec.is_builtin else _local if spec.is_local else _openai
+    return _frame(by(samples, spec, progress, made))
 
 
-def _frame(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=GRADES.schema(), orient="row")
+def _frame(rows: list[Row]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=GRADES.schema())
 
 
-Made = Callable[[list[tuple[Any, ...]]], None]
+def _scale(spec: GraderSpec) -> str:
+    return local_judge.SCALE if spec.judge is not None else reward_grader.SCALE
 
 
-def _heuristic(pairs: list[Any], progress: Progress | None, made: Made) -> list[tuple[Any, ...]]:
+def _heuristic(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made) -> list[Row]:
     now = datetime.now(UTC)
-    rows: list[tuple[Any, ...]] = []
+    rows: list[Row] = []
     told = 0
-    for done, (sample_id, messages) in enumerate(pairs, start=1):
+    for done, (sample_id, messages) in enumerate(samples.select("sample_id", "messages").iter_rows(), start=1):
         value: float | None = None
         line = failure = None
         try:
             value, line = heuristic_grader.grade_messages(messages)
         except Exception as error:  # one strange text must not cost the others their grades
             failure = shorten(f"the checks failed: {type(error).__name__}: {error}")
-        rows.append((sample_id, value, "heuristic", heuristic_grader.NAME, None, line, failure, None, None, now))
-        if done % _REPORT_EVERY == 0 or done == len(pairs):
+        graded = {"grade": value, "rationale": line, "error": failure, "graded_at": now}
+        rows.append({"sample_id": sample_id, "scale": "heuristic", "grader": heuristic_grader.NAME, **graded})
+        if done % _REPORT_EVERY == 0 or done == samples.height:
             made(rows[told:])
             told = done
             if progress is not None:
-                progress(done, len(pairs))
+                progress(done, samples.height)
     return rows
 
 
-def _openai(pairs: list[Any], spec: GraderSpec, progress: Progress | None, made: Made) -> list[tuple[Any, ...]]:
-    def row(sample_id: str, j: Judgement) -> tuple[Any, ...]:
-        bought = (j.rating, j.rationale, j.error, j.prompt_tokens, j.completion_tokens, j.graded_at)
-        return (sample_id, j.grade, "rating", spec.model, *bought)
+def _openai(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made) -> list[Row]:
+    pairs = list(samples.select("sample_id", "messages").iter_rows())
+
+    def row(sample_id: str, judgement: Judgement) -> Row:
+        return {"sample_id": sample_id, "scale": "rating", "grader": spec.model, **vars(judgement)}
 
     judged = openai_grader.judge(pairs, spec, progress, lambda at, j: made([row(pairs[at][0], j)]))
     return [row(sample_id, j) for (sample_id, _), j in zip(pairs, judged, strict=True)]
+
+
+def _local(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made) -> list[Row]:
+    """Grades of a model that runs here: in memory while it grades, and the target model is not."""
+    if samples.is_empty():
+        return []
+    target_model.close_target_model()
+    rows: dict[str, Row] = {}
+    # A folder's place is the user's own; its content is in the provenance.
+    path = spec.local_model or ""
+    of_all = {"scale": _scale(spec), "grader": Path(path).name if Path(path).expanduser().is_dir() else path}
+    grader = reward_grader if spec.reward_model is not None else local_judge
+    try:
+        with closing(grader.grade(samples, spec)) as batches:
+            for batch in batches:
+                graded = [row | of_all for row in batch]
+                made(graded)
+                rows |= {row["sample_id"]: row for row in graded}
+                if progress is not None:
+                    progress(len(rows), samples.height)
+    finally:
+        load.free_memory()
+    return [rows[sample_id] for sample_id in samples["sample_id"]]
 
 
 def _compute(samples: pl.DataFrame, settings: Settings, emit: Emit, progress: Progress | None) -> None:
@@ -104,11 +158,14 @@ def _compute(samples: pl.DataFrame, settings: Settings, emit: Emit, progress: Pr
 
 
 def _description(settings: Settings) -> str:
-    by = (
-        "the builtin heuristic grader, which is no LLM and says so in every record"
-        if settings.grader.is_builtin
-        else f"{markdown_cell(settings.grader.model)} behind an OpenAI-compatible endpoint"
-    )
+    spec = settings.grader
+    if spec.is_builtin:
+        by = "the builtin heuristic grader, which is no LLM and says so in every record"
+    elif spec.is_local:
+        what = "judge" if spec.judge is not None else "reward model"
+        by = f"the {what} {markdown_cell(spec.local_model)}, which runs here"
+    else:
+        by = f"{markdown_cell(spec.model)} behind an OpenAI-compatible endpoint"
     return f"Correctness, helpfulness and reliability of each response (D3's dependability), by {by}."
 
 
@@ -120,22 +177,32 @@ GRADES = Kind(
         Column(
             "grade", pl.Float64(), "dependability of the response, 1 the best", value_range=(0.0, 1.0), rankable=True
         ),
-        Column("scale", pl.String(), "what the grade comes from: `rating` of a judge, or `heuristic` checks"),
-        Column("grader", pl.String(), "name of the judge's model, or of the heuristic grader and its version"),
+        Column(
+            "scale",
+            pl.String(),
+            "what the grade comes from: `rating` or `probability` of a judge, `reward` of a reward model, or "
+            "`heuristic` checks",
+        ),
+        Column("grader", pl.String(), "name of the model that graded, or of the heuristic grader and its version"),
         Column("rating", pl.Float64(), "what the judge said, 1 to 5"),
         Column("rationale", pl.String(), "the judge's reason, or the checks that found something"),
+        Column("reward", pl.Float64(), "what the reward model gave, before the sigmoid"),
+        Column("logprob_yes", pl.Float64(), "log-probability that the judge's first token is yes", unit="nats"),
+        Column("logprob_no", pl.Float64(), "log-probability that the judge's first token is no", unit="nats"),
         Column("error", pl.String(), "why there is no grade"),
-        Column("prompt_tokens", pl.Int64(), "tokens that the judge was sent", unit="tokens"),
+        Column("prompt_tokens", pl.Int64(), "tokens that the grader was given", unit="tokens"),
         Column("completion_tokens", pl.Int64(), "tokens that the judge answered with", unit="tokens"),
         Column("graded_at", pl.Datetime("us", "UTC"), "when the grade was given", unit="UTC"),
     ),
     value="grade",
     reason_column="error",
-    # A grade that failed may succeed tomorrow.
-    retry_nulls=True,
+    # A grade that failed may succeed tomorrow, but where a model that runs here gave none: it would give none again.
+    retry_nulls=lambda settings: not settings.grader.is_local,
     give_up_after=lambda settings: settings.grader.give_up_after,
-    provenance=lambda inputs: grader_provenance(inputs.settings.grader),
-    computation=lambda settings: FromSamples(_compute, paid=not settings.grader.is_builtin),
+    provenance=lambda inputs: grader_provenance(inputs.settings.grader, inputs.identify),
+    computation=lambda settings: FromSamples(
+        _compute, paid=settings.grader.model is not None, runs_model=settings.grader.is_local
+    ),
     # The heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.
     may_be_constant=lambda table: set(table["scale"]) == {"heuristic"},
 )

@@ -17,7 +17,7 @@ from dselect_core.errors import DselectError
 from dselect_core.graders.judge_reply import Judgement, NotACompletionError, read_completion, shorten
 from dselect_core.kinds import NOT_TRIED
 from dselect_core.progress import Progress
-from dselect_core.settings.settings import GraderSpec
+from dselect_core.settings.grader_spec import GraderSpec
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

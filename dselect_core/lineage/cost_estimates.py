@@ -1,4 +1,4 @@
-"""Estimates for a plan: the tokens of rows that were not tokenised yet, and the price of a grade before it is bought.
+"""Estimates for a plan: the tokens of rows that were not tokenised yet, and those of a grade that is not made yet.
 
 Both follow from what the same model or judge counted before, by characters; from stated constants where it never
 counted.
@@ -6,8 +6,8 @@ counted.
 
 import polars as pl
 
-from dselect_core.graders import openai_grader
-from dselect_core.settings.settings import GraderSpec
+from dselect_core.graders.judge_prompt import PROBABILITY, RATING
+from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.storage.score_store import Store
 
 SHOTS = 0.54
@@ -36,17 +36,20 @@ def lengths(characters: pl.DataFrame, difficulty: Store | None) -> pl.DataFrame:
     return samples.select("sample_id", tokens=estimate)
 
 
-def judge_tokens(rows: pl.DataFrame, characters: pl.DataFrame, spec: GraderSpec, grades: Store) -> tuple[int, int]:
-    """(prompt, completion) tokens to be bought for `rows` (sample_id).
+def grader_tokens(rows: pl.DataFrame, characters: pl.DataFrame, spec: GraderSpec, grades: Store) -> tuple[int, int]:
+    """(prompt, completion) tokens that a judge or a reward model will take for `rows` (sample_id).
 
-    From what earlier grades of the same provenance took; else from the texts' length, and the limit of an answer.
+    From what earlier grades of the same provenance took; else from the texts' length, and the limit of an answer. A
+    model that runs here writes none.
     """
-    rubric_characters = len(openai_grader.instructions(spec))
+    prompt = PROBABILITY if spec.judge is not None else None if spec.is_local else RATING
+    rubric_characters = 0 if prompt is None else len(prompt.instructions(spec))
     prompt_characters = int(rows.join(characters, on="sample_id")["characters"].sum()) + rubric_characters * rows.height
     bought = grades.read(characters, _BOUGHT)
     bought = bought.drop_nulls() if bought.height else bought
     if bought.is_empty():
-        return int(prompt_characters / CHARACTERS_PER_TOKEN), rows.height * spec.max_tokens
+        completion_limit = 0 if spec.is_local else spec.max_tokens
+        return int(prompt_characters / CHARACTERS_PER_TOKEN), rows.height * completion_limit
     bought_characters = int(bought.join(characters, on="sample_id")["characters"].sum())
     bought_characters += rubric_characters * bought.height
     tokens_per_character = int(bought["prompt_tokens"].sum()) / max(1, bought_characters)

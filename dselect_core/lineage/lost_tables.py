@@ -93,7 +93,7 @@ def lost_scores(workspace: Workspace, sources: Collection[str]) -> dict[AssetPar
 
 def given_up_rows(workspace: Workspace, sources: Collection[str]) -> dict[AssetPartition, int]:
     """How many rows were tried so often in vain that they are not tried again."""
-    todos = _score_todos(workspace, sources, lambda kind: kind.retry_nulls)
+    todos = _score_todos(workspace, sources, lambda kind: kind.retry(workspace.settings) is not None)
     return {(todo.kind.asset, todo.source): todo.given_up for todo in todos if todo.given_up}
 
 

@@ -17,7 +17,7 @@ import polars as pl
 from dselect_core.coreset.todo import CoresetTodo, UpstreamChanges, coreset_todos
 from dselect_core.errors import DselectError
 from dselect_core.kinds import FromSamples, FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
-from dselect_core.lineage.cost_estimates import SHOTS, judge_tokens, lengths
+from dselect_core.lineage.cost_estimates import SHOTS, grader_tokens, lengths
 from dselect_core.lineage.plan import Plan, Rate, Reasons, Step
 from dselect_core.lineage.plan_rounds import RoundPlans
 from dselect_core.lineage.plan_trials import trial_steps
@@ -144,9 +144,12 @@ class _Planner:
         settings = self.workspace.settings
         for todo in due:
             computation = todo.kind.computed_by(settings)
-            if isinstance(computation, FromSamples) and computation.paid and todo.store is not None:
-                price = judge_tokens(todo.missing_rows, self.pool.characters, settings.grader, todo.store)
-                step = replace(step, judge_tokens=price)
+            if not isinstance(computation, FromSamples) or todo.store is None:
+                continue
+            if computation.paid or computation.runs_model:
+                taken = grader_tokens(todo.missing_rows, self.pool.characters, settings.grader, todo.store)
+                is_bought = computation.paid
+                step = replace(step, judge_tokens=taken) if is_bought else replace(step, grader_tokens=taken[0])
         if any(todo.kind.reads_model(settings) for todo in due):
             step = replace(step, tokens=self._tokens_of_model(source), pass_name="forward pass")
         return step

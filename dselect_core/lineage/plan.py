@@ -47,8 +47,8 @@ class Step:
 
     computed, reused: rows; of a trial, models to tune and those tuned before. exact: False where `computed` is an
     estimate. tokens: through the model, estimated from lengths; the assets of one pass (`pass_name`) name the same
-    tokens. judge_tokens: (prompt, completion) to pay for. seconds: from past runs, None without any. evaluations: of
-    models, each on one held-out source or task.
+    tokens. judge_tokens: (prompt, completion) to pay for. grader_tokens: through a reward model or judge that runs
+    here. seconds: from past runs, None without any. evaluations: of models, each on one held-out source or task.
     """
 
     asset: str
@@ -59,6 +59,7 @@ class Step:
     exact: bool = True
     tokens: int | None = None
     judge_tokens: tuple[int, int] | None = None
+    grader_tokens: int | None = None
     seconds: float | None = None
     pass_name: str = ""
     evaluations: int | None = None
@@ -91,6 +92,11 @@ class Plan:
         """(prompt, completion) tokens to be bought from the judge."""
         bought = [step.judge_tokens for step in self.steps if step.judge_tokens is not None]
         return sum(prompt for prompt, _ in bought), sum(completion for _, completion in bought)
+
+    @property
+    def grader_tokens(self) -> int:
+        """Tokens through the reward model or judge that runs here."""
+        return sum(step.grader_tokens or 0 for step in self.steps)
 
     @property
     def seconds(self) -> float | None:

@@ -11,6 +11,7 @@ them as they are.
 import datetime
 import json
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -137,13 +138,16 @@ class ChatTemplate:
             messages, tools = as_texts(messages, tools), None
         return (messages if self.keeps_system else without_system(messages)), tools
 
-    def text(self, messages: list[Message], tools: Tools = None, *, generation_prompt: bool = False) -> str:
+    def text(
+        self, messages: list[Message], tools: Tools = None, *, generation_prompt: bool = False, **options: Any
+    ) -> str:
         """The rendered text of accepted messages; generation_prompt: with the mark that opens the next answer.
 
-        Raises UnrenderableError with the template's own words when it refuses the conversation.
+        options: what a template may ask for besides (`enable_thinking` of Qwen3). Raises UnrenderableError with the
+        template's own words when it refuses the conversation.
         """
         try:
-            return self._render(messages, tools, generation_prompt=generation_prompt)
+            return self._render(messages, tools, generation_prompt=generation_prompt, options=options)
         except Exception as error:  # jinja raises what the template's author chose
             raise UnrenderableError(f"the chat template refuses this conversation ({first_line(error)})") from error
 
@@ -167,7 +171,13 @@ class ChatTemplate:
         return [(int(start), int(end)) for start, end in rendered[1][0]]
 
     def _render(
-        self, messages: list[Message], tools: Tools, *, generation_prompt: bool, form: MessageForm | None = None
+        self,
+        messages: list[Message],
+        tools: Tools,
+        *,
+        generation_prompt: bool,
+        form: MessageForm | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         return str(
             self.tokenizer.apply_chat_template(
@@ -176,6 +186,7 @@ class ChatTemplate:
                 chat_template=self._dated_source,
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
+                **(options or {}),
             )
         )
 

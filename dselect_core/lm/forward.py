@@ -24,8 +24,8 @@ from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded, 
 
 # Trees that are sorted by length at a time where batches are padded: this bounds memory.
 _SORTED_TREES = 4096
-# Relative distance between packed and padded states that is float noise. bfloat16 keeps 8 bits of the mantissa.
-_NOISE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+NOISE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Relative distance between packed and padded states that is float noise. bfloat16 keeps 8 bits of the mantissa."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Signals:
     loss, entropy, upd: [sequences], mean over scored tokens (nats, nats, 1), NaN where no token is scored.
     prompt_state, state: [pooled, d] mean of the last layer over the prompt, and over all tokens; neurons: {layer:
     [pooled, m]} mean |value entering the MLP's down projection| over the chosen tokens. pooled: the sequences with a
-    `prompt`, in order.
+    `prompt`, in order. next_token: [sequences, tokens asked for], the log-probability of each behind the sequence.
     """
 
     loss: np.ndarray | None = None
@@ -44,6 +44,7 @@ class Signals:
     prompt_state: np.ndarray | None = None
     state: np.ndarray | None = None
     neurons: dict[int, np.ndarray] = field(default_factory=dict)
+    next_token: np.ndarray | None = None
 
 
 def upd_per_token(loss: Tensor, entropy: Tensor, vocabulary: int, beta: float) -> Tensor:
@@ -127,7 +128,7 @@ class Forward:
             raise DselectError(
                 f"a sequence of {max(s.total_tokens for s in batch)} tokens does not fit into the memory of "
                 f"{self.device}: "
-                "lower `max_length` under `model`, or choose a smaller model or another `device`"
+                "lower its `max_length`, or choose a smaller model or another `device`"
             )
         for part in parts:
             yield from self._halving(part, want, how)
@@ -151,11 +152,14 @@ class Forward:
         beta: float = 1.0,
         neuron_tokens: str = "prompt",
         neuron_layers: list[int] | None = None,
+        next_tokens: tuple[int, ...] = (),
     ) -> Signals:
-        """Signals of one batch. `want` ⊆ {difficulty, embeddings, activations}; roots precede their continuations.
+        """Signals of one batch. `want` ⊆ {difficulty, embeddings, activations, next_token}; roots precede their
+        continuations.
 
-        beta: UPD's exponent; neuron_tokens: `prompt` or `all`; neuron_layers: all by default. Raises DselectError when
-        a signal is wanted that this model does not give.
+        beta: UPD's exponent; neuron_tokens: `prompt` or `all`; neuron_layers: all by default; next_tokens: ids of the
+        tokens whose probability behind each sequence is wanted. Raises DselectError when a signal is wanted that this
+        model does not give.
         """
         for signal in sorted(want & self.cannot.keys()):
             raise DselectError(self.cannot[signal])
@@ -181,6 +185,8 @@ class Forward:
             signals.prompt_state = _means(states, [(start, mid) for start, _, mid in pooled])
         if "difficulty" in want:
             self._token_scores(signals, layout, states, beta)
+        if "next_token" in want:
+            signals.next_token = self._next_token(layout, states, next_tokens)
         return signals
 
     def packed_states(self, layout: Layout) -> tuple[Tensor, set[int | None]]:
@@ -218,13 +224,21 @@ class Forward:
                 for values in (loss, entropy, upd)
             )
 
+    def _next_token(self, layout: Layout, states: Tensor, tokens: tuple[int, ...]) -> np.ndarray:
+        """Float32 [sequences, tokens]: log-softmax, in float32, of the logits behind each sequence's last token."""
+        last = states[torch.tensor([end - 1 for _, end in layout.spans], device=states.device)]
+        last = last.to(self.head.weight.device)
+        logits = self.head(last) if self.plain_head else OwnHead(self.model, self.body)(last)
+        values: np.ndarray = torch.log_softmax(logits.float(), dim=1)[:, list(tokens)].cpu().numpy()
+        return values
+
     @torch.inference_mode()
     def _check_causal(self) -> None:
         """Raises DselectError when tokens see what follows: an encoder's losses are no difficulty."""
         ids = torch.arange(1, 13, device=self.device).repeat(2, 1)
         ids[1, -1] = 13
         one, other = self.body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].double()
-        if (one - other).norm() > _NOISE[next(self.model.parameters()).dtype] * one.norm():
+        if (one - other).norm() > NOISE[next(self.model.parameters()).dtype] * one.norm():
             raise DselectError(
                 f"{type(self.model).__name__} is not causal: its tokens see the tokens that follow (an encoder?). "
                 "A causal language model is needed."
@@ -267,7 +281,7 @@ class Forward:
         padded_states = self.padded_states(row_layout, longest)
         for (start, end), (row, row_end) in zip(layout.spans, row_layout.spans, strict=True):
             a, b = packed_states[start:end].double(), padded_states[row:row_end].double()
-            if not (a - b).norm() <= _NOISE[packed_states.dtype] * b.norm():
+            if not (a - b).norm() <= NOISE[packed_states.dtype] * b.norm():
                 return "flat and padded batches give different states"
         return None
 

@@ -6,6 +6,7 @@ inode, size and times of the files. One of these times is that of the inode's la
 folder that was moved, copied or touched is hashed again, and no other content passes for the one that was hashed.
 """
 
+import gc
 import hashlib
 import json
 import logging
@@ -181,19 +182,19 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
             f"model {path}: `device: balanced` needs accelerate (pip install accelerate): {first_line(error)}"
         ) from error
     except Exception as error:  # whatever the code of hundreds of families raises
-        raise DselectError(f"model {path}: cannot be opened as a causal language model: {_described(error)}") from error
-    _check_vocabulary(path, tokenizer, model)
+        raise DselectError(f"model {path}: cannot be opened as a causal language model: {described(error)}") from error
+    check_vocabulary(path, tokenizer, model)
     model.eval()
     try:
         if not spread:
             model.to(device(spec.device))
         forward = Forward(model)
     except DselectError as error:
-        raise DselectError(f"model {path} ({_family(model)}): {error}") from error
+        raise DselectError(f"model {path} ({family(model)}): {error}") from error
     except Exception as error:
         raise DselectError(
-            f"model {path}: models of the family {_family(model)} do not run here: {_described(error)}. "
-            "Choose another model under `model`."
+            f"model {path}: models of the family {family(model)} do not run here: {described(error)}. "
+            "Choose another model."
         ) from error
     renderer = Renderer(tokenizer, _window(model.config, spec), spec.template, spec.date)
     return LanguageModel(model_identity, renderer, forward, spec)
@@ -212,7 +213,7 @@ def provenance_without_weights(path: str, spec: ModelSpec, model_identity: str) 
     try:
         config = AutoConfig.from_pretrained(path, revision=spec.revision)
     except Exception as error:  # whatever the code of hundreds of families raises
-        raise DselectError(f"model {path}: cannot be opened as a causal language model: {_described(error)}") from error
+        raise DselectError(f"model {path}: cannot be opened as a causal language model: {described(error)}") from error
     return _provenance(model_identity, spec, Renderer(tokenizer, _window(config, spec), spec.template, spec.date))
 
 
@@ -232,10 +233,10 @@ def open_tokenizer(path: str, spec: ModelSpec) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path, revision=spec.revision)
     except Exception as error:  # whatever the code of hundreds of families raises
-        raise DselectError(f"model {path}: cannot be opened as a causal language model: {_described(error)}") from error
+        raise DselectError(f"model {path}: cannot be opened as a causal language model: {described(error)}") from error
 
 
-def _check_vocabulary(path: str, tokenizer: Any, model: Any) -> None:
+def check_vocabulary(path: str, tokenizer: Any, model: Any) -> None:
     """Raises DselectError when a token's id lies beyond the model's embedding, or beyond its output layer."""
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     layers = {"embedding": model.get_input_embeddings(), "output layer": model.get_output_embeddings()}
@@ -251,13 +252,29 @@ def _check_vocabulary(path: str, tokenizer: Any, model: Any) -> None:
             )
 
 
-def _family(model: Any) -> str:
+def family(model: Any) -> str:
+    """The family of a model and its class, for a message."""
     return f"{getattr(model.config, 'model_type', None) or '?'}, {type(model).__name__}"
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """An error of a model's own code in one line, with its class where that says something."""
     line = first_line(error)
     return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
+
+
+def commit_of(model_identity: str) -> str | None:
+    """The commit of a hub model by its identity, so that exactly what was identified is opened; None of a folder."""
+    return model_identity.rpartition("@")[2] if model_identity.startswith("hub:") else None
+
+
+def free_memory() -> None:
+    """Give back the memory of models that nobody holds any more, on the GPU too."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def device(name: str) -> str:

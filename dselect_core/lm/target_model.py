@@ -70,6 +70,13 @@ def open_target_model(workspace: Workspace) -> load.LanguageModel:
     return _open(workspace, record["path"], record["identity"])
 
 
+def close_target_model() -> None:
+    """Take the target model out of memory, for another model is to be opened. Whoever needs it opens it again."""
+    if _load_once.cache_info().currsize:
+        _load_once.cache_clear()
+        load.free_memory()
+
+
 def provenance(workspace: Workspace) -> dict[str, Any]:
     """`LanguageModel.provenance` of the target model. It opens the model only if no process has opened it before.
 

@@ -100,7 +100,7 @@ def score_todos(
             why = ROWS_CHANGED
         elif not _only(rows.samples, absent_ids).is_empty():
             why, lost = "scores are gone from the store", True
-        elif kind.retry_nulls and (failed := _only(rows.samples, missing_ids).height):
+        elif kind.retry(workspace.settings) and (failed := _only(rows.samples, missing_ids).height):
             why, lost, retried = f"{failed} failed {kind.name} {TRIED_AGAIN}", True, True
         else:
             why = (other_reasons or {}).get(source, lost_file)
@@ -189,7 +189,7 @@ def update_scores(
 
 def _counting_attempts(kind: Kind, store: Store, samples: pl.DataFrame, emit: Emit) -> Emit:
     """`emit`, which also says of each row that failed how often it has."""
-    if not kind.retry_nulls:
+    if store.retry_column is None:
         return emit
     earlier = store.read(samples, [kind.value, kind.reason_column])
     if earlier.is_empty():

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, explain_unknown_key
+from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.tuning_spec import FeedbackSpec
 
@@ -84,6 +85,12 @@ class ModelSpec(StrictModel):
         TEMPLATE_DATE, description="what a chat template that prints today's date prints instead"
     )
     batch_tokens: int = Field(4096, gt=0, description="tokens per forward pass; halved when memory does not do")
+
+    @classmethod
+    def of_grader(cls, grader: GraderSpec, commit: str | None) -> "ModelSpec":
+        """How a reward model or judge is opened. commit: that of a hub model, else None."""
+        options = grader.model_dump(include={"dtype", "device", "max_length", "batch_tokens"})
+        return cls(path=grader.local_model or "", revision=commit, **options)
 
 
 class WarmupSpec(StrictModel):
@@ -156,51 +163,6 @@ class ActivationSpec(StrictModel):
     layers: list[int] | None = Field(None, description="layers used; all by default")
 
 
-class SecretFromEnv(StrictModel):
-    """A secret that is read from the environment when it is used, and never written."""
-
-    env: str = Field(description="name of the environment variable")
-
-
-class TokenPrice(StrictModel):
-    """What a judge's tokens cost."""
-
-    prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
-    completion: float = Field(ge=0, description="US dollars per million completion tokens")
-
-
-class GraderSpec(StrictModel):
-    """The builtin heuristic by default; an OpenAI-compatible endpoint when `base_url` or `model` is given."""
-
-    base_url: str | None = Field(None, description="address of an OpenAI-compatible endpoint")
-    model: str | None = Field(None, description="model that grades; without one the builtin heuristic does")
-    api_key: SecretFromEnv | None = Field(None, description="{env: NAME}: the key is read from the environment")
-    rubric: str | None = Field(None, description="path of a rubric that replaces the shipped one")
-    temperature: float = Field(0.0, ge=0, description="sampling temperature")
-    max_tokens: int = Field(256, gt=0, description="completion tokens at most")
-    concurrency: int = Field(8, gt=0, description="requests under way at once")
-    timeout_seconds: float = Field(60.0, gt=0, description="seconds to wait for a reply")
-    max_retries: int = Field(4, ge=0, description="attempts after the first that failed")
-    give_up_after: int | None = Field(
-        5,
-        gt=0,
-        description="attempts in vain, one a refresh, after which a row is not asked again; null: it always is. "
-        "An outage is no attempt",
-    )
-    usd_per_million_tokens: TokenPrice | None = Field(None, description="prices; `dselect plan` reckons with them")
-
-    @model_validator(mode="after")
-    def _whole(self) -> "GraderSpec":
-        if self.base_url is not None and self.model is None:
-            raise ValueError("a grader with `base_url` needs `model`")
-        return self
-
-    @property
-    def is_builtin(self) -> bool:
-        """Whether the heuristic grades, for no model is named."""
-        return self.model is None
-
-
 class PartSpec(StrictModel):
     """How much finished work may be in memory before it is written: what a killed process can lose."""
 
@@ -237,6 +199,7 @@ class Settings(StrictModel):
             self.trials.model or "",
             self.grader.base_url or "",
             self.grader.rubric or "",
+            self.grader.local_model or "",
         ):
             remember_url(url)
         if self.grader.api_key is not None:
@@ -385,8 +348,11 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     update["trials"] = settings.trials.with_absolute_paths(local, model_path)
     if settings.embeddings.path is not None:
         update["embeddings"] = settings.embeddings.model_copy(update={"path": model_path(settings.embeddings.path)})
-    if settings.grader.rubric is not None:
-        update["grader"] = settings.grader.model_copy(update={"rubric": local(settings.grader.rubric)})
+    grader = settings.grader
+    places = {"rubric": local, "reward_model": model_path, "judge": model_path}
+    of_grader = {key: place(path) for key, place in places.items() if (path := getattr(grader, key)) is not None}
+    if of_grader:
+        update["grader"] = grader.model_copy(update=of_grader)
     return settings.model_copy(update=update)
 
 

@@ -51,7 +51,7 @@ class Workspace:
     def open_store(self, kind: str, fingerprint: str) -> Store:
         """The store of a kind of score under a provenance with that fingerprint."""
         of_kind = kind_of(kind)
-        return Store(self.kind_folder(kind) / fingerprint, of_kind.keys, of_kind.retry, of_kind.array)
+        return Store(self.kind_folder(kind) / fingerprint, of_kind.keys, of_kind.retry(self.settings), of_kind.array)
 
     def head(self, kind: str, source: str) -> UPath:
         """What of the store is the source's now."""

@@ -274,7 +274,7 @@ class Store:
 
         It removes none where a vector is found altered: the next compaction leaves that row out.
         """
-        rows = sort_and_deduplicate(pl.concat(self._with_part_numbers(frames)), self.keys, self.retry_column)
+        rows = sort_and_deduplicate(self._joined(frames), self.keys, self.retry_column)
         new_path = None
         if self.array_column is None:
             new_path = self.append(rows)
@@ -295,12 +295,11 @@ class Store:
                     altered_rows_path(part.path).unlink(missing_ok=True)
         return len(parts)
 
-    def _with_part_numbers(self, frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
-        if self.array_column is None:
-            return list(frames)
-        return [
-            frame.with_columns(pl.lit(number, pl.UInt32).alias(_PART_NUMBER)) for number, frame in enumerate(frames)
-        ]
+    def _joined(self, frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+        """The rows of several parts. Those of an earlier version may lack columns that the kind has today: null."""
+        if self.array_column is not None:
+            frames = [f.with_columns(pl.lit(number, pl.UInt32).alias(_PART_NUMBER)) for number, f in enumerate(frames)]
+        return pl.concat(frames, how="diagonal")
 
     def _read_rows(self, columns: Sequence[str] | None, wanted: pl.DataFrame) -> tuple[pl.DataFrame, PartArrays] | None:
         """Columns of the rows whose keys are in `wanted`, ascending by key, one row per key; None without parts.
@@ -331,7 +330,7 @@ class Store:
             parts = [replace(part, frame=part.frame.clear()) for part in first_part]
         if not parts:
             return None
-        rows = pl.concat(self._with_part_numbers(part.frame for part in parts))
+        rows = self._joined(part.frame for part in parts)
         rows = sort_and_deduplicate(rows, self.keys, self.retry_column, wanted_keys)
         return rows, [(part.path, part.layout) for part in parts if part.layout]
 

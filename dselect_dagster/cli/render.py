@@ -72,7 +72,8 @@ def print_plan(plan: Plan, settings: Settings) -> None:
             about = "" if step.exact else "≈"
             computed = "" if step.computed is None else f"{about}{step.computed:,}"
             reused = "" if step.reused is None else f"{about}{step.reused:,}"
-            tokens = f"≈{step.tokens:,}" if step.tokens else ""
+            step_tokens = step.tokens or step.grader_tokens
+            tokens = f"≈{step_tokens:,}" if step_tokens else ""
             seconds = "" if step.seconds is None else f"≈{step.seconds:,.1f}"
             table.add_row(asset, step.partition or "", computed, reused, tokens, seconds, step.why)
     out.print(table)
@@ -92,6 +93,7 @@ def _sum_of_steps(asset: str, steps: list[Step]) -> Step:
         total("reused"),
         all(step.exact for step in steps),
         total("tokens"),
+        grader_tokens=total("grader_tokens"),
         seconds=total("seconds"),
     )
 
@@ -105,6 +107,10 @@ def _cost_of_plan(plan: Plan, settings: Settings) -> str:
         usd = plan.usd(settings)
         price = "price unknown: set grader.usd_per_million_tokens" if usd is None else f"about ${usd:,.2f}"
         costs.append(f"about {prompt_tokens:,} + {completion_tokens:,} tokens of {settings.grader.model} ({price})")
+    if plan.grader_tokens:
+        local = settings.grader
+        what = "judge" if local.judge is not None else "reward model"
+        costs.append(f"about {plan.grader_tokens:,} tokens through the {what}")
     seconds = plan.seconds
     costs.append(
         "seconds unknown: not everything has run here before" if seconds is None else f"about {seconds:,.0f} s"

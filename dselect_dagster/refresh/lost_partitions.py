@@ -54,7 +54,8 @@ class LostPartitions:
 
     def tried(self, keys: Iterable[AssetPartition]) -> None:
         """Note that these partitions were made, or failed. Attempts that failed in them are for the next refresh."""
-        retrying = {kind.asset for kind in all_kinds().values() if kind.retry_nulls}
+        settings = self._workspace.settings
+        retrying = {kind.asset for kind in all_kinds().values() if kind.retry(settings)}
         done = {key for key in keys if key in self.lost or key[0].to_user_string() in retrying}
         self._tried |= done
         self._is_checked = self._is_checked and not done

@@ -155,7 +155,7 @@ def test_expressions_with_no_or_several_readings_are_refused(text):
 
 def test_grade_frame():
     from dselect_core.graders.grades import GRADES, grade, grader_provenance
-    from dselect_core.settings.settings import GraderSpec
+    from dselect_core.settings.grader_spec import GraderSpec
 
     message = pl.Struct({"role": pl.String, "content": pl.String})
     samples = pl.DataFrame(

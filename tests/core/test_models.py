@@ -84,7 +84,7 @@ def test_an_output_layer_with_fewer_rows_than_the_tokenizer_is_refused(tmp_path:
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.set_output_embeddings(torch.nn.Linear(32, 390, bias=False))
     with pytest.raises(DselectError, match=r"tokens, its output layer 390"):
-        load_module._check_vocabulary("m", tokenizer(), model)
+        load_module.check_vocabulary("m", tokenizer(), model)
 
 
 @pytest.mark.parametrize(

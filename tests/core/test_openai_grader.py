@@ -12,10 +12,10 @@ import pytest
 
 from dselect_core.errors import DselectError
 from dselect_core.graders.grades import GRADES, grade, grader_provenance
+from dselect_core.graders.judge_prompt import RATING
 from dselect_core.graders.judge_reply import parse_rating, rating_to_grade
-from dselect_core.graders.openai_grader import render
 from dselect_core.kinds import NOT_TRIED
-from dselect_core.settings.settings import GraderSpec
+from dselect_core.settings.grader_spec import GraderSpec
 from tests.openai_server import OpenAIServer, Reply, Request, completion, error, rating
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
@@ -476,12 +476,12 @@ def test_the_sample_is_data_for_the_judge():
     assert len(tags) == 6 and len(set(tags)) == 1
     inside = user["content"].split(f"<conversation-{tags[0]}>")[1].split(f"</conversation-{tags[0]}>")
     assert attack in inside[0] and attack not in inside[1]
-    assert render("x", [], "r") == render("x", [], "r") != render("y", [], "r")
+    assert RATING.chat("x", [], "r") == RATING.chat("x", [], "r") != RATING.chat("y", [], "r")
 
 
 def test_system_prompts_and_every_turn_are_shown_in_order():
     turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "2+2?"), ("assistant", "4")]
-    chat = render("x", [{"role": r, "content": c} for r, c in turns], "Rubric.")
+    chat = RATING.chat("x", [{"role": r, "content": c} for r, c in turns], "Rubric.")
     shown = re.findall(r"<(\w+)-[0-9a-f]{12}>\n([^<]*?)\n</", chat[1]["content"])
     assert shown == turns
     assert chat[0]["content"].startswith("Rubric.")

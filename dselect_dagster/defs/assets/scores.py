@@ -43,7 +43,10 @@ def _spec(
     asset: str, kinds: tuple[Kind, ...], settings: Settings, needed: frozenset[str], code_version: str
 ) -> dg.AssetSpec:
     computations = [kind.computed_by(settings) for kind in kinds]
-    if any(isinstance(computation, FromForwardPass) for computation in computations):
+    if any(
+        isinstance(computation, FromForwardPass) or (isinstance(computation, FromSamples) and computation.runs_model)
+        for computation in computations
+    ):
         tool = "torch"
     else:
         paid = any(isinstance(computation, FromSamples) and computation.paid for computation in computations)

@@ -1,0 +1,112 @@
+"""The key `grader` of dselect.yaml: who grades dependability, and how it is reached or run."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from dselect_core.select.recipe import StrictModel
+
+
+class SecretFromEnv(StrictModel):
+    """A secret that is read from the environment when it is used, and never written."""
+
+    env: str = Field(description="name of the environment variable")
+
+
+class TokenPrice(StrictModel):
+    """What a judge's tokens cost."""
+
+    prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
+    completion: float = Field(ge=0, description="US dollars per million completion tokens")
+
+
+# Keys that only some graders read. Set for another one, such a key would be passed over in silence.
+_OF_ENDPOINTS = (
+    "base_url", "api_key", "temperature", "max_tokens", "concurrency", "timeout_seconds", "max_retries",
+    "usd_per_million_tokens",
+)  # fmt: skip
+_OF_LOCAL_MODELS = ("revision", "dtype", "device", "max_length", "batch_tokens")
+
+
+class GraderSpec(StrictModel):
+    """Who grades dependability: the builtin heuristic, or one of three others.
+
+    `model` (with `base_url` where it is not OpenAI's): an LLM behind an OpenAI-compatible endpoint rates 1 to 5.
+    `reward_model`: a sequence classifier with one label, run here; its value through a sigmoid. `judge`: a causal LM,
+    run here; the probability that it answers yes, of yes and no together.
+    """
+
+    base_url: str | None = Field(None, description="address of an OpenAI-compatible endpoint")
+    model: str | None = Field(None, description="model behind the endpoint that grades")
+    reward_model: str | None = Field(
+        None, description="reward model that grades: hub name or folder of a sequence classifier with one label"
+    )
+    judge: str | None = Field(None, description="causal LM that judges here: hub name or folder")
+    api_key: SecretFromEnv | None = Field(None, description="{env: NAME}: the key is read from the environment")
+    rubric: str | None = Field(None, description="path of a rubric that replaces the shipped one")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature")
+    max_tokens: int = Field(256, gt=0, description="completion tokens at most")
+    concurrency: int = Field(8, gt=0, description="requests under way at once")
+    timeout_seconds: float = Field(60.0, gt=0, description="seconds to wait for a reply")
+    max_retries: int = Field(4, ge=0, description="attempts after the first that failed")
+    give_up_after: int | None = Field(
+        5,
+        gt=0,
+        description="attempts in vain, one a refresh, after which a row is not asked again; null: it always is. "
+        "An outage is no attempt",
+    )
+    usd_per_million_tokens: TokenPrice | None = Field(None, description="prices; `dselect plan` reckons with them")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub reward model or judge")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="numeric type of the weights of a reward model or judge"
+    )
+    device: str = Field("auto", description="device of a reward model or judge, as under `model`")
+    max_length: int | None = Field(
+        None,
+        gt=8,
+        description="window of a reward model or judge in tokens; by default its own. What is longer has no grade",
+    )
+    batch_tokens: int = Field(
+        4096, gt=0, description="tokens per forward pass of a reward model or judge; halved when memory does not do"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> "GraderSpec":
+        given = [key for key in ("model", "reward_model", "judge") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one grader grades: give `model`, `reward_model` or `judge`, not {_listed(given)}")
+        if self.base_url is not None and self.model is None:
+            if self.is_local:
+                raise ValueError(f"`base_url` is an endpoint's, and `{given[0]}` runs here: take one of them out")
+            raise ValueError("a grader with `base_url` needs `model`")
+        if self.is_local and (unread := self._set(_OF_ENDPOINTS)):
+            raise ValueError(f"{_listed(unread)}: read by an endpoint's grader only, not by `{given[0]}`: take it out")
+        if not self.is_local and (unread := self._set(_OF_LOCAL_MODELS)):
+            raise ValueError(f"{_listed(unread)}: read with `reward_model` or `judge` only: give one, or take it out")
+        if self.reward_model is not None and self.rubric is not None:
+            raise ValueError("`rubric`: a reward model reads none: take it out, or give a `judge`")
+        return self
+
+    def _set(self, keys: tuple[str, ...]) -> list[str]:
+        """Those of the keys whose value is not the default."""
+        defaults: dict[str, Any] = {name: field.default for name, field in type(self).model_fields.items()}
+        return [key for key in keys if getattr(self, key) != defaults[key]]
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the heuristic grades, for nobody else is named."""
+        return self.model is None and not self.is_local
+
+    @property
+    def local_model(self) -> str | None:
+        """Hub name or folder of the reward model or judge that runs here; None where another grades."""
+        return self.reward_model if self.reward_model is not None else self.judge
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a model that runs here grades."""
+        return self.local_model is not None
+
+
+def _listed(keys: list[str]) -> str:
+    return ", ".join(f"`{key}`" for key in keys)
