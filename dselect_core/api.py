@@ -180,7 +180,8 @@ def choose(
     """Choose from a pool as a recipe of dselect.yaml would; `.order` has the chosen ids in rank order with their gains.
 
     strategy: d3, miwv, mads, facility-location, deita, kcenter, random, topk:<column>. budget: rows (500), a share
-    ("10%") or response tokens ("200000 tokens"). options: the strategy's own. Raises DselectError for an unknown
+    ("10%") or response tokens ("200000 tokens"). options: the other keys of a recipe, such as `quota`, and the
+    strategy's own. Raises DselectError for an unknown
     strategy or option, a budget that the pool cannot fill, or a score that the pool lacks.
     """
     try:

@@ -14,14 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dselect_core.coreset.manifest import is_of, order_identity
+from dselect_core.coreset.spec import spec_version
 from dselect_core.errors import DselectError
-from dselect_core.fingerprint import digest
+from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.clusters import cluster_rows
 from dselect_core.select.order_key import order_key
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.rounding import round_unit_vectors
 from dselect_core.select.select import Selection, required_kinds, select
+from dselect_core.settings.settings import Settings
 from dselect_core.trials.draws import take_balanced
 from tests.core.test_select_continue import Orders
 
@@ -201,7 +204,7 @@ def test_quotas_equal_a_greedy_by_brute_force_or_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("how", ["equal", "sqrt"])
 def test_balance_equals_a_greedy_by_brute_force(name: str, how: str) -> None:
-    for seed in range(CASES // 2):
+    for seed in range(CASES // 5):
         random = np.random.default_rng(seed)
         n = int(random.integers(1, 11))
         pool, budget = make_pool(random, n), int(random.integers(1, n + 1))
@@ -487,3 +490,32 @@ def test_the_key_has_the_mixture_and_the_budget_only_where_it_decides() -> None:
     moved = pool.scores.with_columns(sources=pl.lit(["x"]))
     assert key(pool=Pool(moved, pool.embeddings, pool.neurons), balance="source") != key(balance="source")
     assert key(pool=Pool(moved, pool.embeddings, pool.neurons)) == plain
+
+
+def test_a_recipe_without_a_mixture_is_recorded_as_it_was() -> None:
+    plain = {"strategy": "d3", "budget": "10 rows", "seed": 0}
+    assert spec_version(recipe("d3", 10)) == fingerprint(plain)
+    assert is_of({**order_identity(recipe("d3", 10)), "budget": "10 rows"}, recipe("d3", 20))
+    mixed = recipe("d3", 10, quota={"x": {"max": "30%"}, "y": {"min": 4}}, min_response_tokens=3)
+    as_recorded = plain | {"quota": {"x": {"max": "30%"}, "y": {"min": 4}}, "min_response_tokens": 3}
+    assert spec_version(mixed) == fingerprint(as_recorded)
+    assert CoresetSpec.model_validate(as_recorded) == mixed
+    manifest = order_identity(mixed)
+    assert is_of(manifest, mixed) and not is_of(manifest, recipe("d3", 10))
+    assert not is_of(order_identity(recipe("d3", 10)), mixed)
+
+
+def test_a_quota_of_an_unknown_source_or_one_that_is_held_out_is_refused_with_the_settings() -> None:
+    def of(quota: dict[str, Any]) -> None:
+        Settings.model_validate(
+            {
+                "sources": {"lima": {"path": "l.json"}, "held": {"path": "h.json", "role": "eval"}},
+                "coresets": {"d": {"strategy": "d3", "budget": 9, "quota": quota}},
+            }
+        )
+
+    of({"lima": {"max": "20%"}})
+    with pytest.raises(ValidationError, match=r"coresets\.d\.quota: no source `lime`; did you mean `lima`\?"):
+        of({"lime": {"max": 3}})
+    with pytest.raises(ValidationError, match="`held` has the role eval, so it is never chosen from"):
+        of({"held": {"min": 3}})
