@@ -1,6 +1,7 @@
-"""Random histories of a small corpus: whatever was added, edited, deleted, moved, budgeted, killed, stopped by a
-signal, lost from the storage or refused by a full disk on the way, the tables are those of a fresh run on what is there
-in the end. Each undisturbed refresh computes what its plan said. No coreset is ever visible that no whole run made.
+"""Random histories of a small corpus: whatever was added, edited, deleted, moved, budgeted, divided over sources,
+killed, stopped by a signal, lost from the storage or refused by a full disk on the way, the tables are those of a fresh
+run on what is there in the end. Each undisturbed refresh computes what its plan said. No coreset is ever visible that
+no whole run made.
 
 Each history is a state machine's walk on the real graph, a refresh after each step; a killed or stopped refresh is a
 real process, with an instance of its own, and a real signal; a full disk is a file system in memory that is made as
@@ -41,6 +42,14 @@ STEPS = 3
 ROOT = Path(__file__).parents[2]
 SOURCES = ("a", "b")
 BUDGETS = {"d3": ["10%", "30%", "60%"], "weak": [2, 5, 9], "wide": ["20%", "50%", "90%"]}
+# Any of them can be met by any pool that the histories come to.
+MIXTURES: list[dict[str, object]] = [
+    {},
+    {"balance": "source"},
+    {"balance": {"by": "source", "how": "sqrt"}},
+    {"quota": {"a": {"max": "95%"}, "b": {"min": "5%"}}},
+    {"quota": {"a": {"min": 1}}},
+]
 STRATEGIES = {"d3": "d3", "weak": "miwv", "wide": "mads"}
 Rows = dict[str, list[Row]]
 
@@ -73,6 +82,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 class Histories(RuleBasedStateMachine):
     walked = 0
     compared = 0
+    divided = 0
     disturbed_steps: ClassVar[Counter[str]] = Counter()
     fresh: FromScratch
     start: Graph
@@ -90,6 +100,7 @@ class Histories(RuleBasedStateMachine):
         shutil.copytree(self.start.folder / ".dselect", self.storage, dirs_exist_ok=True)
         self.rows: Rows = {source: list(held) for source, held in START.items()}
         self.budgets = {name: options[1] for name, options in BUDGETS.items()}
+        self.mixtures: dict[str, dict[str, object]] = {name: {} for name in BUDGETS}
         self.steps: list[str] = []
         # Since the last refresh: another process, with a Dagster instance of its own, or the test itself has written.
         self.disturbed = False
@@ -168,8 +179,15 @@ class Histories(RuleBasedStateMachine):
     @rule(recipe=st.sampled_from(sorted(BUDGETS)), which=st.integers(0, 2))
     def budget(self, recipe: str, which: int) -> None:
         self.budgets[recipe] = BUDGETS[recipe][which]
-        self.graph.settings(coresets=recipes(self.budgets))
+        self.graph.settings(coresets=recipes(self.budgets, self.mixtures))
         self._refresh(f"budget of {recipe}")
+
+    @rule(recipe=st.sampled_from(sorted(BUDGETS)), which=st.integers(1, len(MIXTURES) - 1))
+    def divide(self, recipe: str, which: int) -> None:
+        self.mixtures[recipe] = {} if self.mixtures[recipe] == MIXTURES[which] else MIXTURES[which]
+        self.graph.settings(coresets=recipes(self.budgets, self.mixtures))
+        self._refresh(f"{recipe}: {self.mixtures[recipe]}")
+        type(self).divided += 1
 
     @rule(
         source=st.sampled_from(SOURCES),
@@ -251,8 +269,11 @@ class Histories(RuleBasedStateMachine):
             subprocess.run(["umount", str(self.place / ".dselect")], check=True)
 
 
-def recipes(budgets: dict[str, object]) -> dict[str, object]:
-    return {name: {"strategy": STRATEGIES[name], "budget": budget} for name, budget in budgets.items()}
+def recipes(budgets: dict[str, object], mixtures: dict[str, dict[str, object]]) -> dict[str, object]:
+    return {
+        name: {"strategy": STRATEGIES[name], "budget": budget, **mixtures.get(name, {})}
+        for name, budget in budgets.items()
+    }
 
 
 @pytest.fixture
@@ -268,7 +289,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     graph.settings(
         model={"path": str(save_llama(tmp_path_factory.mktemp("model")))},
         sources={name: {"path": f"data/{name}"} for name in SOURCES},
-        coresets=recipes({name: options[1] for name, options in BUDGETS.items()}),
+        coresets=recipes({name: options[1] for name, options in BUDGETS.items()}, {}),
         parts={"rows": 3},
     )
     assert not graph.refresh().failed
@@ -298,5 +319,6 @@ def test_any_history_ends_in_the_tables_of_a_fresh_run(
     )
     record_property("histories walked", Histories.walked)
     record_property("disturbed steps", dict(sorted(Histories.disturbed_steps.items())))
+    record_property("steps that divided a budget", Histories.divided)
     record_property("figures of plans that the runs confirmed", Histories.compared)
     assert Histories.walked >= HISTORIES
