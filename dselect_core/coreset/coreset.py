@@ -16,6 +16,7 @@ from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.kinds import kind_of
 from dselect_core.pool.corpus_index import read_index
+from dselect_core.pool.near_duplicates import read_near_duplicates
 from dselect_core.pool.pool_tables import load_pool, pool_origins, pool_samples, version_of_pool
 from dselect_core.progress import Progress
 from dselect_core.redact import redact_all
@@ -56,7 +57,7 @@ class Candidates:
     """What a recipe chooses from.
 
     version: of the pool's samples and of exactly the scores that the recipe reads. rows: samples of the pool. scores:
-    {"samples", "held out", kind, or "lengths": its version}.
+    {"samples", "held out", "near-duplicates", kind, or "lengths": its version}.
     """
 
     version: str
@@ -73,6 +74,9 @@ def candidates(workspace: Workspace, recipe: str) -> Candidates:
     versions = {"samples": index.version_of(frozenset())}
     if index.held_out.version is not None:
         versions["held out"] = index.held_out.version
+    near_duplicates = read_near_duplicates(workspace)
+    if near_duplicates.version is not None:
+        versions["near-duplicates"] = near_duplicates.version
     absent = uncomputable_kinds(workspace)
     for name in sorted(required_kinds(read_spec(workspace, recipe))):
         if name in absent:

@@ -4,6 +4,7 @@ One cause a sample, the first that holds:
   new row, row gone   it was not, or is no more, in the pool
   recipe              another strategy, option, seed or selection code
   held out      it shares text with an eval source now, or did before (pool/overlap.py)
+  near-duplicate      it is alike to a sample that is kept now, or was before
   changed score       a score the strategy reads is another one, or was made, or is missing now
   budget              its rank lies beyond what the budget bought before, or buys now
   other rows          nothing of its own changed: others came, left or moved, and with them its rank
@@ -14,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from dselect_core.pool.overlap import HELD_OUT
+from dselect_core.select.eligibility import NEAR_DUPLICATE
 from dselect_core.select.rounding import SCORE_STEP
 
 SCHEMA = {
@@ -45,9 +47,12 @@ def changes(before: pl.DataFrame, now: pl.DataFrame, *, same_recipe: bool, same_
         pl.lit(not same_vectors), pl.col("reason").is_null() != pl.col("reason_now").is_null(), *other_scores
     )
     entered, left = pl.col("chosen").is_null(), pl.col("chosen_now").is_null()
-    held_out, held_out_now = (
-        pl.col(reason).str.starts_with(HELD_OUT).fill_null(False) for reason in ("reason", "reason_now")
-    )
+
+    def told(reason: str) -> pl.Expr:
+        """Whether the reason begins so now, and did not before, or the other way round."""
+        then, at_present = (pl.col(name).str.starts_with(reason).fill_null(False) for name in ("reason", "reason_now"))
+        return then != at_present
+
     cause = (
         pl.when(pl.col("was").is_null())
         .then(pl.lit("new row"))
@@ -55,8 +60,10 @@ def changes(before: pl.DataFrame, now: pl.DataFrame, *, same_recipe: bool, same_
         .then(pl.lit("row gone"))
         .when(pl.lit(not same_recipe))
         .then(pl.lit("recipe"))
-        .when(held_out != held_out_now)
+        .when(told(HELD_OUT))
         .then(pl.lit("held out"))
+        .when(told(NEAR_DUPLICATE))
+        .then(pl.lit("near-duplicate"))
         .when(changed)
         .then(pl.lit("changed score"))
         .when((entered & (pl.col("chosen_now") > bought_before)) | (left & (pl.col("chosen") > bought_now)))

@@ -11,6 +11,7 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import kind_of
 from dselect_core.lm.target_model import read_record
 from dselect_core.pool.corpus_index import Index
+from dselect_core.pool.near_duplicates import read_near_duplicates
 from dselect_core.pool.pool_tables import fingerprint_of_pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.strategies import strategy_with_options
@@ -114,6 +115,7 @@ def make_manifest(
         "rows": index.held_out.rows.height,
         "sources": index.held_out.by_source,
     }
+    near_duplicates = read_near_duplicates(workspace)
     return {
         "recipe": recipe,
         "budget": str(spec.budget),
@@ -124,6 +126,7 @@ def make_manifest(
         "sources": index.sources,
         "sources_excluded": index.excluded,
         **({"held_out": held_out} if index.held_out.rows.height else {}),
+        **({} if near_duplicates.version is None else {"near_duplicates": near_duplicates.record(workspace.settings)}),
         "scores": scores,
         "model": model,
     }

@@ -14,6 +14,7 @@ from dselect_core.coreset.manifest import is_of, order_identity, readable_manife
 from dselect_core.fingerprint import fingerprint
 from dselect_core.pool.corpus_index import versions_of_kinds
 from dselect_core.pool.future_pool import FuturePool
+from dselect_core.pool.near_duplicates import near_duplicates_version
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import count_saved_picks, read_saved_order
 from dselect_core.select.select import required_kinds
@@ -30,7 +31,8 @@ class UpstreamChanges:
     pool: the samples there will be, beside the index that was built last. rows_moved: some source has other samples.
     replaced_kinds: kinds with another value for a sample that was there before. lengths_replaced: so have the lengths
     in tokens. index_moves: the corpus index, or a score over the pool, is made again, so every recipe looks.
-    scored_new_ids: name of a kind → samples that are new to the pool and known to have a score.
+    scored_new_ids: name of a kind → samples that are new to the pool and known to have a score. near_duplicates_move:
+    other samples are near-duplicates, or for another reason; also where the run alone can tell.
     """
 
     pool: FuturePool
@@ -39,6 +41,7 @@ class UpstreamChanges:
     lengths_replaced: bool
     index_moves: bool
     scored_new_ids: Callable[[str], pl.DataFrame]
+    near_duplicates_move: bool = False
 
     @property
     def ids_moved(self) -> bool:
@@ -105,20 +108,25 @@ def _coreset_todo(
 ) -> CoresetTodo:
     of_candidates, of_coreset = other_reasons.get(("candidates", recipe)), other_reasons.get(("coreset", recipe))
     of_coreset = of_coreset or lost.get(("coreset", recipe))
-    looks = upstream.index_moves or is_changed or of_candidates is not None
+    looks = upstream.index_moves or upstream.near_duplicates_move or is_changed or of_candidates is not None
     spec, manifest = workspace.settings.coresets[recipe], readable_manifest(workspace, recipe)
     origins = {source: rows.origins for source, rows in upstream.pool.sources.items()}
     renamed = manifest is not None and origins_moved(manifest, origins)
     if not looks and of_coreset is None and not renamed:
         return CoresetTodo(recipe, None, None)
     replaced = required_kinds(spec) & upstream.replaced_kinds
-    is_behind = _is_behind_index(manifest, spec, upstream.pool)
-    rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind or upstream.pool.held_out_moved
+    near_duplicates_move = upstream.near_duplicates_move
+    is_behind = _is_behind_index(manifest, spec, upstream.pool) or (
+        # Where they move, the last table says nothing of the next coreset.
+        manifest is not None and not near_duplicates_move and _is_behind_near_duplicates(workspace, manifest)
+    )
+    held_out_moves = upstream.pool.held_out_moved or near_duplicates_move
+    rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind or held_out_moves
     keeps_order = moves = True
     candidates_move = bool(rows_moved or replaced or (looks and upstream.lengths_replaced))
     if candidates_move:
         why = of_coreset or ("rows changed" if rows_moved else f"scores changed: {', '.join(sorted(replaced))}")
-        keeps_order = not (upstream.ids_moved or replaced or is_behind)
+        keeps_order = not (upstream.ids_moved or replaced or is_behind or near_duplicates_move)
     elif is_changed or of_coreset is not None or renamed:
         why = of_coreset or ("its recipe is new or changed" if is_changed else ORIGINS_MOVED)
         moves = is_changed or ("coreset", recipe) in other_reasons
@@ -132,10 +140,10 @@ def _coreset_todo(
         # Its rounds pick.
         return CoresetTodo(recipe, candidates_why, why, rows, rows, moves=moves, candidates_move=candidates_move)
     saved_picks = _saved_picks(workspace, manifest, spec) if keeps_order else 0
-    # A new row that the strategy drops leaves the order as it was, and its value is not read here.
-    is_certain = keeps_order or (
-        not strategy(spec.strategy).requires and _order_moves(workspace, manifest, spec, upstream)
-    )
+    # A new row that the strategy drops leaves the order as it was, and its value is not read here; so does a row that
+    # is a near-duplicate now for another reason.
+    may_keep = near_duplicates_move or bool(strategy(spec.strategy).requires)
+    is_certain = keeps_order or (not may_keep and _order_moves(workspace, manifest, spec, upstream))
     # Without its manifest it is not known which saved order it was cut from.
     is_lost = manifest is None and ("coreset", recipe) in lost
     # A row that another source holds too now may be of another group.
@@ -166,6 +174,11 @@ def _is_behind_index(manifest: dict[str, Any] | None, spec: CoresetSpec, pool: F
     if manifest.get("held_out", {}).get("version") != held_out:
         return True
     return versions_of_kinds(manifest["sources"], kinds) != versions_of_kinds(indexed, kinds)
+
+
+def _is_behind_near_duplicates(workspace: Workspace, manifest: Mapping[str, Any]) -> bool:
+    """Whether the coreset was chosen without other near-duplicates than those that were found last."""
+    return bool(manifest.get("near_duplicates", {}).get("version") != near_duplicates_version(workspace))
 
 
 def _order_moves(

@@ -21,7 +21,7 @@ from dselect_core.coreset.spec import read_spec
 from dselect_core.errors import DselectError, first_line
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.lm import target_model
-from dselect_core.pool.corpus_index import complete_sources, needed_kinds, read_excluded, read_index
+from dselect_core.pool.corpus_index import complete_sources, needed_kinds, needs_neighbors, read_excluded, read_index
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.rounds.round_record import asset_of_round, read_record
 from dselect_core.scores.provenance import future_store
@@ -171,8 +171,10 @@ def _tables(
             yield _parquet(kind.asset, None, workspace.pool_table(kind.name), required="fingerprint")
     yield from _provenances(workspace, needed, sources, present)
     yield _Table("corpus_index", None, workspace.index, lambda: read_index(workspace))
-    if not all(kind.by_source for kind in needed):
+    if needs_neighbors(workspace.settings):
         yield _parquet("neighbors", None, workspace.neighbors, required="figures")
+    if workspace.settings.near_duplicates is not None:
+        yield _parquet("near_duplicates", None, workspace.near_duplicates)
     for recipe in sorted(recipes):
         # The models of its rounds are not asked for: a lost one is tuned again when a score is missing.
         spec = workspace.settings.coresets.get(recipe)

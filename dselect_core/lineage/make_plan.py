@@ -18,13 +18,14 @@ from dselect_core.coreset.todo import CoresetTodo, UpstreamChanges, coreset_todo
 from dselect_core.errors import DselectError
 from dselect_core.kinds import FromSamples, FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
 from dselect_core.lineage.cost_estimates import SHOTS, grader_tokens, lengths
-from dselect_core.lineage.plan import Plan, Rate, Reasons, Step
+from dselect_core.lineage.plan import Plan, Rate, Reasons, Step, timed
+from dselect_core.lineage.plan_near_duplicates import near_duplicates_step
 from dselect_core.lineage.plan_rounds import RoundPlans
 from dselect_core.lineage.plan_trials import trial_steps
 from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
-from dselect_core.pool.corpus_index import index_of, needed_kinds
+from dselect_core.pool.corpus_index import index_of, needed_kinds, needs_neighbors
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
 from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.scores.forward_scores import uncomputable_kinds
@@ -80,11 +81,12 @@ def make_plan(
         *planner.scores(),
         *planner.index(),
         *planner.neighbors_and_pairs(),
+        *planner.near_duplicates(),
         *planner.coresets(frozenset(recipes), model_changes=model_step is not None),
         *planner.trials(model_changes=model_step is not None),
     ]
     order = _asset_order()
-    steps = sorted((_timed(step, rates.get(step.asset)) for step in steps), key=lambda step: order.index(step.asset))
+    steps = sorted((timed(step, rates.get(step.asset)) for step in steps), key=lambda step: order.index(step.asset))
     return Plan(steps, planner.lost, pool.problems | model_problem)
 
 
@@ -103,6 +105,8 @@ class _Planner:
     index_moves: bool = False
     pairs: pl.DataFrame | None = None  # samples with the shots they will have; None: not known before the run
     pairs_move: bool = False
+    neighbors_move: bool = False
+    near_duplicates_move: bool = False
     coreset_todos: dict[str, CoresetTodo] = field(default_factory=dict)  # by recipe
     _lengths: pl.DataFrame | None = None
 
@@ -222,12 +226,10 @@ class _Planner:
     def neighbors_and_pairs(self) -> list[Step]:
         """Steps of the shots and of the scores that are made over the pool."""
         kinds = [kind for kind in all_kinds().values() if not kind.by_source and kind.name in self.needed]
-        if not kinds:
-            return []  # no recipe reads shots
         why = self.stale.get(_NEIGHBORS)
-        shots_move = self.index_moves or why is not None
+        self.neighbors_move = shots_move = self.index_moves or why is not None
         why = why or self.lost.get(_NEIGHBORS)
-        searched = shots_move or why is not None
+        searched = needs_neighbors(self.workspace.settings) and (shots_move or why is not None)
         moving = {kind.name for kind in kinds if shots_move or (kind.asset, None) in self.stale}
         # Nothing is read where nothing is due.
         kinds = [kind for kind in kinds if kind.name in moving or (kind.asset, None) in self.lost]
@@ -278,6 +280,13 @@ class _Planner:
         """Whether the model's chat template lets a shot run once for all samples behind it (lm/render.py)."""
         return bool((self.model or {}).get("shares_shots", True))
 
+    def near_duplicates(self) -> list[Step]:
+        """The step of the near-duplicates."""
+        steps, self.near_duplicates_move = near_duplicates_step(
+            self.workspace, self.neighbors_move, self.pairs, self._store, self.score_todos, self.stale, self.lost
+        )
+        return steps
+
     def coresets(self, changed_recipes: frozenset[str], *, model_changes: bool) -> list[Step]:
         """Steps of the candidates, the rounds and the coresets."""
         upstream = UpstreamChanges(
@@ -287,6 +296,7 @@ class _Planner:
             lengths_replaced=model_changes and any(kind_of(name).of_text_columns() for name in self.needed),
             index_moves=self.index_moves or self.pairs_move,
             scored_new_ids=self._scored_new_ids,
+            near_duplicates_move=self.near_duplicates_move,
         )
         rounds = RoundPlans(self.workspace, self.pool, self.stale, self.lost, self._tokens)
         reasons = {**rounds.coresets_behind(), **self.stale}
@@ -378,21 +388,9 @@ def _comes_out_the_same(workspace: Workspace, record: Mapping[str, Any], pool: F
     return made_from is not None and made_from == target_model.builtin_made_from(workspace, candidates)
 
 
-def _timed(step: Step, rate: Rate | None) -> Step:
-    """The step with the seconds that it will take at the rate of past runs."""
-    if rate is None:
-        return step
-    rows, tokens = step.computed or 0, step.tokens or 0
-    if tokens and rate.per_token is not None:
-        return replace(step, seconds=rate.per_run + tokens * rate.per_token)
-    if not rows:
-        return replace(step, seconds=rate.per_run)
-    return step if rate.per_row is None else replace(step, seconds=rate.per_run + rows * rate.per_row)
-
-
 def _asset_order() -> list[str]:
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
     upstream = ("raw_dataset", "coreset_spec", "warmup_model")
     rounds = (asset_of_round(n + 1) for n in range(MAX_ROUNDS))
     downstream = ("candidates", *rounds, "coreset", "held_out", "trial")
-    return [*upstream, *by_source, "corpus_index", "neighbors", *over_pool, *downstream]
+    return [*upstream, *by_source, "corpus_index", "neighbors", "near_duplicates", *over_pool, *downstream]

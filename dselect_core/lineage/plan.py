@@ -1,7 +1,7 @@
 """What a plan of a refresh says: its steps, with rows, tokens, seconds and money. Made by make_plan.py."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dselect_core.settings.settings import Settings
@@ -63,6 +63,18 @@ class Step:
     seconds: float | None = None
     pass_name: str = ""
     evaluations: int | None = None
+
+
+def timed(step: Step, rate: Rate | None) -> Step:
+    """The step with the seconds that it will take at the rate of past runs."""
+    if rate is None:
+        return step
+    rows, tokens = step.computed or 0, step.tokens or 0
+    if tokens and rate.per_token is not None:
+        return replace(step, seconds=rate.per_run + tokens * rate.per_token)
+    if not rows:
+        return replace(step, seconds=rate.per_run)
+    return step if rate.per_row is None else replace(step, seconds=rate.per_run + rows * rate.per_row)
 
 
 @dataclass(frozen=True)

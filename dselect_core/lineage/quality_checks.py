@@ -10,6 +10,7 @@ from dselect_core.coreset.manifest import NO_FAULTS, read_manifest, readable_man
 from dselect_core.corpus.raw_dataset import read_row_counts
 from dselect_core.kinds import Column, kind_of
 from dselect_core.pool.corpus_index import read_index
+from dselect_core.pool.near_duplicates import read_near_duplicates
 from dselect_core.pool.overlap import short_reason
 from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.settings.workspace import Workspace
@@ -19,6 +20,7 @@ from dselect_core.trials.standing import standing
 NULL_SHARE = 0.5
 QUARANTINE_SHARE = 0.05
 HELD_OUT_SHARE = 0.05
+NEAR_DUPLICATE_SHARE = 0.5
 # Fewer rows may be equal by chance.
 CONSTANT_ROWS = 20
 
@@ -77,6 +79,22 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
                 column_faults, facts[f"{column.name} null share"] = _faults(column, table, kind.may_be_constant(table))
                 faults += column_faults
     return Verdict(not faults, "; ".join(faults) or "every score column is filled, varied and in range", facts)
+
+
+def few_near_duplicates(workspace: Workspace) -> Verdict:
+    """At most NEAR_DUPLICATE_SHARE of the pool is not chosen because it is alike to what is kept."""
+    found, rows = read_near_duplicates(workspace), read_index(workspace).frame.height
+    share = found.table.height / max(1, rows)
+    description = (
+        f"{found.table.height} of {rows} samples ({share:.1%}) are near-duplicates of {found.groups} that are kept"
+    )
+    passed = share <= NEAR_DUPLICATE_SHARE
+    if not passed:
+        description += (
+            "; are they? The vectors of a language model are all alike to some degree: look at the examples, and raise "
+            "`near_duplicates.threshold` or name an encoder under `embeddings`"
+        )
+    return Verdict(passed, description, {"near-duplicates": found.table.height, "share": share})
 
 
 def sources_kept(workspace: Workspace, recipe: str) -> Verdict:

@@ -21,7 +21,7 @@ from dselect_core.neighbors import exact_search, ivf_search
 from dselect_core.neighbors.exact_search import NearestRows
 from dselect_core.progress import Progress
 from dselect_core.select.rounding import round_unit_vectors, usable_vectors
-from dselect_core.settings.settings import NeighborSpec
+from dselect_core.settings.neighbors_spec import NeighborSpec
 
 REVISION = 2
 SCHEMA: dict[str, pl.DataType] = {

@@ -17,7 +17,7 @@ from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import pool_vectors
 from dselect_core.progress import Progress
 from dselect_core.scores.score_table import TableReport, version_of
-from dselect_core.settings.settings import NeighborSpec
+from dselect_core.settings.neighbors_spec import NeighborSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_with_metadata, write_parquet
 

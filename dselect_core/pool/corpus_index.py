@@ -35,8 +35,15 @@ _REASON, _COMPARED_WITH = "held_out", "compared_with"  # a column of the file, a
 
 
 def needed_kinds(settings: Settings) -> frozenset[str]:
-    """The kinds of score that some recipe reads, with what those rest on. Others need not be computed."""
-    return frozenset(with_needs(kind for spec in settings.coresets.values() for kind in required_kinds(spec)))
+    """The kinds of score that a recipe or near-duplicates read, with what those rest on. Others are not computed."""
+    near_duplicates = settings.near_duplicates
+    kinds = {kind for spec in settings.coresets.values() for kind in required_kinds(spec)}
+    return frozenset(with_needs(kinds if near_duplicates is None else kinds | near_duplicates.kinds))
+
+
+def needs_neighbors(settings: Settings) -> bool:
+    """Whether each sample's nearest other sample is read: by scores of samples with shots, or by near-duplicates."""
+    return settings.near_duplicates is not None or any(not kind_of(name).by_source for name in needed_kinds(settings))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from dselect_core.corpus.sample import conform_samples
+from dselect_core.select.eligibility import NEAR_DUPLICATE
 
 WORDS = 13
 """Words in a row that two texts must share."""
@@ -136,7 +137,7 @@ def normalised_words(text: str) -> list[str]:
 
 def short_reason(reason: str) -> str:
     """A reason without the sample and the source that it names, to count by."""
-    return reason.split(" (", 1)[0] if reason.startswith(HELD_OUT) else reason
+    return reason.split(" (", 1)[0] if reason.startswith((HELD_OUT, NEAR_DUPLICATE)) else reason
 
 
 def source_of_reason(reason: str) -> str:

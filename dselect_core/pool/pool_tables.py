@@ -12,6 +12,7 @@ from dselect_core.corpus.raw_dataset import ORIGINS, read_samples
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index, incomplete
+from dselect_core.pool.near_duplicates import reasons_not_chosen
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
@@ -102,8 +103,8 @@ def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool
         table = table.select("sample_id", *(column for column in table.columns if column in visible))
         scores = scores.join(table, on="sample_id", how="left", maintain_order="left")
     held_out = None
-    if index.held_out.rows.height:
-        reasons = index.held_out.rows
+    reasons = reasons_not_chosen(workspace, index)
+    if reasons.height:
         held_out = scores.join(reasons, on="sample_id", how="left", maintain_order="left")["reason"]
     return Pool(scores, **arrays, held_out=held_out)
 

@@ -8,6 +8,9 @@ from dselect_core.kinds import rankable_columns
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.strategy import Strategy
 
+NEAR_DUPLICATE = "near-duplicate of a sample that is kept"
+"""How the reason begins that a sample is not chosen for; `(id: how alike)` follows."""
+
 # What one row of an array of `Pool` is called in reasons and messages. Saved orders have these words.
 _ROW_OF_ARRAY = {"embeddings": "embedding", "neurons": "active neurons"}
 
@@ -46,9 +49,12 @@ def rows_missing_inputs(
 
 
 def count_missing(pool: Pool, missing_rows: dict[str, np.ndarray], min_response_tokens: int | None) -> str:
-    """For a message: ` (3 held out, 2 lack upd, 4 too short)`; empty where every row can be chosen."""
-    held_out = 0 if pool.held_out is None else len(pool.held_out) - pool.held_out.null_count()
+    """For a message: ` (3 held out, 4 near-duplicates, 2 lack upd)`; empty where every row can be chosen."""
+    reasons = pl.Series([], dtype=pl.String) if pool.held_out is None else pool.held_out.cast(pl.String).drop_nulls()
+    near_duplicates = int(reasons.str.starts_with(NEAR_DUPLICATE).sum())
+    held_out = len(reasons) - near_duplicates
     counts = [f"{held_out} held out"] if held_out else []
+    counts += [f"{near_duplicates} near-duplicates"] if near_duplicates else []
     counts += [f"{int(rows.sum())} lack {name}" for name, rows in missing_rows.items() if rows.any()]
     if min_response_tokens is not None and (short := int(_is_short(pool, min_response_tokens).sum())):
         counts.append(f"{short} have fewer than {min_response_tokens} response tokens")

@@ -18,6 +18,7 @@ from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, explain_unknown_key
 from dselect_core.settings.grader_spec import GraderSpec
+from dselect_core.settings.neighbors_spec import NearDuplicatesSpec, NeighborSpec
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.tuning_spec import FeedbackSpec
 
@@ -136,19 +137,6 @@ class EmbeddingSpec(StrictModel):
         return self
 
 
-class NeighborSpec(StrictModel):
-    """How MIWV's shots are searched: exactly, unless a size is set above which nearly all of them will do."""
-
-    approximate_above: int | None = Field(
-        None, gt=0, description="pool rows above which the search is approximate (inverted lists); never by default"
-    )
-    nprobe: int = Field(32, gt=0, description="inverted lists, of 4·√rows, that a sample is compared with")
-
-    def nprobe_for(self, rows: int) -> int | None:
-        """What a pool of `rows` is searched with; None: exactly."""
-        return None if self.approximate_above is None or rows <= self.approximate_above else self.nprobe
-
-
 class DifficultySpec(StrictModel):
     """Parameters of UPD."""
 
@@ -180,6 +168,7 @@ class Settings(StrictModel):
     warmup: WarmupSpec = Field(WarmupSpec(), description="how the builtin model is made")
     embeddings: EmbeddingSpec = Field(EmbeddingSpec(), description="whose prompt vectors choose MIWV's shots")
     neighbors: NeighborSpec = Field(NeighborSpec(), description="how shots are searched")
+    near_duplicates: NearDuplicatesSpec | None = Field(None, description="of samples that are alike one is chosen from")
     difficulty: DifficultySpec = Field(DifficultySpec(), description="parameters of UPD")
     activations: ActivationSpec = Field(ActivationSpec(), description="which neurons count as active")
     grader: GraderSpec = Field(GraderSpec(), description="who grades dependability")

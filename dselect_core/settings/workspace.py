@@ -5,6 +5,7 @@ models/<name>/ and models/current.json          the model in force; models/prove
 scores/<kind>/<fingerprint>/…                   the store: every score ever made, by sample and provenance
 scores/<kind>/<source>.json                     the source's head: what of the store stands for the source now
 corpus/index.parquet, neighbors.parquet         the pool, and each sample's shot
+corpus/near_duplicates.parquet                  what is not chosen for it is alike to a sample that is kept
 corpus/<kind>.parquet                           scores that are made over the pool (miwv)
 specs/<recipe>.json
 orders/<key>.parquet                            saved orders with their state
@@ -71,6 +72,11 @@ class Workspace:
     def neighbors(self) -> UPath:
         """Each pooled sample's shot."""
         return self.root / "corpus" / "neighbors.parquet"
+
+    @property
+    def near_duplicates(self) -> UPath:
+        """The samples that are alike to a sample that is kept."""
+        return self.root / "corpus" / "near_duplicates.parquet"
 
     def pool_table(self, kind: str) -> UPath:
         """The table of a kind of score that is made over the pool."""

@@ -4,6 +4,7 @@ import dagster as dg
 
 from dselect_core.lineage import quality_checks as checks
 from dselect_core.redact import redact_all
+from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.partitions import RECIPE, SOURCE
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
@@ -86,3 +87,16 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
         every_source_kept,
         not_collapsed,
     ]
+
+
+def near_duplicate_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
+    """The check of `near_duplicates`; none where the settings do not ask for that asset."""
+    if settings.near_duplicates is None:
+        return []
+
+    @dg.asset_check(asset="near_duplicates", description="at most half of the pool is alike to samples that are kept")
+    @with_clean_errors
+    def few_are_near_duplicates(workspace: WorkspaceResource) -> dg.AssetCheckResult:
+        return _result(checks.few_near_duplicates(workspace.open()), dg.AssetCheckSeverity.WARN)
+
+    return [few_are_near_duplicates]

@@ -235,7 +235,7 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
     lands = any(change.asset == "raw_dataset" for change in changed_inputs.changes)
     if lands or not lost:
         return []
-    over_rows = ["warmup_model", _SCORES, "corpus_index", "neighbors", _PAIR_SCORES]
+    over_rows = ["warmup_model", _SCORES, "corpus_index", "neighbors", "near_duplicates", _PAIR_SCORES]
     rounds = [str(definition.name) for definition in ROUNDS]
     order = [*LANDED_ASSETS, *over_rows, *rounds, "coreset", "held_out", "trial"]
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)

@@ -10,6 +10,7 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, ProvenanceInputs, kinds_by_asset
 from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.lm.render import RENDERING
+from dselect_core.neighbors.near_duplicates import REVISION as NEAR_DUPLICATES_REVISION
 from dselect_core.neighbors.nearest import REVISION as NEIGHBORS_REVISION
 from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.rounds.make_round import REVISION as ROUND_REVISION
@@ -21,7 +22,8 @@ from dselect_core.trials.lm_eval_tasks import tasks_version
 def code_versions(settings: Settings) -> dict[str, str]:
     """{asset: 12 hex digits}, of the model, neighbours, held-out rows, trials, rounds, every asset that holds scores.
 
-    The model's identity is not among them: scores depend on it through `warmup_model`'s data version.
+    Near-duplicates are among them where the settings ask for them. The model's identity is not: scores depend on it
+    through `warmup_model`'s data version.
     """
     rendering = settings.model.model_dump(mode="json", include={"dtype", "max_length", "template", "date"})
     rendering["rendering"] = RENDERING
@@ -34,6 +36,8 @@ def code_versions(settings: Settings) -> dict[str, str]:
         "trial": _trial_version(settings),
         "d3_round": [ROUND_REVISION, settings.feedback.model_dump(mode="json")],
     }
+    if settings.near_duplicates is not None:
+        parts["near_duplicates"] = [NEAR_DUPLICATES_REVISION, settings.near_duplicates.model_dump()]
     needed = needed_kinds(settings)
     for asset, kinds in kinds_by_asset().items():
         # A kind that rests on another one of its asset counts where a recipe reads it: for all others nothing changed.

@@ -4,8 +4,17 @@ import dagster as dg
 
 from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_checks import asset_checks
-from dselect_dagster.defs.assets import coreset, d3_round, pool, raw_dataset, scores, trial, warmup_model
+from dselect_dagster.defs.asset_checks import asset_checks, near_duplicate_checks
+from dselect_dagster.defs.assets import (
+    coreset,
+    d3_round,
+    near_duplicates,
+    pool,
+    raw_dataset,
+    scores,
+    trial,
+    warmup_model,
+)
 from dselect_dagster.defs.code_versions import code_versions
 from dselect_dagster.defs.coreset_checks import coreset_checks
 from dselect_dagster.defs.resources import WorkspaceResource
@@ -26,7 +35,8 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
         warmup_model.warmup_model(settings, versions["warmup_model"]),
         *scores.score_assets(settings, needed, versions),
         pool.corpus_index(settings, needed),
-        pool.neighbors(settings, needed, versions["neighbors"]),
+        pool.neighbors(settings, versions["neighbors"]),
+        *near_duplicates.near_duplicates(settings, versions),
         *pool.pair_score_assets(settings, needed, versions),
         coreset.coreset_spec(settings),
         coreset.candidates(settings, needed),
@@ -37,7 +47,7 @@ def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
     ]
     return dg.Definitions(
         assets=assets,
-        asset_checks=[*asset_checks(needed), *coreset_checks(settings)],
+        asset_checks=[*asset_checks(needed), *near_duplicate_checks(settings), *coreset_checks(settings)],
         sensors=[sources_and_recipes, automation],
         schedules=landing_schedules(settings.schedule),
         resources={"workspace": WorkspaceResource(config=config)},

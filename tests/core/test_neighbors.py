@@ -21,7 +21,7 @@ from dselect_core.neighbors.nearest import (
     update_nearest,
 )
 from dselect_core.select.rounding import round_unit_vectors
-from dselect_core.settings.settings import NeighborSpec
+from dselect_core.settings.neighbors_spec import NeighborSpec
 
 
 def names(rows: np.ndarray | list[int] | range) -> pl.Series:

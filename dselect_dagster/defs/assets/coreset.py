@@ -53,14 +53,17 @@ def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
 def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
     """The asset that says what a recipe chooses from. needed: kinds of score that some recipe reads."""
 
+    # That samples are alike is no score of a recipe: with the setting it is an input of every one, without it of none.
+    near_duplicates = [] if settings.near_duplicates is None else ["near_duplicates"]
+
     @dg.asset(
         # What is made over the pool is not seen through the corpus index.
-        deps=["corpus_index", "coreset_spec", *assets_making(needed, by_source=False)],
+        deps=["corpus_index", "coreset_spec", *assets_making(needed, by_source=False), *near_duplicates],
         partitions_def=RECIPE,
         group_name="selection",
         kinds={"json"},
         owners=settings.owners,
-        code_version=str(REVISION),
+        code_version="-".join([str(REVISION), *near_duplicates]),
         automation_condition=on_input_change(),
         description="What a recipe chooses from: the pool's samples, and the versions of exactly the scores it reads.",
     )

@@ -12,7 +12,7 @@ import polars as pl
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, assets_making, kinds_by_asset
 from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
-from dselect_core.pool.corpus_index import SCHEMA, Index, build_index, read_index
+from dselect_core.pool.corpus_index import SCHEMA, Index, build_index, needs_neighbors, read_index
 from dselect_core.pool.overlap import short_reason
 from dselect_core.redact import redact_all
 from dselect_core.settings.settings import Settings
@@ -104,8 +104,8 @@ def _of_held_out(index: Index) -> dict[str, Any]:
     return shown
 
 
-def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> dg.AssetsDefinition:
-    """The asset that finds each sample's shot, due where some recipe reads a score of samples with their shots."""
+def neighbors(settings: Settings, code_version: str) -> dg.AssetsDefinition:
+    """The asset that finds each sample's nearest other sample, due where pair scores or near-duplicates read it."""
 
     @dg.asset(
         deps=["corpus_index"],
@@ -113,7 +113,7 @@ def neighbors(settings: Settings, needed: frozenset[str], code_version: str) -> 
         kinds={"numpy", "parquet"},
         owners=settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change() if assets_making(needed, by_source=False) else None,
+        automation_condition=on_input_change() if needs_neighbors(settings) else None,
         metadata={"dagster/column_schema": column_schema(NEIGHBORS, _NEIGHBOR_COLUMNS)},
         description=(
             "The nearest other sample of each sample by cosine over prompts: MIWV's shot. Its data version hashes the "

@@ -1,0 +1,40 @@
+"""The keys `neighbors` and `near_duplicates` of dselect.yaml: how each sample's nearest other one is searched, and when
+two samples are so alike that one of them is not chosen."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dselect_core.select.recipe import StrictModel
+
+
+class NeighborSpec(StrictModel):
+    """How MIWV's shots are searched: exactly, unless a size is set above which nearly all of them will do."""
+
+    approximate_above: int | None = Field(
+        None, gt=0, description="pool rows above which the search is approximate (inverted lists); never by default"
+    )
+    nprobe: int = Field(32, gt=0, description="inverted lists, of 4·√rows, that a sample is compared with")
+
+    def nprobe_for(self, rows: int) -> int | None:
+        """What a pool of `rows` is searched with; None: exactly."""
+        return None if self.approximate_above is None or rows <= self.approximate_above else self.nprobe
+
+
+class NearDuplicatesSpec(StrictModel):
+    """Of samples that are alike only the best may be chosen; the others stay in the pool, and `why` names the kept one.
+
+    How alike prompts are depends on whose vectors they are (`embeddings`): those of a language model are all alike to
+    some degree, and need a higher threshold than those of an encoder.
+    """
+
+    threshold: float = Field(0.95, gt=0, le=1, description="cosine of two prompts from which they are alike")
+    keep: Literal["best", "first"] = Field(
+        "best",
+        description="best: of a group the highest grade stays, then the highest upd, then the first id; first: id",
+    )
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of score that it reads."""
+        return frozenset({"prompts"} | ({"grades", "difficulty"} if self.keep == "best" else set()))
