@@ -181,8 +181,8 @@ def choose(
 
     strategy: d3, miwv, mads, facility-location, deita, kcenter, random, topk:<column>. budget: rows (500), a share
     ("10%") or response tokens ("200000 tokens"). options: the other keys of a recipe, such as `quota`, and the
-    strategy's own. Raises DselectError for an unknown strategy or option, a budget or quota that the pool cannot meet, or
-    a score that the pool lacks.
+    strategy's own. Raises DselectError for an unknown strategy or option, a budget or quota that the pool cannot meet,
+    or a score that the pool lacks.
     """
     try:
         spec = CoresetSpec.model_validate({"strategy": strategy, "budget": budget, "seed": seed, **options})
