@@ -31,12 +31,12 @@ from dselect_core.kinds import (
 )
 from dselect_core.lm.load import IDENTITIES, LanguageModel, identity, load
 from dselect_core.neighbors.nearest import nearest
-from dselect_core.pool.overlap import EvalSamples, EvalTexts
+from dselect_core.pool.overlap import HELD_OUT, EvalSamples, EvalTexts
 from dselect_core.pool.pool_tables import pool_arrays
 from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.scores.update_pairs import with_inputs, with_similarity
-from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.candidate_pool import Pool, Targets
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
 from dselect_core.settings.settings import ModelSpec, Settings, SourceSpec
@@ -144,11 +144,16 @@ def hold_out(samples: pl.DataFrame, eval_samples: Mapping[str, pl.DataFrame]) ->
     return EvalTexts(EvalSamples(name, frame) for name, frame in eval_samples.items()).reasons(samples)
 
 
-def make_pool(scores: Mapping[str, pl.DataFrame], held_out: pl.DataFrame | None = None) -> Pool:
+def make_pool(
+    scores: Mapping[str, pl.DataFrame],
+    held_out: pl.DataFrame | None = None,
+    targets: pl.DataFrame | None = None,
+) -> Pool:
     """What `choose` chooses from: the columns of all kinds that a strategy can read, joined by sample id.
 
-    scores: as `score` gives them. held_out: samples that are never chosen, as `hold_out` gives them. For vectors and
-    scores of your own: `Pool.of`.
+    scores: as `score` gives them. held_out: samples that are never chosen, as `hold_out` gives them. targets: the
+    examples for `targeted`, as `score(examples, ["weighted_embeddings"], model)["weighted_embeddings"]`; what the pool
+    has of them too is held out. For vectors and scores of your own: `Pool.of`.
     """
     table: pl.DataFrame | None = None
     arrays: dict[str, np.ndarray] = {}
@@ -162,7 +167,18 @@ def make_pool(scores: Mapping[str, pl.DataFrame], held_out: pl.DataFrame | None 
         table = columns if table is None else table.join(columns, on="sample_id", how="full", coalesce=True)
     if table is None:
         raise DselectError("no scores: `score` the samples first, or build a pool of your own with `Pool.of`")
-    pool = Pool.of(table.sort("sample_id"), arrays.get("embeddings"), arrays.get("neurons"), arrays.get("has_neurons"))
+    pool = Pool.of(
+        table.sort("sample_id"),
+        arrays.get("embeddings"),
+        arrays.get("neurons"),
+        arrays.get("has_neurons"),
+        weighted_embeddings=arrays.get("weighted_embeddings"),
+    )
+    if targets is not None:
+        vectors, _ = _vectors(targets["weighted_embedding"])
+        pool = replace(pool, targets=Targets.of(targets["sample_id"], vectors))
+        own = targets.select("sample_id", reason=pl.lit(f"{HELD_OUT}it is a target example"))
+        held_out = own if held_out is None else pl.concat([held_out, own]).unique("sample_id", keep="first")
     if held_out is None:
         return pool
     ids = pool.scores.select("sample_id")
@@ -179,8 +195,8 @@ def choose(
 ) -> Selection:
     """Choose from a pool as a recipe of dselect.yaml would; `.order` has the chosen ids in rank order with their gains.
 
-    strategy: d3, miwv, mads, facility-location, deita, kcenter, random, topk:<column>. budget: rows (500), a share
-    ("10%") or response tokens ("200000 tokens"). options: the other keys of a recipe, such as `quota`, and the
+    strategy: d3, miwv, mads, facility-location, deita, targeted, kcenter, random, topk:<column>. budget: rows (500), a
+    share ("10%") or response tokens ("200000 tokens"). options: the other keys of a recipe, such as `quota`, and the
     strategy's own. Raises DselectError for an unknown strategy or option, a budget or quota that the pool cannot meet,
     or a score that the pool lacks.
     """

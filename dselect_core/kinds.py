@@ -29,6 +29,7 @@ BUILTIN = (
     "dselect_core.scores.ifd:IFD",
     "dselect_core.scores.embeddings:EMBEDDINGS",
     "dselect_core.scores.embeddings:PROMPTS",
+    "dselect_core.scores.embeddings:WEIGHTED",
     "dselect_core.scores.activations:ACTIVATIONS",
     "dselect_core.graders.grades:GRADES",
     "dselect_core.scores.miwv:MIWV",
@@ -163,6 +164,8 @@ class Kind:
     pair_columns: columns of the pair (its similarity, say) that stand beside the values in the pool's table; they are
     not stored with them, for no value depends on them.
     figures: what is worth telling of a source's table, by name, beside its counts.
+    joined: it came to an asset that was there before, so it counts in that asset's code version only where a recipe
+    reads it: for all others nothing changed.
     """
 
     name: str
@@ -183,6 +186,7 @@ class Kind:
     may_be_constant: Callable[[pl.DataFrame], bool] = lambda table: False
     pair_columns: tuple[Column, ...] = ()
     figures: Callable[[pl.DataFrame], dict[str, str | int | float]] = lambda table: {}
+    joined: bool = False
 
     @property
     def by_source(self) -> bool:

@@ -1,7 +1,7 @@
 """Make one coreset: read the pool, select, write the files and the manifest, and say what changed since the last."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -17,7 +17,7 @@ from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.kinds import kind_of
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.near_duplicates import read_near_duplicates
-from dselect_core.pool.pool_tables import load_pool, pool_origins, pool_samples, version_of_pool
+from dselect_core.pool.pool_tables import load_pool, load_targets, pool_origins, pool_samples, version_of_pool
 from dselect_core.progress import Progress
 from dselect_core.redact import redact_all
 from dselect_core.rounds.make_round import Rounds
@@ -29,6 +29,7 @@ from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SCHEMA as ORDER_COLUMNS
 from dselect_core.select.saved_order import read_saved_order, write_saved_order
 from dselect_core.select.select import Selection, required_kinds, select
+from dselect_core.select.strategies import strategy
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
 
@@ -57,7 +58,7 @@ class Candidates:
     """What a recipe chooses from.
 
     version: of the pool's samples and of exactly the scores that the recipe reads. rows: samples of the pool. scores:
-    {"samples", "held out", "near-duplicates", kind, or "lengths": its version}.
+    {"samples", "held out", "near-duplicates", "targets", kind, or "lengths": its version}.
     """
 
     version: str
@@ -77,8 +78,11 @@ def candidates(workspace: Workspace, recipe: str) -> Candidates:
     near_duplicates = read_near_duplicates(workspace)
     if near_duplicates.version is not None:
         versions["near-duplicates"] = near_duplicates.version
+    spec = read_spec(workspace, recipe)
+    if strategy(spec.strategy).target_kind is not None:
+        versions["targets"] = index.targets_version or ""
     absent = uncomputable_kinds(workspace)
-    for name in sorted(required_kinds(read_spec(workspace, recipe))):
+    for name in sorted(required_kinds(spec)):
         if name in absent:
             raise DselectError(f"recipe {recipe}: {absent[name]}. Choose another strategy for it, or another model.")
         versions[name] = version_of_pool(workspace, index, kind_of(name))
@@ -107,7 +111,7 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     """
     spec = read_spec(workspace, recipe)
     index = read_index(workspace)
-    kinds = required_kinds(spec)
+    kinds, target_kind = required_kinds(spec), strategy(spec.strategy).target_kind
     records: list[RoundRecord] = []
     try:
         if spec.has_rounds:
@@ -116,6 +120,8 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
             pool, selection = selection_of_rounds(rounds, records)
         else:
             pool = load_pool(workspace, index, kinds)
+            if target_kind is not None:
+                pool = replace(pool, targets=load_targets(workspace, index, target_kind))
             selection = select(
                 pool, spec, progress, lambda key: read_saved_order(workspace.orders / f"{key}.parquet", key)
             )
@@ -129,6 +135,12 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
         "origins": pool_origins(workspace, index),
         "sources_left": sources_left(workspace, recipe, index),
     }
+    if pool.targets is not None:
+        manifest["targets"] = {
+            "version": index.targets_version,
+            "examples": len(pool.targets),
+            "sources": index.targets,
+        }
     changed = _changes(workspace, recipe, spec, selection, manifest)
     if changed is not None:
         manifest["changes"] = counted(changed)
@@ -190,6 +202,7 @@ def _changes(
             for kind in scores
             if kind_of(kind).array is not None
         ),
+        same_targets=last_manifest.get("targets") == manifest.get("targets"),
     )
 
 

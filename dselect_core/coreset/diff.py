@@ -6,6 +6,7 @@ One cause a sample, the first that holds:
   held out      it shares text with an eval source now, or did before (pool/overlap.py)
   near-duplicate      it is alike to a sample that is kept now, or was before
   changed score       a score the strategy reads is another one, or was made, or is missing now
+  targets             the examples of target sources are others, or their vectors
   budget              its rank lies beyond what the budget bought before, or buys now
   other rows          nothing of its own changed: others came, left or moved, and with them its rank
 """
@@ -27,12 +28,15 @@ SCHEMA = {
 }
 
 
-def changes(before: pl.DataFrame, now: pl.DataFrame, *, same_recipe: bool, same_vectors: bool) -> pl.DataFrame:
+def changes(
+    before: pl.DataFrame, now: pl.DataFrame, *, same_recipe: bool, same_vectors: bool, same_targets: bool = True
+) -> pl.DataFrame:
     """SCHEMA: first who entered and who stayed, by rank, then who left, by the rank they had.
 
     before, now: a row per sample of the pool then and now: sample_id, chosen (its rank in the coreset, or null),
     reason (null when the strategy could use it) and the strategy's own score columns, as in a kept order.
-    same_vectors: the embeddings or neurons that the strategy reads have one provenance then and now.
+    same_vectors: the embeddings or neurons that the strategy reads have one provenance then and now. same_targets: the
+    examples that it compares with are the same.
     """
     columns = [c for c in now.columns if c in before.columns and c not in ("sample_id", "chosen", "reason")]
     both = before.with_columns(was=True).join(
@@ -66,6 +70,8 @@ def changes(before: pl.DataFrame, now: pl.DataFrame, *, same_recipe: bool, same_
         .then(pl.lit("near-duplicate"))
         .when(changed)
         .then(pl.lit("changed score"))
+        .when(pl.lit(not same_targets))
+        .then(pl.lit("targets"))
         .when((entered & (pl.col("chosen_now") > bought_before)) | (left & (pl.col("chosen") > bought_now)))
         .then(pl.lit("budget"))
         .otherwise(pl.lit("other rows"))

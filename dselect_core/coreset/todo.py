@@ -18,10 +18,11 @@ from dselect_core.pool.near_duplicates import near_duplicates_version
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import count_saved_picks, read_saved_order
 from dselect_core.select.select import required_kinds
-from dselect_core.select.strategies import strategy
+from dselect_core.select.strategies import strategy, strategy_with_options
 from dselect_core.settings.workspace import Workspace
 
 ORIGINS_MOVED = "its samples stand in other files or rows"
+TARGETS_MOVED = "target examples changed"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class UpstreamChanges:
     replaced_kinds: kinds with another value for a sample that was there before. lengths_replaced: so have the lengths
     in tokens. index_moves: the corpus index, or a score over the pool, is made again, so every recipe looks.
     scored_new_ids: name of a kind → samples that are new to the pool and known to have a score. near_duplicates_move:
-    other samples are near-duplicates, or for another reason; also where the run alone can tell.
+    other samples are near-duplicates, or for another reason; also where the run alone can tell. targets_moved: recipes
+    that compare with target sources get other examples, or other vectors of them.
     """
 
     pool: FuturePool
@@ -42,6 +44,7 @@ class UpstreamChanges:
     index_moves: bool
     scored_new_ids: Callable[[str], pl.DataFrame]
     near_duplicates_move: bool = False
+    targets_moved: bool = False
 
     @property
     def ids_moved(self) -> bool:
@@ -122,11 +125,15 @@ def _coreset_todo(
     )
     held_out_moves = upstream.pool.held_out_moved or near_duplicates_move
     rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind or held_out_moves
+    targets_moved = _targets_moved(manifest, spec, upstream)
     keeps_order = moves = True
-    candidates_move = bool(rows_moved or replaced or (looks and upstream.lengths_replaced))
+    candidates_move = bool(rows_moved or replaced or targets_moved or (looks and upstream.lengths_replaced))
     if candidates_move:
-        why = of_coreset or ("rows changed" if rows_moved else f"scores changed: {', '.join(sorted(replaced))}")
-        keeps_order = not (upstream.ids_moved or replaced or is_behind or near_duplicates_move)
+        of_scores = f"scores changed: {', '.join(sorted(replaced))}"
+        why = of_coreset or (
+            "rows changed" if rows_moved else TARGETS_MOVED if targets_moved and not replaced else of_scores
+        )
+        keeps_order = not (upstream.ids_moved or replaced or is_behind or near_duplicates_move or targets_moved)
     elif is_changed or of_coreset is not None or renamed:
         why = of_coreset or ("its recipe is new or changed" if is_changed else ORIGINS_MOVED)
         moves = is_changed or ("coreset", recipe) in other_reasons
@@ -140,15 +147,16 @@ def _coreset_todo(
         # Its rounds pick.
         return CoresetTodo(recipe, candidates_why, why, rows, rows, moves=moves, candidates_move=candidates_move)
     saved_picks = _saved_picks(workspace, manifest, spec) if keeps_order else 0
+    chosen_by = strategy_with_options(spec.strategy, spec.options)
     # A new row that the strategy drops leaves the order as it was, and its value is not read here; so does a row that
     # is a near-duplicate now for another reason.
-    may_keep = near_duplicates_move or bool(strategy(spec.strategy).requires)
+    may_keep = near_duplicates_move or bool(chosen_by.requires)
     is_certain = keeps_order or (not may_keep and _order_moves(workspace, manifest, spec, upstream))
     # Without its manifest it is not known which saved order it was cut from.
     is_lost = manifest is None and ("coreset", recipe) in lost
     # A row that another source holds too now may be of another group.
     groups_move = spec.has_mixture and bool(rows_moved)
-    exact = is_certain and not is_lost and not strategy(spec.strategy).ends_early and not groups_move
+    exact = is_certain and not is_lost and not chosen_by.ends_early and not groups_move
     return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact, moves)
 
 
@@ -179,6 +187,17 @@ def _is_behind_index(manifest: dict[str, Any] | None, spec: CoresetSpec, pool: F
 def _is_behind_near_duplicates(workspace: Workspace, manifest: Mapping[str, Any]) -> bool:
     """Whether the coreset was chosen without other near-duplicates than those that were found last."""
     return bool(manifest.get("near_duplicates", {}).get("version") != near_duplicates_version(workspace))
+
+
+def _targets_moved(manifest: dict[str, Any] | None, spec: CoresetSpec, upstream: UpstreamChanges) -> bool:
+    """Whether the recipe compares with other target examples than its coreset was made with."""
+    if strategy(spec.strategy).target_kind is None:
+        return False
+    index = upstream.pool.index
+    if upstream.targets_moved or index is None or manifest is None or manifest.get("strategy") != spec.strategy:
+        return upstream.targets_moved
+    # So it is after a process that was killed between the index and the coreset.
+    return bool(manifest.get("targets", {}).get("version") != index.targets_version)
 
 
 def _order_moves(

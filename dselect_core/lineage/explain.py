@@ -21,7 +21,7 @@ from dselect_core.rounds.round_record import WARM_UP
 from dselect_core.select.saved_order import SavedOrder, read_saved_order
 from dselect_core.settings.settings import Role
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_metadata, read_parquet
+from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata
 from dselect_core.storage.store_folder import WRITTEN_AT
 
 
@@ -168,6 +168,8 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str, holders: list[str
         why = f"chosen, {rank} of {order.height}"
         if "round" in order.columns:
             why += f", {_by_round(manifest, own_row['round'][0])}"
+        if "target" in order.columns:
+            why += _taken_by(workspace, manifest, own_row)
         return Choice(*recipe_facts, rank, gain, why)
     key = manifest.get("order")
     saved = read_saved_order(workspace.orders / f"{key}.parquet", key) if key else None
@@ -225,8 +227,8 @@ def _passed_over(manifest: dict[str, Any], saved: SavedOrder, row: dict[str, Any
     """
     groups = manifest.get("mixture", [])
     picked = saved.table.filter(pl.col("rank") <= manifest["counts"]["rows"]) if groups else saved.table.clear()
-    if picked.is_empty():
-        return None
+    if picked.is_empty() or manifest["options"].get("by") == "round-robin":
+        return None  # gains of turns of different examples do not compare
     if "state_place" in row:
         is_ahead = row["state_place"] < picked["state_place"].max()
     else:
@@ -247,3 +249,19 @@ def _passed_over(manifest: dict[str, Any], saved: SavedOrder, row: dict[str, Any
         return None  # whether it was ahead is not known
     kept_for = ", ".join(f"{name} (min {of['min']})" for name, of in manifest["quota"].items() if "min" in of)
     return f"the room is kept for {kept_for}"
+
+
+def _taken_by(workspace: Workspace, manifest: dict[str, Any], row: pl.DataFrame) -> str:
+    """In words, which target example took a chosen row. row: its row of the order."""
+    target = row["target"][0]
+    if target is None:
+        options = manifest["options"]
+        return f"; it is of the general share, chosen by {options['general']}; {options['targeted']} are targeted"
+    sources = [
+        source
+        for source in workspace.settings.sources_of("target")
+        if workspace.samples(source).exists()
+        and target in read_with_metadata(workspace.samples(source), ["sample_id"])[0]["sample_id"]
+    ]
+    of_sources = f" of {', '.join(sources)}" if sources else ""
+    return f"; taken by target example {target}{of_sources}, cosine {row['gain'][0]:.4f}"

@@ -21,6 +21,7 @@ from dselect_core.lineage.cost_estimates import SHOTS, grader_tokens, lengths
 from dselect_core.lineage.plan import Plan, Rate, Reasons, Step, timed
 from dselect_core.lineage.plan_near_duplicates import near_duplicates_step
 from dselect_core.lineage.plan_rounds import RoundPlans
+from dselect_core.lineage.plan_targets import targets_will_move
 from dselect_core.lineage.plan_trials import trial_steps
 from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
@@ -103,6 +104,7 @@ class _Planner:
     score_todos: dict[str, dict[str, ScoreTodo]] = field(default_factory=dict)  # by kind and source
     replaced_kinds: set[str] = field(default_factory=set)
     index_moves: bool = False
+    targets_move: bool = False
     pairs: pl.DataFrame | None = None  # samples with the shots they will have; None: not known before the run
     pairs_move: bool = False
     neighbors_move: bool = False
@@ -177,11 +179,13 @@ class _Planner:
     def index(self) -> list[Step]:
         """The step of the corpus index."""
         why = self.stale.get(_INDEX)
+        self.targets_move = targets_will_move(self.workspace, self.pool, self.score_todos)
         self.index_moves = (
             self._rows_moved
             or self._index_is_behind()
             or bool(self.replaced_kinds)
             or self.pool.held_out_moved
+            or self.targets_move
             # Made again, it comes out as it is: that is what the orchestrator knows, or not.
             or (why is not None and (self.pool.index is None or self.pool.index.version != self.index_version))
         )
@@ -297,6 +301,7 @@ class _Planner:
             index_moves=self.index_moves or self.pairs_move,
             scored_new_ids=self._scored_new_ids,
             near_duplicates_move=self.near_duplicates_move,
+            targets_moved=self.targets_move,
         )
         rounds = RoundPlans(self.workspace, self.pool, self.stale, self.lost, self._tokens)
         reasons = {**rounds.coresets_behind(), **self.stale}
@@ -306,8 +311,7 @@ class _Planner:
             if todo.candidates_why is not None:
                 steps.append(Step("candidates", todo.recipe, todo.candidates_why))
             if todo.why is not None:
-                computed = None if todo.rows is None else todo.rows - todo.reused_rows
-                reused = None if todo.rows is None else todo.reused_rows
+                computed, reused = (todo.rows and todo.rows - todo.reused_rows), (todo.rows and todo.reused_rows)
                 steps.append(Step("coreset", todo.recipe, todo.why, computed, reused, todo.exact))
         return [*steps, *rounds.steps(self.coreset_todos, changed_recipes, model_changes=model_changes)]
 

@@ -33,9 +33,10 @@ class Signals:
     """The results of one batch, on the CPU, float32.
 
     loss, entropy, upd: [sequences], mean over scored tokens (nats, nats, 1), NaN where no token is scored.
-    prompt_state, state: [pooled, d] mean of the last layer over the prompt, and over all tokens; neurons: {layer:
-    [pooled, m]} mean |value entering the MLP's down projection| over the chosen tokens. pooled: the sequences with a
-    `prompt`, in order. next_token: [sequences, tokens asked for], the log-probability of each behind the sequence.
+    prompt_state, state: [pooled, d] mean of the last layer over the prompt, and over all tokens; weighted_state: the
+    latter with the i-th token weighted by i; neurons: {layer: [pooled, m]} mean |value entering the MLP's down
+    projection| over the chosen tokens. pooled: the sequences with a `prompt`, in order. next_token: [sequences, tokens
+    asked for], the log-probability of each behind the sequence.
     """
 
     loss: np.ndarray | None = None
@@ -43,6 +44,7 @@ class Signals:
     upd: np.ndarray | None = None
     prompt_state: np.ndarray | None = None
     state: np.ndarray | None = None
+    weighted_state: np.ndarray | None = None
     neurons: dict[int, np.ndarray] = field(default_factory=dict)
     next_token: np.ndarray | None = None
 
@@ -154,9 +156,9 @@ class Forward:
         neuron_layers: list[int] | None = None,
         next_tokens: tuple[int, ...] = (),
     ) -> Signals:
-        """Signals of one batch. `want` ⊆ {difficulty, embeddings, activations, next_token}; roots precede their
-        continuations.
+        """Signals of one batch. `want` ⊆ {difficulty, embeddings, weighted_embeddings, activations, next_token}.
 
+        Roots precede their continuations.
         beta: UPD's exponent; neuron_tokens: `prompt` or `all`; neuron_layers: all by default; next_tokens: ids of the
         tokens whose probability behind each sequence is wanted. Raises DselectError when a signal is wanted that this
         model does not give.
@@ -183,6 +185,8 @@ class Forward:
         if "embeddings" in want and pooled:
             signals.state = _means(states, [(start, end) for start, end, _ in pooled])
             signals.prompt_state = _means(states, [(start, mid) for start, _, mid in pooled])
+        if "weighted_embeddings" in want and pooled:
+            signals.weighted_state = _weighted_means(states, [(start, end) for start, end, _ in pooled])
         if "difficulty" in want:
             self._token_scores(signals, layout, states, beta)
         if "next_token" in want:
@@ -300,6 +304,16 @@ def _decoder(model: Any) -> Any:
 
 def _means(states: Tensor, spans: list[tuple[int, int]]) -> np.ndarray:
     return torch.stack([states[a:b].sum(0, dtype=torch.float32) / max(1, b - a) for a, b in spans]).cpu().numpy()
+
+
+def _weighted_means(states: Tensor, spans: list[tuple[int, int]]) -> np.ndarray:
+    """Σ i·state_i / Σ i, i the place of a token in its span, from 1."""
+    means = []
+    for start, end in spans:
+        places = torch.arange(1, end - start + 1, dtype=torch.float32, device=states.device)
+        weights = places / max(1.0, float(places.sum(dtype=torch.float64)))
+        means.append((states[start:end].float() * weights[:, None]).sum(0))
+    return torch.stack(means).cpu().numpy()
 
 
 def _tokens(batch: list[Sequence]) -> int:

@@ -5,11 +5,12 @@ left out and listed with the reason: one bad source does not block the corpus. S
 are never in it; what the pool shares with them stays in the pool, and is held out. The index is what every corpus-wide
 step reads, so they all see one pool.
 
-The table has a column `held_out`, the reason or null, where some source is not chosen from.
+The table has a column `held_out`, the reason or null, where some source is not chosen from. Where a recipe compares
+with target sources, the index names the versions of their samples and vectors too, so that a new example moves it.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -21,17 +22,19 @@ from dselect_core.kinds import kind_of, with_needs
 from dselect_core.pool.held_out import HeldOut, find_held_out, held_out_sets, landed_texts
 from dselect_core.pool.overlap import SCHEMA as HELD_OUT_ROWS
 from dselect_core.select.select import required_kinds
+from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_with_metadata, write_parquet
-from dselect_core.storage.source_head import read_head
+from dselect_core.storage.source_head import Head, read_head
 
 # Nothing that may change while the version of a source stands, as the count of a sample's rows does.
 SCHEMA: dict[str, pl.DataType] = {
     "sample_id": pl.String(),
     "sources": pl.List(pl.String()),
 }
-_REASON, _COMPARED_WITH = "held_out", "compared_with"  # a column of the file, and a key of its metadata
+# A column of the file, and keys of its metadata.
+_REASON, _COMPARED_WITH, _TARGETS = "held_out", "compared_with", "targets"
 
 
 def needed_kinds(settings: Settings) -> frozenset[str]:
@@ -46,13 +49,20 @@ def needs_neighbors(settings: Settings) -> bool:
     return settings.near_duplicates is not None or any(not kind_of(name).by_source for name in needed_kinds(settings))
 
 
+def target_kinds(settings: Settings) -> frozenset[str]:
+    """The kinds of score that some recipe also reads of the target sources."""
+    kinds = {strategy(spec.strategy).target_kind for spec in settings.coresets.values()}
+    return frozenset(kind for kind in kinds if kind is not None)
+
+
 @dataclass(frozen=True)
 class Index:
     """The pool as it was when the index was built.
 
     frame: SCHEMA, ascending by id. sources: {name: {kind or "samples": version}}. excluded: {name: reason}.
     fingerprints: {kind: of the provenances of its scores}; more than one means that they must not be compared.
-    held_out: what of the frame cannot be chosen.
+    held_out: what of the frame cannot be chosen. targets: as `sources`, of the target sources that recipes compare
+    with; empty where none does.
     """
 
     frame: pl.DataFrame
@@ -60,12 +70,19 @@ class Index:
     excluded: dict[str, str]
     fingerprints: dict[str, list[str]]
     held_out: HeldOut = field(default_factory=HeldOut)
+    targets: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
-        """Hash of the pool's samples, their sources, the versions of all scores, and what is held out."""
+        """Hash of the pool's samples, their sources, the versions of all scores, what is held out, and the targets."""
         held_out = [] if self.held_out.version is None else [self.held_out.version]
-        return fingerprint([self.frame["sample_id"].to_list(), self.sources, *held_out])
+        targets = [{"targets": self.targets}] if self.targets else []
+        return fingerprint([self.frame["sample_id"].to_list(), self.sources, *held_out, *targets])
+
+    @property
+    def targets_version(self) -> str | None:
+        """Hash of the versions of the targets' samples and vectors; None where no recipe compares with any."""
+        return fingerprint(self.targets) if self.targets else None
 
     @property
     def candidates(self) -> pl.DataFrame:
@@ -95,6 +112,8 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
     if index.excluded and not index.sources:
         raise DselectError("the pool is empty: " + incomplete(index.excluded))
     record = {"index": json.dumps([index.sources, index.excluded, index.fingerprints])}
+    if index.targets:
+        record[_TARGETS] = json.dumps(index.targets)
     frame = index.frame
     if index.held_out.compared_with is not None:
         record[_COMPARED_WITH] = index.held_out.compared_with
@@ -113,13 +132,50 @@ def index_of(workspace: Workspace, sources: Collection[str], kinds: frozenset[st
     for name in sources:
         if workspace.settings.role_of(name) != "train" and not workspace.samples(name).exists():
             index.excluded[name] = "not landed yet, so nothing of the pool is held out for it"
+    targets = _complete_targets(workspace, sources, target_kinds(workspace.settings) & kinds, index)
     try:
         last = read_index(workspace)
         known = (last.frame, last.held_out)
     except DselectError:
         known = None
     held_out = find_held_out(index.frame, held_out_sets(workspace), known, landed_texts(workspace, index.sources))
-    return replace(index, held_out=held_out)
+    return replace(index, held_out=held_out, targets=targets)
+
+
+def _complete_targets(
+    workspace: Workspace, sources: Collection[str], kinds: frozenset[str], index: Index
+) -> dict[str, dict[str, str]]:
+    """{target source: {kind or "samples": version}} of those whose vectors are there.
+
+    Enters the others into the `excluded` of the index, and the provenances of their vectors into its `fingerprints`.
+    """
+    complete = {}
+    for name in sorted(set(workspace.settings.sources_of("target")) & set(sources)) if kinds else []:
+        if name in index.excluded:
+            continue
+        samples, landed = read_with_metadata(workspace.samples(name), ["sample_id"])
+        heads, reason = _heads(workspace, name, landed.get("version", ""), sorted(kinds))
+        if reason is not None:
+            index.excluded[name] = f"{reason}, so no recipe compares with its examples"
+        elif samples.height:
+            complete[name] = {"samples": landed.get("version", "")} | {k: head.version for k, head in heads.items()}
+            for kind, head in heads.items():
+                made_by = index.fingerprints.setdefault(kind, [])
+                index.fingerprints[kind] = sorted({*made_by, head.fingerprint})
+    return complete
+
+
+def _heads(workspace: Workspace, source: str, version: str, kinds: Iterable[str]) -> tuple[dict[str, Head], str | None]:
+    """The source's heads of these kinds, up to the first that is not of these samples; and why it is not."""
+    heads: dict[str, Head] = {}
+    for kind in kinds:
+        head = read_head(workspace.head(kind, source))
+        if head is None:
+            return heads, f"no {kind} yet"
+        if head.samples != version:
+            return heads, f"{kind} are of an earlier version of the source"
+        heads[kind] = head
+    return heads, None
 
 
 def complete_sources(workspace: Workspace, sources: Collection[str], kinds: frozenset[str]) -> Index:
@@ -136,19 +192,10 @@ def complete_sources(workspace: Workspace, sources: Collection[str], kinds: froz
         except FileNotFoundError:
             excluded[name] = "not landed yet"
             continue
-        versions = {"samples": landed.get("version", "")}
-        reason = None
-        for kind in sorted(fingerprints):
-            head = read_head(workspace.head(kind, name))
-            if head is None:
-                reason = f"no {kind} yet"
-                break
-            if head.samples != versions["samples"]:
-                reason = f"{kind} are of an earlier version of the source"
-                break
-            versions[kind] = head.version
-            if samples.height:
-                fingerprints[kind].add(head.fingerprint)
+        heads, reason = _heads(workspace, name, landed.get("version", ""), sorted(fingerprints))
+        for kind, head in heads.items() if samples.height else ():
+            fingerprints[kind].add(head.fingerprint)
+        versions = {"samples": landed.get("version", "")} | {kind: head.version for kind, head in heads.items()}
         if reason is not None:
             excluded[name] = reason
             continue
@@ -185,7 +232,7 @@ def read_index(workspace: Workspace) -> Index:
             rows = frame.select("sample_id", reason=_REASON).drop_nulls("reason")
         held_out = HeldOut(rows, metadata.get(_COMPARED_WITH))
         index = Index(frame.select(list(SCHEMA)), *json.loads(metadata["index"]))
-        return replace(index, held_out=held_out)
+        return replace(index, held_out=held_out, targets=json.loads(metadata.get(_TARGETS, "{}")))
     except (ValueError, KeyError, TypeError, ColumnNotFoundError) as error:
         raise DselectError(
             f"{workspace.index}: not an index of this version ({error}); run `dselect refresh`"

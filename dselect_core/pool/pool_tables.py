@@ -4,6 +4,7 @@ Every reader goes through the corpus index, so all corpus-wide steps see one poo
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,9 +14,9 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index, incomplete
 from dselect_core.pool.near_duplicates import reasons_not_chosen
-from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.candidate_pool import Pool, Targets
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.files import read_metadata, read_parquet
+from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata
 from dselect_core.storage.score_store import Store, Vectors
 
 
@@ -90,7 +91,7 @@ def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool
         raise DselectError("the pool is empty: " + incomplete(index.excluded))
     kinds = all_kinds()
     scores = index.frame.select("sample_id", "sources")
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     of_text = {name for name in index.fingerprints if kinds[name].of_text_columns()}
     for name in sorted(names | of_text):
         kind = kinds[name]
@@ -107,6 +108,21 @@ def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool
     if reasons.height:
         held_out = scores.join(reasons, on="sample_id", how="left", maintain_order="left")["reason"]
     return Pool(scores, **arrays, held_out=held_out)
+
+
+def load_targets(workspace: Workspace, index: Index, name: str) -> Targets:
+    """The examples of the target sources with their vectors of a kind; a sample of several sources once.
+
+    Raises DselectError where there are none, naming what each target source lacks, or where they are not of the pool's
+    provenance.
+    """
+    if not index.targets:
+        excluded = {s: index.excluded[s] for s in workspace.settings.sources_of("target") if s in index.excluded}
+        raise DselectError("there are no target examples: " + (incomplete(excluded) if excluded else "add some"))
+    store = _store_of_pool(workspace, index, name)
+    ids = pl.concat([read_with_metadata(workspace.samples(source), ["sample_id"])[0] for source in index.targets])
+    vectors = store.read_array(ids.unique().sort("sample_id"))
+    return Targets.of(vectors.keys["sample_id"], vectors.values)
 
 
 def pool_arrays(pool_field: str, values: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:

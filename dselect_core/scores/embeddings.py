@@ -1,8 +1,10 @@
-"""Embeddings of a sample: of the whole of it (D3's diversity) and of its prompt (MIWV's neighbours), two kinds.
+"""Embeddings of a sample: of the whole of it (D3, RDS+) and of its prompt (MIWV's neighbours), three kinds.
 
 Whole: mean of the target model's last layer over all tokens [ours, after DiverseEvol]. Prompt: the same over the
 prompt's tokens, which precede the response and so never saw it; or from a named encoder (lm/encoder.py) [MIWV's paper:
 BGE-large-en, mean-pooled]. In a conversation of several turns the prompt is what stands before the first answer [ours].
+Weighted: the mean over all tokens where the i-th token of the sample counts i times [RDS+, arXiv 2503.01807, after
+SGPT, arXiv 2202.08904], so that late tokens, which saw the most, count the most.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,17 @@ def prompt_frame(samples: "list[RenderedSample]", signals: "Signals", settings: 
     """As `frame`, of the prompts."""
     assert signals.prompt_state is not None
     return _frame(PROMPTS, [sample.id for sample in samples], signals.prompt_state)
+
+
+def weighted_provenance(inputs: ProvenanceInputs) -> dict[str, Any]:
+    """As `provenance`, pooled by position."""
+    return {"score": "weighted_embeddings", "revision": REVISION, "pooling": "position-weighted mean", **inputs.model}
+
+
+def weighted_frame(samples: "list[RenderedSample]", signals: "Signals", settings: "Settings") -> pl.DataFrame:
+    """As `frame`, with the mean weighted by position."""
+    assert signals.weighted_state is not None
+    return _frame(WEIGHTED, [sample.id for sample in samples], signals.weighted_state)
 
 
 def _frame(kind: Kind, ids: list[str], vectors: np.ndarray) -> pl.DataFrame:
@@ -99,4 +112,25 @@ PROMPTS = Kind(
     array="prompt_embedding",
     provenance=prompt_provenance,
     computation=_prompts_computed_by,
+)
+
+WEIGHTED = Kind(
+    name="weighted_embeddings",
+    asset="embeddings",
+    description="Position-weighted mean of the target model's last layer over the whole sample: RDS+.",
+    columns=(
+        Column(
+            "weighted_embedding",
+            pl.Float32(),
+            "mean of the model's last layer over all tokens of the sample, the i-th weighted by i",
+            vector=True,
+        ),
+        _REASON,
+    ),
+    value="weighted_embedding",
+    array="weighted_embedding",
+    pool_field="weighted_embeddings",
+    provenance=weighted_provenance,
+    computation=FromForwardPass(frozenset({"weighted_embeddings"}), weighted_frame),
+    joined=True,
 )

@@ -173,4 +173,5 @@ IFD = Kind(
     computation=FromScores(compute, {"loss": ("difficulty", "loss")}),
     needs=frozenset({"difficulty"}),
     figures=figures,
+    joined=True,
 )

@@ -13,6 +13,31 @@ from dselect_core.select.rounding import usable_vectors
 
 
 @dataclass(frozen=True, eq=False)
+class Targets:
+    """The examples of the target sources: what a coreset is to be good at.
+
+    sample_ids: String [q], strictly ascending. vectors: float [q, d], usable, of the kind that the strategy reads.
+    """
+
+    sample_ids: pl.Series
+    vectors: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, sample_ids: pl.Series, vectors: np.ndarray) -> "Targets":
+        """From rows in any order; those without a usable vector are left out. Raises DselectError where none is."""
+        order = sample_ids.arg_sort().to_numpy()
+        order = order[usable_vectors(vectors)[order]]
+        if not len(order):
+            raise DselectError(
+                f"none of the {len(sample_ids)} examples of target sources has a usable vector: see their `reason`"
+            )
+        return cls(sample_ids[order], vectors[order])
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+@dataclass(frozen=True, eq=False)
 class Pool:
     """n samples in canonical order. Build it with `Pool.of`, which sorts; the constructor only checks.
 
@@ -22,6 +47,7 @@ class Pool:
     has_neurons: boolean [n]; rows of `neurons` where it is False have no meaning. None: every row has neurons.
     groups: int64 [n], of which group of a mixture each sample is (mixture.py). None: there is no mixture.
     held_out: String [n], why a sample must not be chosen whatever its scores; null where it may. None: all may.
+    weighted_embeddings: as `embeddings`, pooled by position. targets: the examples to be near to. None: not loaded.
     Raises DselectError for a repeated sample id, ValueError for shapes that do not fit.
     """
 
@@ -31,6 +57,8 @@ class Pool:
     has_neurons: np.ndarray | None = field(default=None, repr=False)
     held_out: pl.Series | None = field(default=None, repr=False)
     groups: np.ndarray | None = field(default=None, repr=False)
+    weighted_embeddings: np.ndarray | None = field(default=None, repr=False)
+    targets: Targets | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         ids = self.scores["sample_id"]
@@ -39,10 +67,14 @@ class Pool:
         if ids.n_unique() != len(ids):
             repeated = ids.filter(ids.is_duplicated())[0]
             raise DselectError(f"pool: sample {repeated} is there twice; join the scores on sample_id, one row each")
-        for name in ("embeddings", "neurons", "has_neurons", "held_out", "groups"):
+        for name in ("embeddings", "neurons", "has_neurons", "held_out", "weighted_embeddings", "groups"):
             array = getattr(self, name)
             if array is not None and len(array) != len(ids):
                 raise ValueError(f"{name} has {len(array)} rows, the pool {len(ids)}")
+        if self.weighted_embeddings is not None and self.targets is not None:
+            width, of_targets = self.weighted_embeddings.shape[1], self.targets.vectors.shape[1]
+            if width != of_targets:
+                raise ValueError(f"the targets' vectors are {of_targets} wide, the pool's {width}: of another model?")
         if self.neurons is not None and (self.neurons.dtype != np.uint32 or self.neurons.shape[1] == 0):
             raise ValueError(f"neurons must be uint32 [n, m ≥ 1], got {self.neurons.dtype} {self.neurons.shape}")
 
@@ -54,6 +86,8 @@ class Pool:
         neurons: np.ndarray | None = None,
         has_neurons: np.ndarray | None = None,
         held_out: pl.Series | None = None,
+        weighted_embeddings: np.ndarray | None = None,
+        targets: Targets | None = None,
     ) -> "Pool":
         """A pool from rows in any order, the same order in every argument. Copies only what it reorders."""
         rows = scores["sample_id"].arg_sort().to_numpy()
@@ -63,6 +97,8 @@ class Pool:
             None if neurons is None else neurons[rows],
             None if has_neurons is None else has_neurons[rows],
             None if held_out is None else held_out[rows],
+            weighted_embeddings=None if weighted_embeddings is None else weighted_embeddings[rows],
+            targets=targets,
         )
 
     def __len__(self) -> int:
@@ -74,7 +110,7 @@ class Pool:
         return self.scores["sample_id"]
 
     def has_array(self, name: str) -> np.ndarray:
-        """Boolean [n]: the rows that have a usable vector (name `embeddings`) or neurons (`neurons`).
+        """Boolean [n]: the rows that have a usable vector (any name but one) or neurons (`neurons`).
 
         The array must be loaded.
         """
@@ -94,4 +130,6 @@ class Pool:
             None if self.has_neurons is None else self.has_neurons[rows],
             None if self.held_out is None else self.held_out[rows],
             None if self.groups is None else self.groups[rows],
+            None if self.weighted_embeddings is None else self.weighted_embeddings[rows],
+            self.targets,
         )

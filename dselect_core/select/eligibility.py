@@ -12,7 +12,11 @@ NEAR_DUPLICATE = "near-duplicate of a sample that is kept"
 """How the reason begins that a sample is not chosen for; `(id: how alike)` follows."""
 
 # What one row of an array of `Pool` is called in reasons and messages. Saved orders have these words.
-_ROW_OF_ARRAY = {"embeddings": "embedding", "neurons": "active neurons"}
+_ROW_OF_ARRAY = {
+    "embeddings": "embedding",
+    "neurons": "active neurons",
+    "weighted_embeddings": "weighted embedding",
+}
 
 
 def rows_missing_inputs(
@@ -45,6 +49,11 @@ def rows_missing_inputs(
         missing_rows[_ROW_OF_ARRAY[array]] = ~pool.has_array(array)
     for required, rows_lacking in strategy.requires.items():
         missing_rows[required] = rows_lacking(pool)
+    if strategy.target_kind is not None and pool.targets is None:
+        raise DselectError(
+            f"`{strategy.name}` has no examples to be near to: add a source with `role: target`, and have its "
+            f"{strategy.target_kind} made"
+        )
     return missing_rows
 
 

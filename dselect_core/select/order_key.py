@@ -45,6 +45,10 @@ def _fields(pool: Pool, strategy: Strategy, seed: int, mixture: str | None) -> I
         yield from _array_fields(strategy.values(pool))
     for name in strategy.array_fields.values():
         yield from _array_fields(getattr(pool, name))
+    if strategy.target_kind is not None and pool.targets is not None:
+        yield f"{len(pool.targets)} targets"
+        yield from pool.targets.sample_ids
+        yield from _array_fields(pool.targets.vectors)
     if pool.groups is not None:
         yield f"mixture {mixture}"
         yield from _array_fields(pool.groups)

@@ -35,7 +35,8 @@ class Selection:
     """What was chosen, in order.
 
     order: sample_id, rank (UInt32, from 1), gain (Float64, null where the strategy defines none), `pass` (UInt32, only
-        where the strategy counts passes), then every score column of the pool.
+        where the strategy counts passes), then what the strategy tells of its picks (`target`, the target example that
+        took it, of `targeted`), and every score column of the pool.
     excluded: sample_id, reason; the samples that are held out, too short, or lacked what the recipe needs, by id.
     passes: passes over the pool; None where the strategy does not count them.
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
@@ -63,7 +64,7 @@ class Selection:
 
 def required_kinds(spec: CoresetSpec) -> frozenset[str]:
     """The kinds of score that a recipe needs: its strategy's, and the one that counts tokens where it counts them."""
-    strategy = strategies.strategy(spec.strategy)
+    strategy = strategies.strategy_with_options(spec.strategy, spec.options)
     by_tokens = {rankable_columns()["response_tokens"]} if counts_tokens(spec) else set()
     by_cluster = {"embeddings"} if spec.needs_clusters and "embeddings" not in strategy.array_fields.values() else set()
     return strategy.needs | by_tokens | by_cluster
@@ -124,6 +125,14 @@ def select(
     selection = _build_selection(pool, selectable, strategy, picks, excluded)
     if mixture is not None:
         selection = replace(selection, mixture=mixture.table([pick.row for pick in picks]))
+    if strategy.pick_columns is not None:
+        rows = np.array([pick.row for pick in picks], dtype=np.int64)
+        told = strategy.pick_columns(selectable, rows, order.state())
+        columns = selection.order.columns
+        at = columns.index("gain") + 1
+        selection = replace(
+            selection, order=selection.order.with_columns(**told).select(*columns[:at], *told, *columns[at:])
+        )
     amount = selection.tokens if spec.budget.unit == "tokens" else selection.rows
     if strategy.ends_early and order.is_exhausted and amount != limit:
         if mixture is not None:
@@ -161,6 +170,12 @@ class _ContinuedOrder:
                 self._picks.append(pick)
                 yield pick
         self.is_exhausted = True
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Of the order as far as it was made."""
+        if self._order is not None:
+            return self._order.state()
+        return {} if self._saved is None else self._saved.state
 
     def to_saved_order(self, key: str, samples: pl.DataFrame) -> SavedOrder:
         """With every pick made, also the one that exceeded a token budget: a larger budget starts with it."""

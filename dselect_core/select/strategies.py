@@ -20,6 +20,7 @@ BUILTIN = (
     "dselect_core.select.mads:MADS",
     "dselect_core.select.facility_location:FACILITY_LOCATION",
     "dselect_core.select.deita:DEITA",
+    "dselect_core.select.targeted:TARGETED",
     "dselect_core.select.kcenter:KCENTER",
     "dselect_core.select.random_draw:RANDOM",
 )

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+import polars as pl
 
 from dselect_core.kinds import all_kinds
 from dselect_core.select.candidate_pool import Pool
@@ -50,6 +51,10 @@ class Strategy:
     similar to picked ones. counts_passes: each pick has the number of the pass over the pool in which it was made.
     requires: what a row must have beside values to be chosen: {in words: pool → the rows that lack it, boolean [n]}.
     by_group: its orders heed `Order.open_groups`, so that a recipe may give `quota` or `balance`.
+    target_kind: the kind of score that it also reads of the target sources (`Pool.targets`); None: it reads none.
+    specialise: the strategy as the option values that a recipe set make it, where they change more than its order;
+    raises DselectError where they do not fit together. pick_columns: (pool, rows of the picks, state of the order after
+    them) → what the coreset tells of each pick beside its gain, by column.
     """
 
     name: str
@@ -65,6 +70,9 @@ class Strategy:
     counts_passes: bool = False
     requires: Mapping[str, Callable[[Pool], np.ndarray]] = field(default_factory=dict)
     by_group: bool = False
+    target_kind: str | None = None
+    specialise: "Callable[[Strategy], Strategy] | None" = None
+    pick_columns: Callable[[Pool, np.ndarray, Mapping[str, np.ndarray]], dict[str, pl.Series]] | None = None
 
     @property
     def option_values(self) -> dict[str, Any]:
@@ -78,6 +86,12 @@ class Strategy:
         return {kind.name: kind.pool_field for kind in kinds if kind.pool_field is not None}
 
     def with_given(self, values: Mapping[str, Any]) -> "Strategy":
-        """The strategy with these option values, which are not checked; None leaves an option at its default."""
+        """The strategy with these option values; None leaves an option at its default.
+
+        Raises DselectError where `specialise` does; nothing else of them is checked.
+        """
         given = {name: value for name, value in values.items() if value is not None}
-        return replace(self, order=partial(self.order, **given), given={**self.given, **given}) if given else self
+        if not given:
+            return self
+        strategy = replace(self, order=partial(self.order, **given), given={**self.given, **given})
+        return strategy if self.specialise is None else self.specialise(strategy)

@@ -19,6 +19,7 @@ from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, explain_unknown_key
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec, NeighborSpec
+from dselect_core.settings.roles_check import check_roles
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.tuning_spec import FeedbackSpec
 
@@ -211,13 +212,8 @@ class Settings(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _trials_have_rows_to_measure_on(self) -> "Settings":
-        tried = [name for name, spec in self.coresets.items() if spec.trial]
-        if tried and not self.sources_of("eval"):
-            raise ValueError(
-                f"coresets.{tried[0]}.trial: a trial measures on held-out rows, and no source has any. Add a source "
-                "with `role: eval` under `sources`"
-            )
+    def _roles_are_there(self) -> "Settings":
+        check_roles(self.coresets, {spec.role for spec in self.sources.values()})
         return self
 
     def sources_of(self, role: Role) -> list[str]:

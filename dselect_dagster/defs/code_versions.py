@@ -40,9 +40,7 @@ def code_versions(settings: Settings) -> dict[str, str]:
         parts["near_duplicates"] = [NEAR_DUPLICATES_REVISION, settings.near_duplicates.model_dump()]
     needed = needed_kinds(settings)
     for asset, kinds in kinds_by_asset().items():
-        # A kind that rests on another one of its asset counts where a recipe reads it: for all others nothing changed.
-        own = {kind.name for kind in kinds}
-        provenances = [_provenance(kind, inputs) for kind in kinds if kind.name in needed or not kind.needs & own]
+        provenances = [_provenance(kind, inputs) for kind in kinds if kind.name in needed or not kind.joined]
         parts[asset] = provenances[0] if len(provenances) == 1 else provenances
     return {asset: fingerprint(part)[:12] for asset, part in parts.items()}
 

@@ -30,7 +30,7 @@ from tests.e2e.graph import Graph, materialised
 DATA = Path(__file__).parents[1] / "data"
 # The heuristic grader has another version since, so its grades are other scores; all else is what it was.
 OTHER_PROVENANCE: dict[str, set[str]] = {"0.1": {"grades"}, "0.2": {"grades"}}
-NEW_KINDS = {"ifd"}  # no version before had them, and no recipe of these stores reads them
+NEW_KINDS = {"ifd", "weighted_embeddings"}  # no version before had them, and no recipe of these stores reads them
 
 
 @pytest.fixture(params=OTHER_PROVENANCE)

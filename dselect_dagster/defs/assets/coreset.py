@@ -17,7 +17,7 @@ from dselect_core.coreset.manifest import REVISION
 from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.sample import message_text
 from dselect_core.kinds import all_kinds, assets_making
-from dselect_core.select.strategies import strategy
+from dselect_core.select.strategies import strategy_with_options
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import KEYS, column_schema, curve, histogram, markdown_table, path
 from dselect_dagster.defs.assets.d3_round import round_assets
@@ -131,6 +131,7 @@ def _column_descriptions() -> dict[str, str]:
         "gain": "what the pick added, as the strategy counts it",
         "pass": "coverage pass in which it was picked",
         "round": "round in which it was chosen; 0: a warm-up row",
+        "target": "the target example that took it; null in a share that stays general",
         "sources": "sources that hold the sample",
     }
 
@@ -156,7 +157,11 @@ def _pictures(new_coreset: Coreset) -> dict[str, Any]:
     if order["gain"].drop_nulls().len():
         shown["gain by rank"] = curve(order["gain"], "gain by rank", "rank")
     # What the recipe ranks by, then the values of the other scores that came along.
-    columns = [*strategy(new_coreset.spec.strategy).columns, *(kind.value for kind in all_kinds().values())]
+    spec = new_coreset.spec
+    columns = [
+        *strategy_with_options(spec.strategy, spec.options).columns,
+        *(kind.value for kind in all_kinds().values()),
+    ]
     for column in dict.fromkeys(columns):
         if column in order.columns and order[column].drop_nulls().len():
             shown[f"{column}, chosen and pool"] = histogram(pool[column], column, order[column])
@@ -191,6 +196,7 @@ def _first(new_coreset: Coreset) -> pl.DataFrame:
         .select(
             "rank",
             "gain",
+            *(["target"] if "target" in new_coreset.selection.order.columns else []),
             prompt=turns.get(-2).struct.field("content").str.slice(0, 160),
             response=pl.col("messages").map_elements(_response, return_dtype=pl.String).str.slice(0, 160),
         )

@@ -12,7 +12,7 @@ import polars as pl
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, assets_making, kinds_by_asset
 from dselect_core.neighbors.nearest import SCHEMA as NEIGHBORS
-from dselect_core.pool.corpus_index import SCHEMA, Index, build_index, needs_neighbors, read_index
+from dselect_core.pool.corpus_index import SCHEMA, Index, build_index, needs_neighbors, read_index, target_kinds
 from dselect_core.pool.overlap import short_reason
 from dselect_core.redact import redact_all
 from dselect_core.settings.settings import Settings
@@ -42,7 +42,7 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         kinds={"polars", "parquet"},
         owners=settings.owners,
         # The kinds that make a source complete are part of what this asset does, and so are the roles of sources.
-        code_version="-".join(["1", *sorted(needed), *_roles_version(settings)]),
+        code_version="-".join(["1", *sorted(needed), *_roles_version(settings), *_targets_version(settings)]),
         automation_condition=on_input_change(allow_missing_deps=True),
         description=(
             "The pool: the samples of every complete source, once each, and the versions of their score tables. "
@@ -74,6 +74,8 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         if index.excluded:
             metadata["excluded"] = dg.MetadataValue.json(redact_all(index.excluded))
             context.log.warning(clean(f"left out of the pool: {index.excluded}"))
+        if index.targets:
+            metadata["target sources"] = len(index.targets)
         if index.held_out.compared_with is not None:
             metadata |= _of_held_out(index)
         counts = index.frame.explode("sources")["sources"].value_counts(sort=True)
@@ -87,6 +89,11 @@ def _roles_version(settings: Settings) -> list[str]:
     """Empty where every source is chosen from."""
     roles = {name: spec.role for name, spec in sorted(settings.sources.items()) if spec.role != "train"}
     return [fingerprint(roles)[:12]] if roles else []
+
+
+def _targets_version(settings: Settings) -> list[str]:
+    """Empty where no recipe compares with target sources."""
+    return [f"targets:{kind}" for kind in sorted(target_kinds(settings))]
 
 
 def _of_held_out(index: Index) -> dict[str, Any]:

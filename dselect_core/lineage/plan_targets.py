@@ -1,0 +1,31 @@
+"""What a plan knows of the target sources: whether the recipes that compare with them get other examples."""
+
+from collections.abc import Mapping
+
+from dselect_core.pool.corpus_index import target_kinds
+from dselect_core.pool.future_pool import FuturePool
+from dselect_core.scores.update import ScoreTodo
+from dselect_core.settings.workspace import Workspace
+
+
+def targets_will_move(workspace: Workspace, pool: FuturePool, todos: Mapping[str, Mapping[str, ScoreTodo]]) -> bool:
+    """Whether the examples that recipes compare with, or their vectors, become others than the index names.
+
+    todos: {kind: {source: what is to be computed}}. Whether a new example gets a vector at all shows in the run.
+    """
+    kinds = sorted(target_kinds(workspace.settings) & todos.keys())
+    indexed = {} if pool.index is None else pool.index.targets
+    versions: dict[str, dict[str, str]] = {}
+    for source in workspace.settings.sources_of("target") if kinds else []:
+        rows = pool.sources.get(source)
+        if rows is None or rows.samples.is_empty():
+            continue
+        of_source = {kind: todos[kind][source] for kind in kinds}
+        if any(todo.rows_changed or (todo.why is not None and todo.replaces_scores) for todo in of_source.values()):
+            return True
+        if source in indexed and any(todo.head is None and todo.lost for todo in of_source.values()):
+            versions[source] = indexed[source]  # a head that is lost is written again as it was
+        else:
+            of_kinds = {kind: todo.head.version for kind, todo in of_source.items() if todo.head is not None}
+            versions[source] = {"samples": rows.version, **of_kinds}
+    return versions != indexed
