@@ -34,7 +34,7 @@ from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.similarities import Nearest, Similarities
 from dselect_core.select.strategy import Option, Strategy
 
-_ENTRIES = 2**21  # rows in all lists together at first, and at most: bounds the memory, changes no value
+_ENTRIES = 2**20  # rows in all lists together at first, and at most: bounds the memory, changes no value
 _MOST_ENTRIES = 2**23
 _SHORTEST = 64  # rows in a list, however many examples there are
 
