@@ -65,6 +65,19 @@ def test_every_kind_and_strategy_goes_through_it(files: Path) -> None:
     assert ds.choose(pool, "miwv", 1).order["miwv"][0] == pytest.approx(top, abs=2**-16)
 
 
+def test_rows_near_to_examples_of_what_a_model_should_be_good_at(files: Path) -> None:
+    samples, model = ds.read_rows(files / "alpaca.json").samples, ds.load_model(files / "model")
+    (files / "wanted.json").write_text(json.dumps([ROWS[7], {"instruction": "Count to 3", "output": "1 and 2 and 3"}]))
+    wanted = ds.read_rows(files / "wanted.json").samples
+    of_pool, of_wanted = (ds.score(each, ["weighted_embeddings"], model) for each in (samples, wanted))
+    chosen = ds.choose(ds.make_pool(of_pool, targets=of_wanted["weighted_embeddings"]), "targeted", 29)
+    assert chosen.order["target"].to_list() == [sorted(wanted["sample_id"])[turn % 2] for turn in range(29)]
+    own = set(samples["sample_id"]) & set(wanted["sample_id"])
+    assert chosen.excluded.rows() == [(sample_id, "held out: it is a target example") for sample_id in own]
+    with pytest.raises(ds.DselectError, match="has no examples to be near to"):
+        ds.choose(ds.make_pool(of_pool), "targeted", 3)
+
+
 def test_ones_own_vectors_and_scores() -> None:
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 2]]
     own = pl.DataFrame({"sample_id": ["d", "c", "b", "a"], "upd": [0.9, 0.1, 0.5, 0.4], "grade": [1.0, 1.0, 1.0, 0.5]})
