@@ -186,7 +186,7 @@ GRADES = Kind(
         Column("grader", pl.String(), "name of the model that graded, or of the heuristic grader and its version"),
         Column("rating", pl.Float64(), "what the judge said, 1 to 5"),
         Column("rationale", pl.String(), "the judge's reason, or the checks that found something"),
-        Column("reward", pl.Float64(), "what the reward model gave, before the sigmoid"),
+        Column("reward", pl.Float64(), "what the reward model gave, before the sigmoid", rankable=True),
         Column("logprob_yes", pl.Float64(), "log-probability that the judge's first token is yes", unit="nats"),
         Column("logprob_no", pl.Float64(), "log-probability that the judge's first token is no", unit="nats"),
         Column("error", pl.String(), "why there is no grade"),

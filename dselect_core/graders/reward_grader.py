@@ -4,7 +4,8 @@
 
 Under Bradley and Terry's model of preferences, by which reward models are tuned, this is the probability that the
 answer is preferred to one of reward 0. The zero of a reward means nothing by itself, so grades of two reward models do
-not compare. The sigmoid keeps the order; the reward itself is kept beside it.
+not compare. Rewards above 11 are one grade on the grid of selection (select/rounding.py): `topk:reward` ranks by the
+reward itself, which is kept beside the grade.
 
 A conversation longer than the window, or that the chat template does not print, has no grade. Raise VERSION with any
 change that can change a grade.

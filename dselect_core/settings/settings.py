@@ -216,6 +216,16 @@ class Settings(StrictModel):
         check_roles(self.coresets, {spec.role for spec in self.sources.values()})
         return self
 
+    @model_validator(mode="after")
+    def _rewards_are_made(self) -> "Settings":
+        ranked = [name for name, spec in self.coresets.items() if spec.strategy == "topk:reward"]
+        if ranked and self.grader.reward_model is None:
+            raise ValueError(
+                f"coresets.{ranked[0]}.strategy: `topk:reward` ranks by what a reward model gives, and none is named. "
+                "Add `grader: {reward_model: …}`, or rank by `topk:grade`"
+            )
+        return self
+
     def sources_of(self, role: Role) -> list[str]:
         """Names of the sources with a role, sorted."""
         return sorted(name for name, spec in self.sources.items() if spec.role == role)

@@ -24,6 +24,8 @@ from dselect_core.graders.local_judge import LEAST_SHARE, JudgeText, answer_toke
 from dselect_core.graders.reward_grader import squash
 from dselect_core.lm import reward_model as reward_module
 from dselect_core.lm import target_model
+from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.top_k import ranked_values
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import ModelSpec, Settings
 from dselect_core.settings.workspace import Workspace
@@ -328,6 +330,27 @@ def test_the_target_model_leaves_memory_while_another_grades_and_that_one_leaves
 def test_keys_that_nobody_would_read_are_errors(grader: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         GraderSpec.model_validate(grader)
+
+
+def test_ranking_by_rewards_that_nobody_gives_is_an_error() -> None:
+    settings: dict[str, Any] = {"sources": {}, "coresets": {"c": {"strategy": "topk:reward", "budget": 1}}}
+    with pytest.raises(ValidationError, match=r"coresets\.c\.strategy: `topk:reward` .* none is named"):
+        Settings.model_validate(settings | {"grader": {"judge": "a"}})
+    assert Settings.model_validate(settings | {"grader": {"reward_model": "a"}}).coresets["c"].budget.value == 1
+
+
+def test_rewards_that_are_one_grade_are_still_ranked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A reward model may give 20 to 30 to all it likes; the sigmoid of these is 1 to the grid of selection."""
+    folder = save_reward_model(tmp_path / "model")
+    run = reward_module.RewardModel._run
+    monkeypatch.setattr(reward_module.RewardModel, "_run", lambda self, rows: run(self, rows) + 25)
+    grades = grade(samples_frame(conversations(30)), GraderSpec(reward_model=str(folder))).sort("sample_id")
+    by_reward, by_grade = (
+        ranked_values(Pool.of(grades.select("sample_id", "grade", "reward")), column) for column in ("reward", "grade")
+    )
+    assert len(set(by_grade)) == 1
+    assert len(set(by_reward)) == 30
+    assert (np.argsort(by_reward) == np.argsort(grades["reward"].to_numpy())).all()
 
 
 def test_the_provenance_holds_what_changes_a_grade_and_nothing_else(tmp_path: Path, rubric: Path) -> None:

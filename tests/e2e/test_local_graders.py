@@ -92,7 +92,7 @@ def test_a_grader_that_cannot_grade_is_one_error_and_stops_nobody_else(tmp_path:
     graph.sources("a")
     graph.settings(
         model={"path": str(save_llama(tmp_path / "target"))},
-        coresets={"best": {"strategy": "topk:grade", "budget": 4}, "hard": {"strategy": "topk:upd", "budget": 4}},
+        coresets={"best": {"strategy": "topk:reward", "budget": 4}, "hard": {"strategy": "topk:upd", "budget": 4}},
         grader={"reward_model": str(save_reward_model(tmp_path / "reward", labels=3))},
     )
     done = graph.refresh()
@@ -101,4 +101,5 @@ def test_a_grader_that_cannot_grade_is_one_error_and_stops_nobody_else(tmp_path:
     assert "it has 3 labels" in said
     save_reward_model(tmp_path / "reward")
     assert GRADES in made(graph.refresh())
-    assert graph.order("best").height == 4
+    best = graph.scores("grades").top_k(4, by="reward")["sample_id"].to_list()
+    assert graph.order("best")["sample_id"].to_list() == best
