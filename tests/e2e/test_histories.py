@@ -322,3 +322,22 @@ def test_any_history_ends_in_the_tables_of_a_fresh_run(
     record_property("steps that divided a budget", Histories.divided)
     record_property("figures of plans that the runs confirmed", Histories.compared)
     assert Histories.walked >= HISTORIES
+
+
+def test_a_history_of_budgets_divided_over_sources(start: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row that both sources hold changes its group when it leaves the first, and no sample comes or goes."""
+    monkeypatch.setattr("dselect_dagster.defs.asset_metadata.png", lambda figure, title: dg.MetadataValue.md(title))
+    history = Histories()
+    history.begin()
+    try:
+        history.divide("d3", 1)
+        history.divide("wide", 4)
+        shared = history.rows["a"].index(history.rows["b"][-1])
+        history.delete("a", shared, 1)
+        history.divide("weak", 3)
+        history.budget("wide", 2)
+        history.budget("d3", 0)
+        history.add("b", 300, 0, 3)
+        history.divide("wide", 2)
+    finally:
+        history.teardown()
