@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from dselect_core.neighbors.text_signatures import AlikeTexts, buckets, share_a_bucket
 from dselect_core.pool.near_duplicates import SCHEMA
 from dselect_core.progress import Progress
 from dselect_core.select.eligibility import NEAR_DUPLICATE
-from dselect_core.select.rounding import NORM_LIMIT, round_scores, round_unit_vectors
+from dselect_core.select.rounding import NORM_LIMIT, round_scores, round_unit_vectors, usable_vectors
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec
 
 REVISION = 1
@@ -42,11 +43,13 @@ class Groups:
     """The groups of m samples in the order of preference.
 
     keeper: int64 [m], the sample that is kept for each; its own number where it is kept itself. similarity: float32
-    [m], their cosine on the grid; 1 with itself.
+    [m], their cosine on the grid, or where `by_text` (boolean [m]) the share of equal values of their signatures; 1
+    with itself.
     """
 
     keeper: np.ndarray
     similarity: np.ndarray
+    by_text: np.ndarray
 
 
 def find_near_duplicates(
@@ -54,28 +57,43 @@ def find_near_duplicates(
     vectors: np.ndarray,
     scores: pl.DataFrame | None,
     spec: NearDuplicatesSpec,
+    signatures: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
     """The samples that are not chosen: pool.near_duplicates.SCHEMA, ascending by id.
 
     neighbors: of nearest.py, over the samples that may be chosen. vectors: float32 [n, d], of its rows. scores:
-    sample_id and the columns BEST of them; None where `spec` keeps the first.
+    sample_id and the columns BEST of them; None where `spec` keeps the first. signatures: uint32 [n, VALUES] of their
+    texts, where `spec.text` is set.
     """
     lowest = _lowest(spec.threshold, vectors.shape[1])
-    rows = np.flatnonzero(neighbors["similarity"].fill_null(-2).to_numpy() >= lowest)
+    is_member = neighbors["similarity"].fill_null(-2).to_numpy() >= lowest
+    if spec.text is not None and signatures is not None and len(signatures):
+        is_member = is_member | share_a_bucket(buckets(signatures, spec.text))
+    rows = np.flatnonzero(is_member)
     members = _by_preference(neighbors[rows].select("sample_id").with_columns(row=pl.Series(rows)), scores)
     if members.is_empty():
         return pl.DataFrame(schema=SCHEMA)
-    grid, _ = round_unit_vectors(vectors[members["row"].to_numpy()])
-    groups = elect(grid, spec.threshold, progress)
+    rows = members["row"].to_numpy()
+    has_vector = usable_vectors(vectors[rows])
+    grid = np.zeros((len(rows), vectors.shape[1]), np.float32)
+    grid[has_vector], _ = round_unit_vectors(vectors[rows[has_vector]])
+    texts = None if spec.text is None or signatures is None else AlikeTexts(signatures[rows], spec.text)
+    groups = elect(grid, spec.threshold, texts, progress)
     return _as_table(members, groups)
 
 
-def elect(grid: np.ndarray, threshold: float, progress: Progress | None = None) -> Groups:
-    """grid: float32 [m, d], of `round_unit_vectors`, in the order of preference. m·k·d multiplications, k are kept."""
+def elect(
+    grid: np.ndarray, threshold: float, texts: AlikeTexts | None = None, progress: Progress | None = None
+) -> Groups:
+    """grid: float32 [m, d], of `round_unit_vectors`, in the order of preference; zeros where there is no vector.
+
+    m·k·d multiplications, k are kept. texts: compared where prompts are not alike.
+    """
     count = len(grid)
     limit, squared_lengths = np.float32(threshold), np.einsum("nd,nd->n", grid, grid).astype(np.float64)
-    keeper, similarity = np.arange(count), np.ones(count, np.float32)
+    squared_lengths[squared_lengths == 0] = 1
+    keeper, similarity, by_text = np.arange(count), np.ones(count, np.float32), np.zeros(count, bool)
     kept = np.empty(0, np.int64)
     for start in range(0, count, _BLOCK):
         block = np.arange(start, min(start + _BLOCK, count))
@@ -96,12 +114,16 @@ def elect(grid: np.ndarray, threshold: float, progress: Progress | None = None) 
                     nearest[i], cosine[i] = block[best_here], within[i, best_here]
             if cosine[i] >= limit:
                 keeper[block[i]], similarity[block[i]] = nearest[i], cosine[i]
+            elif texts is not None and (alike := texts.most_alike(start + i)) is not None:
+                (keeper[block[i]], similarity[block[i]]), by_text[block[i]] = alike, True
             else:
                 kept_here.append(i)
+                if texts is not None:
+                    texts.keep(start + i)
         kept = np.concatenate([kept, block[kept_here]])
         if progress is not None:
             progress(start + len(block), count)
-    return Groups(keeper, similarity)
+    return Groups(keeper, similarity, by_text)
 
 
 def _cosines(grid: np.ndarray, squared_lengths: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -143,17 +165,18 @@ def _as_table(members: pl.DataFrame, groups: Groups) -> pl.DataFrame:
     sizes = np.bincount(groups.keeper, minlength=len(groups.keeper))[keepers]
     own, kept = members[removed], members[keepers]
     similarity = groups.similarity[removed]
+    by = ["text" if by_text else "cosine" for by_text in groups.by_text[removed]]
     why = [_why_preferred(*rows) for rows in zip(kept.iter_rows(named=True), own.iter_rows(named=True), strict=True)]
     return pl.DataFrame(
         {
             "sample_id": own["sample_id"],
             "keeper_id": kept["sample_id"],
-            "by": ["cosine"] * len(removed),
+            "by": by,
             "similarity": similarity,
             "group_size": sizes,
             "reason": [
-                f"{NEAR_DUPLICATE} ({sample_id[:12]}: cosine {value:.3f}, {reason})"
-                for sample_id, value, reason in zip(kept["sample_id"], similarity, why, strict=True)
+                f"{NEAR_DUPLICATE} ({sample_id[:12]}: {way} {value:.3f}, {reason})"
+                for sample_id, way, value, reason in zip(kept["sample_id"], by, similarity, why, strict=True)
             ],
         },
         schema=SCHEMA,

@@ -14,6 +14,7 @@ from dselect_core.corpus.sample import message_text
 from dselect_core.errors import DselectError
 from dselect_core.kinds import kind_of
 from dselect_core.neighbors.near_duplicates import BEST, find_near_duplicates
+from dselect_core.neighbors.text_signatures import kept_signatures, update_signatures
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.held_out import landed_texts
 from dselect_core.pool.near_duplicates import NearDuplicates
@@ -40,7 +41,10 @@ def update_near_duplicates(workspace: Workspace, index: Index, progress: Progres
     stores = {
         name: workspace.open_store(name, fingerprint_of_pool(workspace, index, kind_of(name))) for name in spec.kinds
     }
-    found = near_duplicates_of(workspace, read_parquet(workspace.neighbors), stores, progress)
+    neighbors = read_parquet(workspace.neighbors)
+    if spec.text is not None:
+        _update_signatures(workspace, index, neighbors)
+    found = near_duplicates_of(workspace, neighbors, stores, progress)
     write_parquet(found.table, workspace.near_duplicates)
     return Report(found, index.frame.height, _examples(workspace, index, found.table))
 
@@ -66,9 +70,21 @@ def near_duplicates_of(
             f"{store.folder}: {ids.height - len(vectors)} of {ids.height} samples have no prompts there; run "
             "`dselect refresh` again"
         )
-    return NearDuplicates(
-        find_near_duplicates(neighbors, vectors, scores if spec.keep == "best" else None, spec, progress)
-    )
+    signatures = None
+    if spec.text is not None:
+        table = kept_signatures(workspace.text_signatures).join(ids, on="sample_id", how="semi")
+        if table.height < ids.height:
+            raise DselectError(f"{workspace.text_signatures}: samples lack a signature; run `dselect refresh` again")
+        signatures = table["signature"].to_numpy()
+    own = scores if spec.keep == "best" else None
+    return NearDuplicates(find_near_duplicates(neighbors, vectors, own, spec, signatures, progress))
+
+
+def _update_signatures(workspace: Workspace, index: Index, neighbors: pl.DataFrame) -> None:
+    ids = neighbors.select("sample_id")
+    new_ids = ids.join(kept_signatures(workspace.text_signatures), on="sample_id", how="anti")
+    texts = landed_texts(workspace, index.sources)(new_ids) if new_ids.height else None
+    update_signatures(workspace.text_signatures, ids, texts)
 
 
 def _spec(workspace: Workspace) -> NearDuplicatesSpec:

@@ -18,7 +18,7 @@ from dselect_core.storage.files import read_parquet
 SCHEMA: dict[str, pl.DataType] = {
     "sample_id": pl.String(),
     "keeper_id": pl.String(),
-    "by": pl.String(),  # cosine
+    "by": pl.String(),  # cosine, text
     "similarity": pl.Float32(),
     "group_size": pl.UInt32(),  # samples of the group, the keeper among them
     "reason": pl.String(),

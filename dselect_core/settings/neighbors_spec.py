@@ -29,6 +29,13 @@ class NearDuplicatesSpec(StrictModel):
     """
 
     threshold: float = Field(0.95, gt=0, le=1, description="cosine of two prompts from which they are alike")
+    text: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Jaccard index of five words in a row, estimated by MinHash, from which whole samples are alike "
+        "too, e.g. 0.8; null: texts are not compared",
+    )
     keep: Literal["best", "first"] = Field(
         "best",
         description="best: of a group the highest grade stays, then the highest upd, then the first id; first: id",

@@ -6,6 +6,7 @@ scores/<kind>/<fingerprint>/…                   the store: every score ever ma
 scores/<kind>/<source>.json                     the source's head: what of the store stands for the source now
 corpus/index.parquet, neighbors.parquet         the pool, and each sample's shot
 corpus/near_duplicates.parquet                  what is not chosen for it is alike to a sample that is kept
+corpus/text_signatures.parquet                  of the samples, by which near-duplicates of their texts are found
 corpus/<kind>.parquet                           scores that are made over the pool (miwv)
 specs/<recipe>.json
 orders/<key>.parquet                            saved orders with their state
@@ -77,6 +78,11 @@ class Workspace:
     def near_duplicates(self) -> UPath:
         """The samples that are alike to a sample that is kept."""
         return self.root / "corpus" / "near_duplicates.parquet"
+
+    @property
+    def text_signatures(self) -> UPath:
+        """MinHash signatures of the pool's samples."""
+        return self.root / "corpus" / "text_signatures.parquet"
 
     def pool_table(self, kind: str) -> UPath:
         """The table of a kind of score that is made over the pool."""

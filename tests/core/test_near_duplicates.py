@@ -1,16 +1,22 @@
 """Near-duplicates against brute force on random small cases, and what a kept and a dropped sample can rely on."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 from pydantic import ValidationError
+from upath import UPath
 
+from dselect_core.corpus.sample import sample_id
 from dselect_core.neighbors.near_duplicates import elect, find_near_duplicates
 from dselect_core.neighbors.nearest import nearest, update_nearest
+from dselect_core.neighbors.text_signatures import VALUES, kept_signatures, update_signatures
 from dselect_core.pool.near_duplicates import SCHEMA
 from dselect_core.pool.overlap import short_reason
 from dselect_core.select.rounding import round_scores, round_unit_vectors, usable_vectors
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec
+from tests.tiny import Message, conversation, samples_frame
 
 CASES = 1000
 
@@ -43,9 +49,13 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.float32:
 
 
 def brute_force(
-    ids: pl.Series, vectors: np.ndarray, scores: pl.DataFrame, spec: NearDuplicatesSpec
+    ids: pl.Series,
+    vectors: np.ndarray,
+    scores: pl.DataFrame,
+    spec: NearDuplicatesSpec,
+    signatures: np.ndarray | None = None,
 ) -> dict[str, tuple[str, float]]:
-    """{not chosen: (kept for it, cosine)}, by comparing every sample with every kept one."""
+    """{not chosen: (kept for it, cosine or share)}, by comparing every sample with every kept one."""
     usable = np.flatnonzero(usable_vectors(vectors))
     grid = dict(zip(usable.tolist(), round_unit_vectors(vectors[usable])[0], strict=True))
 
@@ -55,11 +65,15 @@ def brute_force(
 
     kept: list[int] = []
     dropped = {}
-    for row in sorted(grid, key=preference):
-        cosines = [cosine(grid[row], grid[other]) for other in kept]
+    for row in sorted(grid if signatures is None else range(len(ids)), key=preference):
+        cosines = [cosine(grid[row], grid[other]) if {row, other} <= grid.keys() else -1 for other in kept]
+        shares = [float((signatures[row] == signatures[other]).mean()) for other in kept if signatures is not None]
         if cosines and max(cosines) >= np.float32(spec.threshold):
             best = int(np.argmax(cosines))
             dropped[ids[row]] = (ids[kept[best]], float(cosines[best]))
+        elif shares and max(shares) >= (spec.text or 2):
+            best = int(np.argmax(shares))
+            dropped[ids[row]] = (ids[kept[best]], shares[best])
         else:
             kept.append(row)
     return dropped
@@ -92,7 +106,7 @@ def test_no_two_that_may_be_chosen_are_alike_and_each_other_is_alike_to_its_keep
     for seed in range(CASES):
         ids, vectors, _, spec = case = random_case(seed)
         table = found(case)
-        rows = {sample_id: row for row, sample_id in enumerate(ids)}
+        rows = {own_id: row for row, own_id in enumerate(ids)}
         usable = np.flatnonzero(usable_vectors(vectors))
         grid = dict(zip(usable.tolist(), round_unit_vectors(vectors[usable])[0], strict=True))
         dropped = set(table["sample_id"])
@@ -100,8 +114,59 @@ def test_no_two_that_may_be_chosen_are_alike_and_each_other_is_alike_to_its_keep
         limit = np.float32(spec.threshold)
         assert not any(cosine(grid[a], grid[b]) >= limit for i, a in enumerate(kept) for b in kept[:i]), seed
         assert not set(table["keeper_id"]) & dropped
-        for sample_id, keeper_id in table.select("sample_id", "keeper_id").iter_rows():
-            assert cosine(grid[rows[sample_id]], grid[rows[keeper_id]]) >= limit
+        for dropped_id, keeper_id in table.select("sample_id", "keeper_id").iter_rows():
+            assert cosine(grid[rows[dropped_id]], grid[rows[keeper_id]]) >= limit
+
+
+def test_with_texts_as_by_brute_force() -> None:
+    by_text = 0
+    for seed in range(CASES):
+        ids, vectors, scores, spec = random_case(seed)
+        spec = spec.model_copy(update={"text": 0.8})
+        random = np.random.default_rng(seed)
+        texts = random.integers(0, 2**32, (int(random.integers(1, 30)), VALUES), np.uint32)
+        values = texts[random.integers(0, len(texts), len(ids))]
+        edited = random.random(values.shape) < random.choice([0, 0.03])  # 0.94 and less than 0.01 are equal
+        values[edited] = random.integers(0, 2**32, int(edited.sum()), np.uint32)
+        own = scores if spec.keep == "best" else None
+        table = find_near_duplicates(nearest(ids, vectors), vectors, own, spec, values)
+        told = {row[0]: (row[1], row[2]) for row in table.select("sample_id", "keeper_id", "similarity").iter_rows()}
+        expected = brute_force(ids, vectors, scores, spec, values)
+        assert {sample: keeper for sample, (keeper, _) in told.items()} == {
+            sample: keeper for sample, (keeper, _) in expected.items()
+        }
+        assert all(told[sample][1] == pytest.approx(share, abs=1e-6) for sample, (_, share) in expected.items())
+        by_text += (table["by"] == "text").sum()
+    assert by_text > CASES
+
+
+def test_texts_that_differ_in_a_word_are_found_and_others_are_not(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch")
+    random = np.random.default_rng(0)
+
+    def pair(words: list[str]) -> list[list[Message]]:
+        other = [*words]
+        other[20] = "another"
+        half = len(words) // 2
+        return [conversation(" ".join(text[:half]), " ".join(text[half:])) for text in (words, other)]
+
+    texts = [pair([f"w{n}" for n in random.integers(0, 900, 200)]) for _ in range(100)]
+    samples = samples_frame([each for both in texts for each in both])
+    path = UPath(tmp_path / "signatures.parquet")
+    table = update_signatures(path, samples, [samples, samples.head(3)])
+    assert table["sample_id"].to_list() == samples["sample_id"].to_list()
+    neighbors = pl.DataFrame({"sample_id": table["sample_id"], "similarity": pl.Series([None] * 200, dtype=pl.Float32)})
+    vectors, values = np.full((200, 4), np.nan, np.float32), table["signature"].to_numpy()
+    spec = NearDuplicatesSpec(text=0.8, keep="first")
+    found = find_near_duplicates(neighbors, vectors, None, spec, values)
+    pairs = {frozenset((sample_id(one), sample_id(other))) for one, other in texts}
+    assert {frozenset(row) for row in found.select("sample_id", "keeper_id").iter_rows()} <= pairs
+    assert found.height >= 99
+    assert set(found["by"]) == {"text"}
+    assert found["similarity"].mean() == pytest.approx(191 / 201, abs=0.02)  # 5 of 196 shingles differ on either side
+    assert update_signatures(path, samples.head(50), None).equals(table.head(50))
+    assert kept_signatures(path).height == 50
+    assert update_signatures(path, samples, [samples]).equals(table)
 
 
 def test_patched_neighbours_give_the_table_of_fresh_ones() -> None:

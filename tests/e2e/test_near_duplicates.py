@@ -167,3 +167,21 @@ def test_a_lost_table_is_made_again_and_nothing_else(planted: Graph) -> None:
     ]
     assert made(planted.refresh()) == {("near_duplicates", None)}
     assert dropped(planted) == before
+
+
+def test_nearly_the_same_text_is_found_where_the_prompts_are_not_that_alike(graph: Graph) -> None:
+    pytest.importorskip("datasketch")
+    story = " ".join(f"Ship {n} left the harbour of town {n * 7} with {n + 3} barrels of salt." for n in range(4))
+    tales = [*answered("Tell me of three ships.", story), *answered("Sing me of three ships.", story)]
+    graph.source("b", [*alpaca(WORDS[:8], offset=50), *tales])
+    graph.settings(near_duplicates={"threshold": THRESHOLD})
+    as_planned(graph)
+    assert not dropped(graph)
+    graph.settings(near_duplicates={"threshold": THRESHOLD, "text": 0.8})
+    figures = as_planned(graph)
+    assert not SCORES & {asset for asset, _ in figures}
+    assert {frozenset(pair) for pair in dropped(graph).items()} == {frozenset(map(id_of, tales))}
+    assert "near-duplicate of a sample that is kept" in dselect(graph.folder, "why", *dropped(graph))
+    graph.source("b", [*alpaca(WORDS[:8], offset=50), tales[0]])
+    as_planned(graph)
+    assert not dropped(graph)

@@ -21,7 +21,7 @@ from dselect_dagster.defs.run_errors import with_clean_errors
 _COLUMNS = {
     "sample_id": "a sample that is not chosen",
     "keeper_id": "the sample that is kept for it",
-    "by": "what is alike: cosine of the prompts",
+    "by": "what is alike: cosine of the prompts, or the text of whole samples",
     "similarity": "how alike they are, 1 for equal",
     "group_size": "samples of the group, the kept one among them",
     "reason": "what `dselect why` says",
