@@ -117,6 +117,7 @@ def _coreset_todo(
     renamed = manifest is not None and origins_moved(manifest, origins)
     if not looks and of_coreset is None and not renamed:
         return CoresetTodo(recipe, None, None)
+    own = strategy_with_options(spec.strategy, spec.options)
     replaced = required_kinds(spec) & upstream.replaced_kinds
     near_duplicates_move = upstream.near_duplicates_move
     is_behind = _is_behind_index(manifest, spec, upstream.pool) or (
@@ -134,6 +135,7 @@ def _coreset_todo(
             "rows changed" if rows_moved else TARGETS_MOVED if targets_moved and not replaced else of_scores
         )
         keeps_order = not (upstream.ids_moved or replaced or is_behind or near_duplicates_move or targets_moved)
+        keeps_order = keeps_order and not (own.reads_sources and rows_moved)
     elif is_changed or of_coreset is not None or renamed:
         why = of_coreset or ("its recipe is new or changed" if is_changed else ORIGINS_MOVED)
         moves = is_changed or ("coreset", recipe) in other_reasons
@@ -147,16 +149,15 @@ def _coreset_todo(
         # Its rounds pick.
         return CoresetTodo(recipe, candidates_why, why, rows, rows, moves=moves, candidates_move=candidates_move)
     saved_picks = _saved_picks(workspace, manifest, spec) if keeps_order else 0
-    chosen_by = strategy_with_options(spec.strategy, spec.options)
     # A new row that the strategy drops leaves the order as it was, and its value is not read here; so does a row that
     # is a near-duplicate now for another reason.
-    may_keep = near_duplicates_move or bool(chosen_by.requires)
+    may_keep = near_duplicates_move or bool(own.requires)
     is_certain = keeps_order or (not may_keep and _order_moves(workspace, manifest, spec, upstream))
     # Without its manifest it is not known which saved order it was cut from.
     is_lost = manifest is None and ("coreset", recipe) in lost
     # A row that another source holds too now may be of another group.
     groups_move = spec.has_mixture and bool(rows_moved)
-    exact = is_certain and not is_lost and not chosen_by.ends_early and not groups_move
+    exact = is_certain and not is_lost and not own.ends_early and not groups_move
     return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact, moves)
 
 

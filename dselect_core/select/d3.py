@@ -9,20 +9,26 @@ import numpy as np
 from dselect_core.errors import DselectError
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.farthest_first import MAX_WEIGHT_STEPS, farthest_first
+from dselect_core.select.gain_per_token import PER_TOKEN, response_tokens
+from dselect_core.select.length_correction import LENGTH_CORRECTED
 from dselect_core.select.order import Order
 from dselect_core.select.rounding import SCORE_STEP
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Strategy
 
 
-def d3_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
+def d3_order(pool: Pool, seed: int, saved: SavedOrder | None = None, per: str | None = None) -> Order:
     """First `argmax w_i`, then `argmax w_i · m_i`, m_i the distance to the nearest pick; `seed` is not used.
 
+    per: "token" divides each weight by the row's response tokens.
     `w = upd · grade`, rounded to the score grid. Raises DselectError where it is outside [0, 4]; upd and grade are at
     most 1 by definition.
     """
     assert pool.embeddings is not None
-    return farthest_first(pool.embeddings, d3_weight_steps(pool), saved, groups=pool.groups)
+    weight_steps = d3_weight_steps(pool)
+    if per == "token":
+        weight_steps = weight_steps / response_tokens(pool)
+    return farthest_first(pool.embeddings, weight_steps, saved, groups=pool.groups)
 
 
 def d3_weight_steps(pool: Pool) -> np.ndarray:
@@ -46,5 +52,7 @@ D3 = Strategy(
     columns=("upd", "grade"),
     order=d3_order,
     values=d3_weight_steps,
+    options={"length_corrected": LENGTH_CORRECTED, "per": PER_TOKEN},
+    ranks_by="upd",
     by_group=True,
 )

@@ -17,6 +17,7 @@ import numpy as np
 
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.d3 import d3_weight_steps
+from dselect_core.select.length_correction import LENGTH_CORRECTED
 from dselect_core.select.order import Order, Pick
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
 from dselect_core.select.saved_order import SavedOrder
@@ -227,13 +228,15 @@ DEITA = Strategy(
     order=deita_order,
     values=d3_weight_steps,
     options={
+        "length_corrected": LENGTH_CORRECTED,
         "threshold": Option(
             float,
             THRESHOLD,
             "deita: a row with a higher cosine to a chosen one is passed over; 0.9 by default",
             {"gt": 0, "le": 1},
-        )
+        ),
     },
+    ranks_by="upd",
     ends_early=True,
     by_group=True,
 )

@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.gain_per_token import PER_TOKEN, response_tokens
 from dselect_core.select.order import Order, Pick, open_rows
 from dselect_core.select.rounding import round_unit_vectors
 from dselect_core.select.saved_order import SavedOrder
@@ -39,11 +40,12 @@ _SUM_BLOCK = 32  # similarities, at most 2^25 each, summed in int32
 
 
 def facility_location_order(
-    pool: Pool, seed: int, saved: SavedOrder | None = None, neighbors: int | None = None
+    pool: Pool, seed: int, saved: SavedOrder | None = None, neighbors: int | None = None, per: str | None = None
 ) -> Order:
-    """`facility_location` over the pool's embeddings; `seed` is not used."""
+    """`facility_location` over the pool's embeddings, by gain or `per` "token"; `seed` is not used."""
     assert pool.embeddings is not None
-    return facility_location(pool.embeddings, neighbors, saved, pool.groups)
+    costs = response_tokens(pool) if per == "token" else None
+    return facility_location(pool.embeddings, neighbors, saved, pool.groups, costs)
 
 
 def facility_location(
@@ -51,6 +53,7 @@ def facility_location(
     neighbors: int | None = None,
     saved: SavedOrder | None = None,
     groups: np.ndarray | None = None,
+    costs: np.ndarray | None = None,
 ) -> Order:
     """Each pick is `argmax_j Σ_i max(0, s_ij - b_i)`, b_i the best s_ij of the picks so far; ties to the lowest row.
 
@@ -59,7 +62,8 @@ def facility_location(
     nearest to i, i itself one of them (equal similarity: the lower row), and b_i starts a quarter of the way from the
     similarity of its furthest neighbour down to its mean similarity [ours]; as many neighbours as there are rows is the
     exact form. None: the exact form up to EXACT_ROWS rows, NEIGHBORS above. Gives every row once; rows that add nothing
-    come last, by row. State `similarity`: int64 [n], b in those steps.
+    come last, by row. costs: int64 [n], at least 1; gains are divided by them, in float64. State `similarity`: int64
+    [n], b in those steps.
     """
     grid, scale = round_unit_vectors(vectors)
     if neighbors is None:
@@ -67,7 +71,7 @@ def facility_location(
     similarities: _Similarities = (
         _AllSimilarities(grid, scale) if neighbors >= len(grid) else _NearestSimilarities(grid, scale, neighbors)
     )
-    return _FacilityLocation(similarities, len(grid), scale, saved, groups)
+    return _FacilityLocation(similarities, len(grid), scale, saved, groups, costs)
 
 
 class _Similarities(Protocol):
@@ -90,8 +94,9 @@ class _FacilityLocation(Order):
         scale: int,
         saved: SavedOrder | None,
         groups: np.ndarray | None = None,
+        costs: np.ndarray | None = None,
     ) -> None:
-        self._groups = groups
+        self._groups, self._costs = groups, costs
         self._similarities, self._steps_of_one = similarities, 2.0 * scale * scale
         self._best = similarities.floor.copy()
         self._is_picked = np.zeros(n, dtype=bool)
@@ -104,21 +109,26 @@ class _FacilityLocation(Order):
     def __next__(self) -> Pick:
         is_open = open_rows(self._groups, self.open_groups)
         gains = self._gains if is_open is None else np.where(is_open, self._gains, -1)
-        row = int(gains.argmax()) if len(gains) else 0
+        ranked = self._for_their_cost(gains)
+        row = int(ranked.argmax()) if len(ranked) else 0
         if not len(gains) or gains[row] < 0:
             raise StopIteration
         gain = int(self._gains[row])
+        told = ranked[row] / self._steps_of_one
         if gain:
             self._similarities.add(row, self._best, self._gains)
         self._gains[row] = -1  # it was 0, and a gain of 0 is never lowered again
         self._is_picked[row] = True
-        return Pick(row, gain / self._steps_of_one, None)
+        return Pick(row, float(told), None)
+
+    def _for_their_cost(self, gains: np.ndarray) -> np.ndarray:
+        return gains if self._costs is None else gains / self._costs
 
     def state(self) -> dict[str, np.ndarray]:
         return {"similarity": self._best.copy()}
 
     def standing(self) -> np.ndarray:
-        return np.where(self._is_picked, np.nan, self._gains / self._steps_of_one)
+        return np.where(self._is_picked, np.nan, self._for_their_cost(self._gains) / self._steps_of_one)
 
 
 class _AllSimilarities:
@@ -235,7 +245,8 @@ FACILITY_LOCATION = Strategy(
             "facility-location: nearest rows that count, the row itself among them; by default all up to "
             "16384 rows, 64 above",
             {"ge": 1},
-        )
+        ),
+        "per": PER_TOKEN,
     },
     by_group=True,
 )

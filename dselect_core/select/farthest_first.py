@@ -24,7 +24,7 @@ from dselect_core.select.saved_order import SavedOrder
 MAX_WEIGHT_STEPS = 2**18
 """Largest weight, in steps of the score grid (so 4.0): its square times a squared grid distance still fits int64."""
 
-_RankKey = tuple[int, int]
+_RankKey = tuple[int | float, int]
 """(bound, -row): the larger one is picked first, so equal bounds go to the lowest row."""
 
 _NO_ROW: _RankKey = (-1, 0)  # below every row
@@ -55,8 +55,10 @@ def farthest_first(
     """First `argmax w`, then `argmax_i w_i · m_i`, `m_i = min_{j chosen} ‖e_i - e_j‖`; ties to the lowest row.
 
     vectors: [n, d], usable rows (`rounding.usable_vectors`); weight_steps: int64 [n] in [0, MAX_WEIGHT_STEPS], w /
-    SCORE_STEP. Gives every row once. Gain: weight times distance on the unit sphere; None for the first pick, which has
-    no chosen row to be far from. A row that equals a chosen one has gain 0 and comes at the end, by row.
+    SCORE_STEP; or float64, such weights divided by a cost: then gains are compared as w² · m² in float64, where a
+    product never rises as m falls, and has the same bits on any machine. Gives every row once. Gain: weight times
+    distance on the unit sphere; None for the first pick, which has no chosen row to be far from. A row that equals a
+    chosen one has gain 0 and comes at the end, by row.
 
     given: distinct rows that are chosen already. They stand as centres and are not given out, so the first pick has a
     gain too. Of `state`, the first picks that a row has been compared with are they; `saved` has the picks after them.
@@ -239,7 +241,7 @@ class FarthestFirst(Order):
         return rows[ahead]
 
     def _bounds(self, rows: np.ndarray | slice) -> np.ndarray:
-        """w²·m², m the distance to the nearest pick seen, int64; -1 for picked rows."""
+        """w²·m², m the distance to the nearest pick seen, in the weights' type; -1 for picked rows."""
         bounds = np.asarray(self._squared_weights[rows] * self._nearest[rows])
         bounds[self._is_picked[rows]] = -1
         return bounds
@@ -347,7 +349,7 @@ def _rank_key(bounds: np.ndarray, rows: np.ndarray | None, at: int | None) -> _R
     """Of the row at position `at`; rows None: positions are rows. Below every row where `at` is None or picked."""
     if at is None or bounds[at] < 0:
         return _NO_ROW
-    return int(bounds[at]), -(at if rows is None else int(rows[at]))
+    return bounds[at].item(), -(at if rows is None else int(rows[at]))
 
 
 def _is_ahead(bounds: np.ndarray, rows: np.ndarray, other: _RankKey) -> np.ndarray:

@@ -43,6 +43,8 @@ def _fields(pool: Pool, strategy: Strategy, seed: int, mixture: str | None) -> I
     yield from pool.sample_ids
     if strategy.values is not None:
         yield from _array_fields(strategy.values(pool))
+    for column in strategy.columns_of_options:
+        yield from _array_fields(pool.scores[column].to_numpy().astype(np.int64))
     for name in strategy.array_fields.values():
         yield from _array_fields(getattr(pool, name))
     if strategy.target_kind is not None and pool.targets is not None:

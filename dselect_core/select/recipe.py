@@ -131,6 +131,8 @@ class CoresetSpec(StrictModel):
         if self.has_rounds and self.strategy != "d3":
             key = "rounds" if self.rounds else "warmup"
             raise ValueError(f"`{key}` is for d3; `{self.strategy}` has no use for it: leave it out")
+        if self.has_rounds and (unused := [name for name, value in self.options.items() if value]):
+            raise ValueError(f"`{unused[0]}` has no effect with `rounds` or `warmup` yet: leave one of them out")
         return self
 
     @model_validator(mode="after")

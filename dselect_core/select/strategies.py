@@ -11,6 +11,7 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import rankable_columns
 from dselect_core.registry import Registry
 from dselect_core.select.strategy import Option, Strategy
+from dselect_core.select.top_k import OPTIONS as OPTIONS_OF_TOP_K
 from dselect_core.select.top_k import top_k
 
 BUILTIN = (
@@ -59,8 +60,10 @@ def strategy_with_options(name: str, values: Mapping[str, Any]) -> Strategy:
     plain = strategy(name)
     for option, value in values.items():
         if value is not None and option not in plain.options:
-            takers = ", ".join(other.name for other in all_strategies().values() if option in other.options)
-            raise DselectError(f"`{option}` is an option of {takers}; `{name}` has no use for it: leave it out")
+            takers = [other.name for other in all_strategies().values() if option in other.options]
+            takers += [f"{TOP_K}<column>"] if option in OPTIONS_OF_TOP_K else []
+            told = ", ".join(takers)
+            raise DselectError(f"`{option}` is an option of {told}; `{name}` has no use for it: leave it out")
     return plain.with_given(values)
 
 

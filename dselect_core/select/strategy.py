@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from dselect_core.kinds import all_kinds
+from dselect_core.kinds import all_kinds, rankable_columns
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.order import Order
 from dselect_core.select.saved_order import SavedOrder
@@ -30,13 +30,21 @@ class Option:
     """An option that a recipe may give to a strategy; it becomes a keyword argument of the strategy's `order`.
 
     type, bounds: as pydantic understands them (bounds: gt, ge, lt, le). default: the value in force where the recipe
-    gives none; None where the strategy then decides by itself.
+    gives none; None where the strategy then decides by itself. What follows holds where a recipe gives another value:
+    columns: score columns that the strategy reads beside its own. reads_sources: the order depends on which source a
+    row is of. prepares: (pool, the strategy's `ranks_by`) → the pool that the order is made from; then the value is no
+    keyword argument. in_records_at_default: whether the default stands in the order's key and in manifests; an option
+    that came later does not, so that older ones hold.
     """
 
     type: Any
     default: Any
     description: str
     bounds: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    reads_sources: bool = False
+    prepares: Callable[[Pool, str], Pool] | None = None
+    in_records_at_default: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Strategy:
     reads no column. seeded: whether the order depends on the seed. options: what a recipe may set, by name. given: the
     option values that a recipe set. ends_early: the order may end before the pool does, because the rows left are too
     similar to picked ones. counts_passes: each pick has the number of the pass over the pool in which it was made.
+    ranks_by: the column that says how difficult a row is, where options may replace it.
     requires: what a row must have beside values to be chosen: {in words: pool → the rows that lack it, boolean [n]}.
     by_group: its orders heed `Order.open_groups`, so that a recipe may give `quota` or `balance`.
     target_kind: the kind of score that it also reads of the target sources (`Pool.targets`); None: it reads none.
@@ -69,6 +78,7 @@ class Strategy:
     ends_early: bool = False
     counts_passes: bool = False
     requires: Mapping[str, Callable[[Pool], np.ndarray]] = field(default_factory=dict)
+    ranks_by: str = ""
     by_group: bool = False
     target_kind: str | None = None
     specialise: "Callable[[Strategy], Strategy] | None" = None
@@ -76,8 +86,29 @@ class Strategy:
 
     @property
     def option_values(self) -> dict[str, Any]:
-        """Every option with the value in force. They are part of the order's key."""
-        return {name: self.given.get(name, option.default) for name, option in self.options.items()}
+        """Options with the value in force, as records have them. They are part of the order's key."""
+        values = {name: self.given.get(name, option.default) for name, option in self.options.items()}
+        changed = self._changed_options
+        return {name: v for name, v in values.items() if name in changed or self.options[name].in_records_at_default}
+
+    @property
+    def columns_of_options(self) -> tuple[str, ...]:
+        """Columns that it reads because of its options; the order's key has them beside `values`."""
+        return tuple(dict.fromkeys(c for option in self._changed_options.values() for c in option.columns))
+
+    @property
+    def reads_sources(self) -> bool:
+        """Whether its order depends on which source a row is of."""
+        return any(option.reads_sources for option in self._changed_options.values())
+
+    @property
+    def _changed_options(self) -> dict[str, Option]:
+        """The options that have another value than the default."""
+        return {
+            name: option
+            for name, option in self.options.items()
+            if self.given.get(name, option.default) != option.default
+        }
 
     @property
     def array_fields(self) -> dict[str, str]:
@@ -93,5 +124,37 @@ class Strategy:
         given = {name: value for name, value in values.items() if value is not None}
         if not given:
             return self
-        strategy = replace(self, order=partial(self.order, **given), given={**self.given, **given})
+        own = replace(self, given={**self.given, **given})
+        of_order = {name: v for name, v in given.items() if name not in self.options or not self.options[name].prepares}
+        order: MakesOrder = partial(self.order, **of_order)
+        its_values = self.values
+        for name, option in own._changed_options.items():
+            if name in given and option.prepares is not None:
+                order, its_values = _prepared(option.prepares, self.ranks_by, order, its_values)
+        kinds = rankable_columns() if own.columns_of_options else {}
+        strategy = replace(
+            own,
+            order=order,
+            values=its_values,
+            columns=tuple(dict.fromkeys([*self.columns, *own.columns_of_options])),
+            needs=self.needs | {kinds[column] for column in own.columns_of_options},
+        )
         return strategy if self.specialise is None else self.specialise(strategy)
+
+
+def _prepared(
+    prepares: Callable[[Pool, str], Pool],
+    column: str,
+    order: MakesOrder,
+    values: Callable[[Pool], np.ndarray] | None,
+) -> tuple[MakesOrder, Callable[[Pool], np.ndarray] | None]:
+    """Order and values of the pool that an option makes of the given one."""
+
+    def order_of_prepared(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
+        return order(prepares(pool, column), seed, saved)
+
+    def values_of_prepared(pool: Pool) -> np.ndarray:
+        assert values is not None
+        return values(prepares(pool, column))
+
+    return order_of_prepared, None if values is None else values_of_prepared

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.length_correction import LENGTH_CORRECTED
 from dselect_core.select.order import Order, Pick
 from dselect_core.select.rounding import round_scores
 from dselect_core.select.saved_order import SavedOrder
@@ -79,6 +80,10 @@ class SortedOrder(Order):
         return standing
 
 
+OPTIONS = {"length_corrected": LENGTH_CORRECTED}
+"""Options of every strategy that `top_k` makes."""
+
+
 def top_k(name: str, column: str, kind: str, description: str = "") -> Strategy:
     """A strategy that takes the rows with the highest `column`, a column of the scores of `kind`."""
 
@@ -90,7 +95,15 @@ def top_k(name: str, column: str, kind: str, description: str = "") -> Strategy:
         return ranked_values(pool, column)
 
     return Strategy(
-        name, description or f"highest {column}", frozenset({kind}), (column,), order, values, by_group=True
+        name,
+        description or f"highest {column}",
+        frozenset({kind}),
+        (column,),
+        order,
+        values,
+        options=OPTIONS,
+        ranks_by=column,
+        by_group=True,
     )
 
 
