@@ -141,7 +141,6 @@ def test_with_texts_as_by_brute_force() -> None:
 
 
 def test_texts_that_differ_in_a_word_are_found_and_others_are_not(tmp_path: Path) -> None:
-    pytest.importorskip("datasketch")
     random = np.random.default_rng(0)
 
     def pair(words: list[str]) -> list[list[Message]]:

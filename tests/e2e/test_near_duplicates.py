@@ -170,7 +170,6 @@ def test_a_lost_table_is_made_again_and_nothing_else(planted: Graph) -> None:
 
 
 def test_nearly_the_same_text_is_found_where_the_prompts_are_not_that_alike(graph: Graph) -> None:
-    pytest.importorskip("datasketch")
     story = " ".join(f"Ship {n} left the harbour of town {n * 7} with {n + 3} barrels of salt." for n in range(4))
     tales = [*answered("Tell me of three ships.", story), *answered("Sing me of three ships.", story)]
     graph.source("b", [*alpaca(WORDS[:8], offset=50), *tales])
