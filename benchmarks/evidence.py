@@ -12,8 +12,9 @@ Model: a Hugging Face causal LM with a chat template. --work (./evidence by defa
 - tables  CSV files into --tables, and the table in Markdown on the screen (evidence_report.py).
 
 Without a step: all of them. Each goes on where it stopped. Nothing is tuned to make a strategy win: model, steps and
-rate are the same for all, and were chosen on a random draw. Baselines: random draws of as many rows, of as many
-response tokens, balanced by source, the longest responses, and every published score alone.
+rate are the same for all, and were chosen on a random draw. `targeted` sees examples of each held-out kind, which are
+in neither the pool nor the held-out rows. Baselines: random draws of as many rows, of as many response tokens, balanced
+by source, the longest responses, and every published score alone.
 """
 
 import argparse
@@ -28,19 +29,32 @@ from typing import Any
 import yaml
 from evidence_rows import Sizes, prepare_rows
 
-STRATEGIES = {
-    "d3": "d3",
-    "miwv": "miwv",
-    "mads": "mads",
-    "facility-location": "facility-location",
-    "kcenter": "kcenter",
-    "deita": "deita",
-    "upd": "topk:upd",
-    "loss": "topk:loss",
-    "grade": "topk:grade",
-    "longest": "topk:response_tokens",
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "d3": {"strategy": "d3"},
+    "miwv": {"strategy": "miwv"},
+    "mads": {"strategy": "mads"},
+    "facility-location": {"strategy": "facility-location"},
+    "kcenter": {"strategy": "kcenter"},
+    "deita": {"strategy": "deita"},
+    "targeted": {"strategy": "targeted"},
+    "ifd": {"strategy": "ifd"},
+    "upd": {"strategy": "topk:upd"},
+    "loss": {"strategy": "topk:loss"},
+    "grade": {"strategy": "topk:grade"},
+    "longest": {"strategy": "topk:response_tokens"},
+    "d3-balanced": {"strategy": "d3", "balance": "source"},
+    "d3-length-corrected": {"strategy": "d3", "length_corrected": True},
+    "upd-length-corrected": {"strategy": "topk:upd", "length_corrected": True},
+    "d3-per-token": {"strategy": "d3", "per": "token"},
+    "facility-location-per-token": {"strategy": "facility-location", "per": "token"},
 }
-"""Names in the tables, and in dselect.yaml. `upd`, `loss`, `grade` and `miwv` are the published scores alone."""
+"""Names in the tables, and recipes. `upd`, `loss`, `grade`, `ifd` and `miwv` are the published scores alone."""
+
+ROWS_ALONE = {"d3-balanced"}
+"""A balance is of rows."""
+
+TOKENS_ALONE = {"d3-per-token", "facility-location-per-token"}
+"""A gain for a token is meant for budgets in tokens."""
 
 SHARES = (5, 1, 10)
 """Budgets in percent of the pool, in the order in which they are tried."""
@@ -60,7 +74,14 @@ TRIALS = {
     "baselines": ["balanced"],
     "keep_models": True,
 }
+ROLES = {"pool": "train", "held": "eval", "target": "target"}
 STEPS = ("rows", "score", "try", "tables")
+
+
+def names_of(by_tokens: bool) -> list[str]:
+    """The strategies that are tried with budgets in rows, or in response tokens."""
+    left_out = ROWS_ALONE | TOO_MANY_ROWS if by_tokens else TOKENS_ALONE
+    return [name for name in STRATEGIES if name not in left_out]
 
 
 def settings_of(facts: dict[str, dict[str, int]], model: str, dtype: str) -> dict[str, Any]:
@@ -69,16 +90,14 @@ def settings_of(facts: dict[str, dict[str, int]], model: str, dtype: str) -> dic
     response_tokens = sum(each["response_tokens"] for each in pool)
     coresets = {}
     for share in SHARES:
-        for name, strategy in STRATEGIES.items():
-            coresets[f"{name}-{share}pct"] = {"strategy": strategy, "budget": f"{share}%"}
-            tokens = round(response_tokens * share / 100)
-            coresets[f"{name}-{share}pct-tokens"] = {"strategy": strategy, "budget": f"{tokens} tokens"}
+        tokens = round(response_tokens * share / 100)
+        for name in names_of(by_tokens=False):
+            coresets[f"{name}-{share}pct"] = {**STRATEGIES[name], "budget": f"{share}%"}
+        for name in names_of(by_tokens=True):
+            coresets[f"{name}-{share}pct-tokens"] = {**STRATEGIES[name], "budget": f"{tokens} tokens"}
     return {
         "storage": "store",
-        "sources": {
-            name: {"path": f"rows/{name}.jsonl", "role": "eval" if name.startswith("held-") else "train"}
-            for name in facts
-        },
+        "sources": {name: {"path": f"rows/{name}.jsonl", "role": ROLES[name.split("-")[0]]} for name in facts},
         "model": {"path": model, "dtype": dtype, "device": "cpu"},
         "coresets": coresets,
         "trials": TRIALS,
@@ -101,8 +120,7 @@ def try_all(config: Path, until: float) -> None:
 
     workspace = open_workspace(config)
     for stage in stages(SHARES):
-        names = [name for name in STRATEGIES if not (stage.cell.by_tokens and name in TOO_MANY_ROWS)]
-        done = run_stage(workspace, stage, names, until, config.parent / "runs.log")
+        done = run_stage(workspace, stage, names_of(stage.cell.by_tokens), until, config.parent / "runs.log")
         print(f"{time.strftime('%H:%M:%S')} {stage.cell.name} seeds {stage.seeds}: {done} runs", flush=True)
 
 

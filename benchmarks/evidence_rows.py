@@ -27,7 +27,7 @@ DATA = (".json", ".jsonl", ".parquet", ".gz", ".zst")
 @dataclass(frozen=True)
 class Sizes:
     """longest: tokens of a row's texts; pool: train rows in all; kept_out: rows of each corpus that are in no pool;
-    held_out: of those, the rows of an eval source: the others are for a second look.
+    held_out: of those, the rows of an eval source: the others are a target source.
     """
 
     longest: int = 160
@@ -39,8 +39,8 @@ class Sizes:
 def prepare_rows(corpora: Path, tokenizer: Any, sizes: Sizes, folder: Path) -> dict[str, dict[str, int]]:
     """Write one JSONL of `messages` a source into `folder`; returns {source: its rows and response tokens}.
 
-    Sources are pool-NAME, and held-NAME of as many rows each, with held-unseen where some files are kept out. The pool
-    has equal shares of the corpora, and a corpus that has too few leaves its share to the others.
+    Sources are pool-NAME, and held-NAME and target-NAME of as many rows each, with a NAME `unseen` where some files are
+    kept out. The pool has equal shares of the corpora, and a corpus that has too few leaves its share to the others.
     """
     corpora_rows = {
         entry.name.split(".")[0]: _short_rows(entry, tokenizer, sizes.longest)
@@ -60,7 +60,12 @@ def prepare_rows(corpora: Path, tokenizer: Any, sizes: Sizes, folder: Path) -> d
     train = {name: [row for row in rows if grams.isdisjoint(_grams(row))] for name, rows in train.items()}
     shares = _equal_shares({f"pool-{name}": len(rows) for name, rows in train.items()}, sizes.pool)
     sources |= {name: train[name.removeprefix("pool-")][:share] for name, share in shares.items()}
-    sources = {name: rows if name in shares else rows[: sizes.held_out] for name, rows in sources.items()}
+    for name in [name for name in sources if name not in shares]:
+        kept_out = sources[name]
+        sources[name], sources[f"target-{name.removeprefix('held-')}"] = (
+            kept_out[: sizes.held_out],
+            kept_out[sizes.held_out :],
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in sources.items():
         lines = (json.dumps({"messages": row["messages"]}, ensure_ascii=False) + "\n" for row in rows)
