@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from dselect_core.corpus.sample import sample_id
+from dselect_core.pool.corpus_index import needed_kinds
 from dselect_core.select.rounding import round_unit_vectors
 from tests.e2e.graph import Graph
 
@@ -55,7 +56,8 @@ def assert_same(graph: Graph, fresh: Graph) -> None:
     """Every table and coreset equal, ids in order, floats within 1e-5; a shot or a pick may differ at a tie alone."""
     mine, other = graph.pool(), fresh.pool()
     assert mine.equals(other), "the pools differ"
-    for kind in ("difficulty", "embeddings", "prompts", "activations", "grades"):
+    kinds = ("difficulty", "embeddings", "prompts", "weighted_embeddings", "activations", "grades")
+    for kind in [kind for kind in kinds if kind in needed_kinds(graph.workspace.settings)]:
         assert_same_table(graph.scores(kind), fresh.scores(kind), kind)
     a, b = pl.read_parquet(str(graph.workspace.neighbors)), pl.read_parquet(str(fresh.workspace.neighbors))
     assert a["sample_id"].equals(b["sample_id"])

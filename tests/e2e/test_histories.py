@@ -1,7 +1,7 @@
-"""Random histories of a small corpus: whatever was added, edited, deleted, moved, budgeted, divided over sources,
-killed, stopped by a signal, lost from the storage or refused by a full disk on the way, the tables are those of a fresh
-run on what is there in the end. Each undisturbed refresh computes what its plan said. No coreset is ever visible that
-no whole run made.
+"""Random histories of a small corpus: whatever was added, edited, deleted, moved, wanted (a target example), budgeted,
+divided over sources, killed, stopped by a signal, lost from the storage or refused by a full disk on the way, the
+tables are those of a fresh run on what is there in the end. Each undisturbed refresh computes what its plan said. No
+coreset is ever visible that no whole run made.
 
 Each history is a state machine's walk on the real graph, a refresh after each step; a killed or stopped refresh is a
 real process, with an instance of its own, and a real signal; a full disk is a file system in memory that is made as
@@ -41,7 +41,14 @@ HISTORIES = int(os.environ.get("DSELECT_HISTORIES", "6"))
 STEPS = 3
 ROOT = Path(__file__).parents[2]
 SOURCES = ("a", "b")
-BUDGETS = {"d3": ["10%", "30%", "60%"], "weak": [2, 5, 9], "wide": ["20%", "50%", "90%"]}
+TARGET = "want"
+"""A source of target examples, which `near` compares with."""
+BUDGETS = {
+    "d3": ["10%", "30%", "60%"],
+    "weak": [2, 5, 9],
+    "wide": ["20%", "50%", "90%"],
+    "near": ["20%", 7, "70%"],
+}
 # Any of them can be met by any pool that the histories come to.
 MIXTURES: list[dict[str, object]] = [
     {},
@@ -50,10 +57,10 @@ MIXTURES: list[dict[str, object]] = [
     {"quota": {"a": {"max": "95%"}, "b": {"min": "5%"}}},
     {"quota": {"a": {"min": 1}}},
 ]
-STRATEGIES = {"d3": "d3", "weak": "miwv", "wide": "mads"}
+STRATEGIES = {"d3": "d3", "weak": "miwv", "wide": "mads", "near": "targeted"}
 Rows = dict[str, list[Row]]
 
-START: Rows = {"a": rows(0, 12), "b": [*rows(100, 6), rows(0, 12)[3]]}
+START: Rows = {"a": rows(0, 12), "b": [*rows(100, 6), rows(0, 12)[3]], TARGET: rows(200, 3)}
 
 
 def _mount(*arguments: str) -> bool:
@@ -113,7 +120,7 @@ class Histories(RuleBasedStateMachine):
 
     def _land(self, what: str) -> None:
         self.steps.append(what)
-        for source in SOURCES:
+        for source in self.rows:
             # Two files a source, written again only where they changed: an editor touches what it edits.
             half = len(self.rows[source]) // 2
             for name, part in (("0", self.rows[source][:half]), ("1", self.rows[source][half:])):
@@ -175,6 +182,15 @@ class Histories(RuleBasedStateMachine):
         (other,) = set(SOURCES) - {source}
         self.rows[other].append(self.rows[source].pop(at % len(self.rows[source])))
         self._refresh(f"move from {source}")
+
+    @rule(number=st.integers(600, 620), goes=st.booleans())
+    def want(self, number: int, goes: bool) -> None:
+        wanted = self.rows[TARGET]
+        if goes and len(wanted) > 1:
+            wanted.pop(number % len(wanted))
+        else:
+            wanted += rows(number, 1)
+        self._refresh(f"a target example {'goes' if goes else 'comes'}")
 
     @rule(recipe=st.sampled_from(sorted(BUDGETS)), which=st.integers(0, 2))
     def budget(self, recipe: str, which: int) -> None:
@@ -282,13 +298,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     place = tmp_path_factory.mktemp("histories") / "project"
     graph = Graph(place)
     place.mkdir()
-    for source in SOURCES:
+    for source in START:
         half = len(START[source]) // 2
         write(place / "data" / source / "0.jsonl", START[source][:half])
         write(place / "data" / source / "1.jsonl", START[source][half:])
     graph.settings(
         model={"path": str(save_llama(tmp_path_factory.mktemp("model")))},
-        sources={name: {"path": f"data/{name}"} for name in SOURCES},
+        sources={name: {"path": f"data/{name}", "role": "target" if name == TARGET else "train"} for name in START},
         coresets=recipes({name: options[1] for name, options in BUDGETS.items()}, {}),
         parts={"rows": 3},
     )
