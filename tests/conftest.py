@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.cases import CASES
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -24,3 +26,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")
+    terminalreporter.write_line(f"random cases of each comparison with brute force: {CASES} (DSELECT_CASES)")

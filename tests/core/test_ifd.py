@@ -19,6 +19,7 @@ from dselect_core.lm.render import Renderer
 from dselect_core.lm.without_prompt import WithoutPrompt
 from dselect_core.scores.ifd import figures
 from dselect_core.select.candidate_pool import Pool
+from tests.cases import CASES
 from tests.chat_templates import FAMILIES
 from tests.core.test_render_families import renderer
 from tests.tiny import conversation, open_llama, samples_frame, save_llama, sentencepiece_tokenizer
@@ -177,7 +178,7 @@ values = st.one_of(
 )
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=CASES, deadline=None)
 @given(st.lists(values, min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_the_highest_below_1_are_taken(ratios: list[float | None], shuffled: Any) -> None:
     ids = [f"{i:02d}" for i in range(len(ratios))]

@@ -16,9 +16,8 @@ from dselect_core.pool.near_duplicates import SCHEMA
 from dselect_core.pool.overlap import short_reason
 from dselect_core.select.rounding import round_scores, round_unit_vectors, usable_vectors
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec
+from tests.cases import CASES
 from tests.tiny import Message, conversation, samples_frame
-
-CASES = 1000
 
 
 def random_case(seed: int) -> tuple[pl.Series, np.ndarray, pl.DataFrame, NearDuplicatesSpec]:

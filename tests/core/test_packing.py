@@ -109,7 +109,9 @@ def test_out_of_memory_halves_the_budget_and_goes_on() -> None:
 def test_a_sequence_that_cannot_fit_is_an_error_that_says_what_to_do() -> None:
     forward = Forward(make("llama"))
     forward.body.register_forward_pre_hook(Small(20), with_kwargs=True)
-    with pytest.raises(DselectError, match=r"of \d+ tokens does not fit into the memory of cpu: lower `max_length`"):
+    with pytest.raises(
+        DselectError, match=r"of \d+ tokens does not fit into the memory of cpu: lower its `max_length`"
+    ):
         list(forward.over(trees(), 10_000))
 
 

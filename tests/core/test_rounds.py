@@ -12,6 +12,7 @@ from dselect_core.rounds.choose_round import Selectable, choose, cumulative_shar
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
+from tests.cases import CASES
 
 ROWS = st.lists(
     st.tuples(
@@ -64,7 +65,7 @@ def loop(rows: Rows, before: list[int], spent: int, until: int, by_tokens: bool)
     return picked
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=CASES, deadline=None)
 @given(ROWS, st.data(), st.booleans())
 def test_a_round_chooses_what_a_loop_over_all_distances_does(rows: Rows, data: st.DataObject, by_tokens: bool) -> None:
     usable = [row for row, (_, grade, _) in enumerate(rows) if grade is not None]

@@ -16,7 +16,7 @@ from dselect_core.corpus.sample import (
 from dselect_core.fingerprint import digest
 from dselect_core.graders.heuristic_grader import grade_messages
 from dselect_core.graders.heuristics.turn import turns
-from dselect_core.graders.openai_grader import render
+from dselect_core.graders.judge_prompt import RATING
 
 
 def test_fields_beside_content_are_part_of_the_id_and_plain_text_keeps_the_id_it_had() -> None:
@@ -57,6 +57,6 @@ def test_a_message_as_text_holds_its_calls_and_on_request_its_reasoning() -> Non
 def test_readers_of_conversations_see_calls() -> None:
     call = '[{"type":"function","function":{"name":"add","arguments":{"a":2}}}]'
     messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "", "tool_calls": call}]
-    assert '{"name": "add", "arguments": {"a": 2}}' in render("id", messages, "Rate.")[1]["content"]
+    assert '{"name": "add", "arguments": {"a": 2}}' in RATING.chat("id", messages, "Rate.")[1]["content"]
     (turn,) = turns(messages)
     assert "add" in turn.response and grade_messages(messages)[0] == 1

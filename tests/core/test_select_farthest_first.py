@@ -15,6 +15,7 @@ from dselect_core.select.farthest_first import MAX_WEIGHT_STEPS, FarthestFirst, 
 from dselect_core.select.order import Pick
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
 from dselect_core.select.saved_order import SavedOrder
+from tests.cases import CASES
 from tests.core.test_select_d3 import small_cases
 
 tiny = st.builds(Sizes, active=st.integers(1, 5), picks=st.integers(1, 4), shortlist=st.integers(1, 8))
@@ -53,7 +54,7 @@ def assert_same(picks: list[Pick], rows: list[int], gains: list[float | None]) -
     assert [pick.gain for pick in picks[1:]] == pytest.approx(gains[1:], rel=1e-12)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=CASES, deadline=None)
 @given(small_cases, tiny)
 def test_small_cases_with_ties_duplicates_and_zero_weights(case: list[tuple[list[int], int]], sizes: Sizes) -> None:
     vectors, weights = np.array([v for v, _ in case], dtype=np.float32), np.array([w for _, w in case])
@@ -140,7 +141,7 @@ def loop_after(vectors: np.ndarray, weights: np.ndarray, given: list[int]) -> tu
     return rows[len(given) :], gains
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=CASES, deadline=None)
 @given(small_cases, tiny, st.randoms(use_true_random=False))
 def test_given_rows_stand_as_centres(case: list[tuple[list[int], int]], sizes: Sizes, random: Random) -> None:
     vectors, weights = np.array([v for v, _ in case], dtype=np.float32), np.array([w for _, w in case])

@@ -20,6 +20,7 @@ from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.rounding import SCORE_STEP
 from dselect_core.select.select import Selection, required_kinds, select
 from dselect_core.select.strategies import strategy_with_options
+from tests.cases import CASES
 from tests.core.test_select_continue import Orders, assert_same
 from tests.core.test_select_d3 import reference as d3_by_rule
 from tests.core.test_select_deita import by_rule as deita_by_rule
@@ -133,7 +134,7 @@ def expected(recipe: dict[str, Any], rows: pl.DataFrame, vectors: list[list[floa
     return sorted(range(len(steps)), key=lambda i: (-steps[i], i))
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=CASES, deadline=None)
 @given(st.sampled_from(RECIPES), st.integers(0, 10**6), st.integers(6, 20), st.integers(1, 3))
 def test_the_order_is_that_of_brute_force(recipe: dict[str, Any], seed: int, n: int, sources: int) -> None:
     pool = pool_of(seed, n, sources)
@@ -151,7 +152,7 @@ def test_the_order_is_that_of_brute_force(recipe: dict[str, Any], seed: int, n: 
     assert recipe["strategy"] in ("facility-location",) or gains == sorted(gains, reverse=True)
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=CASES, deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0, 8, width=32), st.integers(0, 40), st.sampled_from([None, "a", "b"])),

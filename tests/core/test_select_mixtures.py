@@ -26,11 +26,11 @@ from dselect_core.select.rounding import round_unit_vectors
 from dselect_core.select.select import Selection, required_kinds, select
 from dselect_core.settings.settings import Settings
 from dselect_core.trials.draws import take_balanced
+from tests.cases import CASES
 from tests.core.test_select_continue import Orders
 
 NAMES = ["d3", "kcenter", "facility-location", "mads", "deita", "random", "miwv", "topk:loss"]
 SOURCES = ["x", "y", "z"]
-CASES = 1_000
 
 
 def make_pool(random: np.random.Generator, n: int) -> Pool:

@@ -22,6 +22,7 @@ from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.select import required_kinds, select
 from dselect_core.select.strategies import strategy_with_options
+from tests.cases import CASES
 
 Vectors = list[list[int]]
 
@@ -78,7 +79,7 @@ def recipe(budget: str | int, **options: object) -> CoresetSpec:
     return CoresetSpec.model_validate({"strategy": "targeted", "budget": budget, **options})
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=CASES, deadline=None)
 @given(small_cases, st.sampled_from(["round-robin", "max"]), shares, st.integers(0, 14), st.sampled_from([1, 3, 4096]))
 def test_every_pick_and_how_the_others_stand(
     case: tuple[Vectors, Vectors], by: str, share: str | None, cut: int, block: int
