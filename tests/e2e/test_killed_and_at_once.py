@@ -1,10 +1,12 @@
 """Processes that die in the middle, and processes that work at the same time, end in the tables of one quiet run."""
 
+import os
 import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from tests.tiny import save_llama
 
 ROOT = Path(__file__).parents[2]
 PART_ROWS = 16
-KILLS = 10
+KILLS = int(os.environ.get("DSELECT_KILLS", "5"))
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,8 @@ def undisturbed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Grap
     return FromScratch(tmp_path_factory.mktemp("undisturbed")).of(Graph(project))
 
 
-def test_killed_at_ten_random_moments_of_scoring_at_most_one_part_is_lost_each_time(
-    project: Path, undisturbed: Graph, tmp_path: Path
+def test_killed_at_random_moments_of_scoring_at_most_one_part_is_lost_each_time(
+    project: Path, undisturbed: Graph, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     graph = Graph(Path(shutil.copytree(project, tmp_path / "p")))
     log = tmp_path / "log"
@@ -79,6 +81,7 @@ def test_killed_at_ten_random_moments_of_scoring_at_most_one_part_is_lost_each_t
     assert not graph.refresh().failed
     assert graph.refresh().runs == []
     assert kills == KILLS
+    record_property("kills at random moments", kills)
     assert_same(graph, undisturbed)
 
 
