@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dselect_core.lm.chat_template import BUILTIN_TEMPLATE
-from tests.tiny import TEXTS
+from tests.tiny import TEXTS, byte_level_bpe
 
 SIZES = {
     "hidden_size": 32,
@@ -20,28 +20,7 @@ ANSWERS = ("yes", "Yes", "YES", " yes", " Yes", "no", "No", " no", " No")
 @lru_cache(maxsize=1)
 def tokenizer() -> Any:
     """A byte-level BPE in which yes and no are tokens, in several forms; ` YES`, `NO` and ` NO` are not."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    raw.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    raw.train_from_iterator(
-        [*TEXTS, *[answer for answer in ANSWERS for _ in range(20)]],
-        trainers.BpeTrainer(
-            vocab_size=420,
-            special_tokens=["<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token="<|bos|>",
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
-        chat_template=BUILTIN_TEMPLATE,
-    )
+    return byte_level_bpe([*TEXTS, *[answer for answer in ANSWERS for _ in range(20)]], 420)
 
 
 def _save(model: Any, folder: Path, template: str | None) -> Path:

@@ -44,7 +44,12 @@ def samples_frame(conversations: list[list[Message]]) -> pl.DataFrame:
 
 @lru_cache(maxsize=1)
 def tokenizer() -> Any:
-    """A byte-level BPE of 400 tokens with the builtin chat template. Do not change it: copy it."""
+    """A byte-level BPE of 400 tokens with the builtin chat template. Do not change it: train another."""
+    return byte_level_bpe(TEXTS, 400)
+
+
+def byte_level_bpe(texts: list[str], size: int) -> Any:
+    """A byte-level BPE of at most `size` tokens, trained on the texts, with the builtin chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -52,9 +57,9 @@ def tokenizer() -> Any:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     raw.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     raw.train_from_iterator(
-        TEXTS,
+        texts,
         trainers.BpeTrainer(
-            vocab_size=400,
+            vocab_size=size,
             special_tokens=["<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
