@@ -215,13 +215,15 @@ def overview(frame: pl.DataFrame) -> str:
 def _told_interval(found: dict[str, Any] | None) -> str:
     if found is None:
         return "–"
-    mark = {"better": " ▲", "worse": " ▼"}.get(found["verdict"], "")
-    return f"{found['better_by']:+.3f} ± {(found['high'] - found['low']) / 2:.3f}{mark}"
+    return f"{found['better_by']:+.3f} ± {(found['high'] - found['low']) / 2:.3f}{_mark(found)}"
 
 
 def _told_source(found: dict[str, Any]) -> str:
-    mark = {"better": " ▲", "worse": " ▼"}.get(found["verdict"], "")
-    return f"{found['better_by']:+.3f}{mark}"
+    return f"{found['better_by']:+.3f}{_mark(found)}"
+
+
+def _mark(found: dict[str, Any]) -> str:
+    return {"better": " ▲", "worse": " ▼"}.get(found["verdict"], "")
 
 
 def write_tables(workspace: Workspace, cells: list[Cell], strategies: list[str], folder: Path) -> str:

@@ -72,6 +72,11 @@ class CoresetTodo:
     moves: bool = False
     candidates_move: bool = False
 
+    @property
+    def picked_rows(self) -> int | None:
+        """Rows that have to be picked; None for a budget in tokens."""
+        return None if self.rows is None else self.rows - self.reused_rows
+
 
 def coreset_todos(
     workspace: Workspace,

@@ -112,9 +112,11 @@ def _shot(workspace: Workspace, sample_id: str) -> dict[str, Any] | None:
 
 def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterator[Score]:
     index = read_index(workspace)
+    manifests = [readable_manifest(workspace, recipe) or {} for recipe in workspace.settings.coresets]
+    rounds = [one for made in manifests for one in made.get("rounds", [])]
     for kind in all_kinds().values():
         folder = workspace.kind_folder(kind.name)
-        used_fingerprints = _used_fingerprints(workspace, index, kind)
+        used_fingerprints = _used_fingerprints(workspace, index, rounds, kind)
         for store_folder in sorted(folder.iterdir(), key=lambda path: path.name) if folder.exists() else []:
             if store_folder.suffix:
                 continue  # a source's head
@@ -132,11 +134,10 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterat
                 yield Score(kind.name, _readable(row), store.provenance, store_folder.name, written, in_force)
 
 
-def _used_fingerprints(workspace: Workspace, index: Index, kind: Kind) -> list[str]:
+def _used_fingerprints(workspace: Workspace, index: Index, rounds: list[dict[str, Any]], kind: Kind) -> list[str]:
     """Fingerprints of the provenances that the pool uses now, and the rounds of coresets that stand."""
     if kind.by_source:
-        manifests = (readable_manifest(workspace, recipe) or {} for recipe in workspace.settings.coresets)
-        of_rounds = {one["scores"].get(kind.name) for made in manifests for one in made.get("rounds", [])}
+        of_rounds = {one["scores"].get(kind.name) for one in rounds}
         return [*index.fingerprints.get(kind.name, []), *(name for name in of_rounds if name is not None)]
     table = workspace.pool_table(kind.name)
     return [read_metadata(table)["fingerprint"]] if table.exists() else []

@@ -311,8 +311,8 @@ class _Planner:
             if todo.candidates_why is not None:
                 steps.append(Step("candidates", todo.recipe, todo.candidates_why))
             if todo.why is not None:
-                computed, reused = (todo.rows and todo.rows - todo.reused_rows), (todo.rows and todo.reused_rows)
-                steps.append(Step("coreset", todo.recipe, todo.why, computed, reused, todo.exact))
+                reused = None if todo.rows is None else todo.reused_rows
+                steps.append(Step("coreset", todo.recipe, todo.why, todo.picked_rows, reused, todo.exact))
         return [*steps, *rounds.steps(self.coreset_todos, changed_recipes, model_changes=model_changes)]
 
     def trials(self, *, model_changes: bool) -> list[Step]:

@@ -1,7 +1,7 @@
 """The part of a plan that is about d3's rounds: which will run, what they tune, and how many rows they score."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -27,6 +27,7 @@ class RoundPlans:
     stale: Reasons
     lost: Reasons
     tokens: Callable[[pl.DataFrame], int]
+    _known: dict[str, list[RoundTodo]] = field(default_factory=dict, init=False, repr=False)  # by recipe
 
     def coresets_behind(self) -> dict[tuple[str, str | None], str]:
         """{("coreset", recipe): why} of the coresets that nothing touches but rounds that come out otherwise now.
@@ -38,7 +39,7 @@ class RoundPlans:
             if ("coreset", recipe) in self.stale or not self._named(recipe, self.stale):
                 continue
             try:
-                moves = any(self._moves(recipe, todo) for todo in rounds_todo(self._rounds(recipe)))
+                moves = any(self._moves(recipe, todo) for todo in self._todos(recipe))
             except DselectError:
                 moves = True
             if moves:
@@ -65,7 +66,7 @@ class RoundPlans:
                     ids, size = self.pool.candidate_ids, self.pool.ids.height
                     todos = future_rounds(self.workspace, recipe, spec, size, ids, warm_up_stays=stays)
                 else:
-                    todos = rounds_todo(self._rounds(recipe))
+                    todos = self._todos(recipe)
             except DselectError:  # its run says what is wrong
                 steps += [Step(asset_of_round(n + 1), recipe, named.get(n + 1, why)) for n in range(spec.round_count)]
                 continue
@@ -86,10 +87,14 @@ class RoundPlans:
         numbers = range(1, self.workspace.settings.coresets[recipe].round_count + 1)
         return {n: reasons[asset_of_round(n), recipe] for n in numbers if (asset_of_round(n), recipe) in reasons}
 
-    def _rounds(self, recipe: str) -> Rounds:
-        spec = self.workspace.settings.coresets[recipe]
-        # Of which pool they will be said to be moves nothing that a plan asks.
-        return Rounds(self.workspace, recipe, spec, read_index(self.workspace), spec_version(spec), "")
+    def _todos(self, recipe: str) -> list[RoundTodo]:
+        """Of all its rounds over the pool as it is. To know them they are chosen, which is done once a plan."""
+        if recipe not in self._known:
+            spec = self.workspace.settings.coresets[recipe]
+            # Of which pool they will be said to be moves nothing that a plan asks.
+            rounds = Rounds(self.workspace, recipe, spec, read_index(self.workspace), spec_version(spec), "")
+            self._known[recipe] = rounds_todo(rounds)
+        return self._known[recipe]
 
     def _moves(self, recipe: str, todo: RoundTodo) -> bool:
         """Whether a round comes out otherwise than its record, or if that is lost, the coreset's manifest says."""

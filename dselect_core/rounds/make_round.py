@@ -7,9 +7,8 @@ it moves, and a round that was killed goes on.
 `Rounds` is what a plan (rounds_todo.py) and the making ask.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import polars as pl
@@ -240,7 +239,7 @@ def make_round(rounds: Rounds, number: int, progress: Progress | None = None) ->
         model = rounds.model(number, before)
         scores = rounds.scores(model)
         candidates, missing = rounds.index.candidates.height, scores.missing_rows().height
-        samples = _once(lambda: pool_samples(rounds.workspace, rounds.index))
+        samples = cache(lambda: pool_samples(rounds.workspace, rounds.index))
         is_tuned = model.is_tuned
         scored = scores.compute(lambda: model.open(samples), samples, progress)
         was_tuned = not is_tuned and model.is_tuned
@@ -251,14 +250,3 @@ def make_round(rounds: Rounds, number: int, progress: Progress | None = None) ->
     write_record(rounds.workspace, rounds.recipe, record)
     tokens = int(model.facts.get("tokens", 0)) if was_tuned else 0
     return MadeRound(record, missing, candidates - missing, was_tuned, tokens, scored)
-
-
-def _once(make: Callable[[], pl.DataFrame]) -> Callable[[], pl.DataFrame]:
-    made: list[pl.DataFrame] = []
-
-    def get() -> pl.DataFrame:
-        if not made:
-            made.append(make())
-        return made[0]
-
-    return get

@@ -19,6 +19,7 @@ import polars as pl
 
 from dselect_core.kinds import all_kinds, rankable_columns
 from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.composition import first_source
 from dselect_core.select.rounding import round_scores
 from dselect_core.select.strategy import Option
 
@@ -65,7 +66,7 @@ def correct_for_length(pool: Pool, column: str) -> Pool:
     """The pool with `column` corrected, and kept within what the column can be. Its rows must have it, and lengths."""
     scores = pool.scores
     if "sources" in scores.columns:
-        sources = scores.select(pl.col("sources").list.sort().list.first()).to_series().to_list()
+        sources = scores.select(source=first_source())["source"].to_list()
     else:
         sources = [None] * len(pool)
     corrected = without_length(scores[column].cast(pl.Float64).to_numpy(), scores[LENGTH].to_numpy(), sources)

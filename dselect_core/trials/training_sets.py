@@ -12,6 +12,7 @@ from dselect_core.pool.corpus_index import Index, read_index
 from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.runs.run_store import Run, TrainingSet, of_samples
 from dselect_core.runs.tunable_model import TunableModel
+from dselect_core.select.composition import first_source
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
@@ -44,7 +45,7 @@ class TrialPool:
         except FileNotFoundError:
             raise DselectError(f"coreset {recipe}: not made yet; run `dselect refresh`") from None
         index = read_index(workspace)
-        samples = index.candidates.select("sample_id", pl.col("sources").list.first()).join(
+        samples = index.candidates.select("sample_id", first_source()).join(
             _counted(workspace, index), on="sample_id", how="left"
         )
         return cls(order["sample_id"].to_list(), {row[0]: Sample(*row[1:]) for row in samples.iter_rows()})
