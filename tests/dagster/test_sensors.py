@@ -120,10 +120,11 @@ def test_each_loss_and_each_return_of_a_recipe_has_a_run_of_its_own(deployment: 
 def at_night(deployment: Deployment, schedule: str = "refresh_sources") -> list[dg.RunRequest]:
     resource = WorkspaceResource(config=str(deployment.config))
     repository = build_definitions(load_settings(deployment.config), str(deployment.config)).get_repository_def()
-    context = dg.build_schedule_context(
+    # Left open, the instance that the context enters would stay Dagster's current one, also once it is gone.
+    with dg.build_schedule_context(
         instance=deployment.instance, repository_def=repository, resources={"workspace": resource}
-    )
-    return list(repository.get_schedule_def(schedule).evaluate_tick(context).run_requests or [])
+    ) as context:
+        return list(repository.get_schedule_def(schedule).evaluate_tick(context).run_requests or [])
 
 
 def test_the_schedule_lands_what_changed_and_makes_its_partitions(deployment: Deployment) -> None:

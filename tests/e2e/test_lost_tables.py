@@ -44,6 +44,7 @@ def orders(graph: Graph) -> dict[str, pl.DataFrame]:
     return {recipe: graph.order(recipe) for recipe in RECIPES}
 
 
+@pytest.mark.walk(6)
 @pytest.mark.parametrize("path", LOST)
 def test_what_is_lost_is_planned_and_made_again_and_nothing_follows(graph: Graph, path: str) -> None:
     orders_then = orders(graph)

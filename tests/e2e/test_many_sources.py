@@ -46,6 +46,7 @@ def test_an_edit_and_a_removal_reach_the_coresets(three: Graph) -> None:
     assert made(three.refresh()) == set()
 
 
+@pytest.mark.walk(2)
 @pytest.mark.parametrize("at", ["embeddings", "corpus_index", "neighbors", "coreset"])
 def test_what_a_killed_refresh_left_is_made_by_the_next(three: Graph, at: str) -> None:
     three.refresh()

@@ -124,6 +124,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.walk(3)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_one_signal_stops_and_the_next_refresh_goes_on(
     moment: str, project: Path, undisturbed: Graph, tmp_path: Path, record_property: Any
