@@ -45,6 +45,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "d3-balanced": {"strategy": "d3", "balance": "source"},
     "d3-length-corrected": {"strategy": "d3", "length_corrected": True},
     "upd-length-corrected": {"strategy": "topk:upd", "length_corrected": True},
+    "d3-whitened": {"strategy": "d3", "whiten": True},
+    "kcenter-whitened": {"strategy": "kcenter", "whiten": True},
+    "facility-location-whitened": {"strategy": "facility-location", "whiten": True},
     "d3-per-token": {"strategy": "d3", "per": "token"},
     "facility-location-per-token": {"strategy": "facility-location", "per": "token"},
 }

@@ -76,23 +76,18 @@ class Stage:
 
 
 def stages(shares: tuple[int, ...]) -> Iterator[Stage]:
-    """The whole grid: budgets below the first cost little and come before it, those above it come last.
-
-    The first budget has one seed of each strategy, by rows and by tokens, before it has the others: one run can be held
-    to single draws.
+    """The whole grid. The first budget is the main one: it has one seed of each strategy, by rows and by tokens, before
+    it has the others, for one run can be held to single draws. The other budgets follow in their order.
     """
-    first, *others = shares
     seeds, numbers = (0, 1, 2), tuple(range(5))
     drawn = {draws.RANDOM: numbers, draws.BALANCED: numbers}
-    small = [Cell(share, by_tokens=False) for share in others if share < first]
-    rows, tokens = Cell(first, by_tokens=False), Cell(first, by_tokens=True)
-    yield from (Stage(cell, seeds, drawn) for cell in small)
-    yield Stage(rows, (0,), {draws.RANDOM: numbers})
-    yield Stage(tokens, (0,), {draws.TOKENS: numbers})
-    yield Stage(rows, seeds, drawn)
-    yield from (Stage(replace(cell, by_tokens=True), seeds, {draws.TOKENS: numbers}) for cell in small)
-    yield Stage(tokens, seeds, {draws.TOKENS: numbers})
-    yield from (Stage(Cell(share, by_tokens=False), seeds, drawn) for share in others if share > first)
+    drawn_tokens = {draws.TOKENS: numbers}
+    for share in shares:
+        rows, tokens = Cell(share, by_tokens=False), Cell(share, by_tokens=True)
+        yield Stage(rows, (0,), drawn)
+        yield Stage(tokens, (0,), drawn_tokens)
+        yield Stage(rows, seeds, drawn)
+        yield Stage(tokens, seeds, drawn_tokens)
 
 
 def run_stage(workspace: Workspace, stage: Stage, strategies: list[str], until: float, log: Path) -> int:

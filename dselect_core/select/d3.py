@@ -15,6 +15,7 @@ from dselect_core.select.order import Order
 from dselect_core.select.rounding import SCORE_STEP
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Strategy
+from dselect_core.select.whitening import WHITEN
 
 
 def d3_order(pool: Pool, seed: int, saved: SavedOrder | None = None, per: str | None = None) -> Order:
@@ -52,7 +53,7 @@ D3 = Strategy(
     columns=("upd", "grade"),
     order=d3_order,
     values=d3_weight_steps,
-    options={"length_corrected": LENGTH_CORRECTED, "per": PER_TOKEN},
+    options={"length_corrected": LENGTH_CORRECTED, "per": PER_TOKEN, "whiten": WHITEN},
     ranks_by="upd",
     by_group=True,
 )

@@ -26,6 +26,7 @@ from dselect_core.select.order import Order, Pick, open_rows
 from dselect_core.select.rounding import round_unit_vectors
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Option, Strategy
+from dselect_core.select.whitening import WHITEN
 
 EXACT_ROWS = 16_384
 """Largest pool for which all similarities are held where the recipe does not say: 1 GiB."""
@@ -247,6 +248,7 @@ FACILITY_LOCATION = Strategy(
             {"ge": 1},
         ),
         "per": PER_TOKEN,
+        "whiten": WHITEN,
     },
     by_group=True,
 )

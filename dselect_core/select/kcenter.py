@@ -8,6 +8,7 @@ from dselect_core.select.order import Order
 from dselect_core.select.rounding import SCORE_STEP
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Strategy
+from dselect_core.select.whitening import WHITEN
 
 
 def kcenter_order(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
@@ -22,5 +23,6 @@ KCENTER = Strategy(
     needs=frozenset({"embeddings"}),
     columns=(),
     order=kcenter_order,
+    options={"whiten": WHITEN},
     by_group=True,
 )
