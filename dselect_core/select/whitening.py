@@ -36,8 +36,8 @@ def whitened(vectors: np.ndarray) -> np.ndarray:
     n, width = vectors.shape
     if n < ROWS_PER_DIRECTION * width:
         raise DselectError(
-            f"`whiten` needs {ROWS_PER_DIRECTION * width} rows for vectors of {width} numbers, and only {n} can be chosen: "
-            "leave it out, or add sources"
+            f"`whiten` needs {ROWS_PER_DIRECTION * width} rows for vectors of {width} numbers, and only {n} can be "
+            "chosen: leave it out, or add sources"
         )
     blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
     mean = sum((vectors[rows].sum(axis=0, dtype=np.float64) for rows in blocks), np.zeros(width)) / n
