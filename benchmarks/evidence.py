@@ -76,6 +76,7 @@ TRIALS = {
     "multiples": [],
     "baselines": ["balanced"],
     "keep_models": True,
+    "precision": "float32",
 }
 ROLES = {"pool": "train", "held": "eval", "target": "target"}
 STEPS = ("rows", "score", "try", "tables")

@@ -1,5 +1,6 @@
 """Tuning: the loss falls, the same input gives the same weights, and what is kept loads as what was tuned."""
 
+import platform
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from dselect_core.lm.tuned_weights import load_tuned, save_tuned
 from dselect_core.lm.tuning import Example, Tuned, TuneSpec, tune
 from dselect_core.lm.tuning_loss import summed_loss
 from dselect_core.lm.tuning_steps import plan_steps
+from dselect_core.runs.tunable_model import computes_bf16
 from tests.core.test_families import make
 from tests.tiny import open_llama, save_llama
 
@@ -294,3 +296,10 @@ def test_a_run_that_was_killed_or_stopped_goes_on_to_the_same_weights(tmp_path: 
     assert equal(
         tune(open_llama(folder).forward.model, examples(), other, checkpoints).model, tuned(folder, other).model
     )
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="reads x86's flags")
+def test_auto_precision_takes_bf16_only_where_the_cpu_has_the_instructions() -> None:
+    """oneDNN says yes of every CPU with AVX-512, and converts: five times as long as float32."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert computes_bf16("cpu") == any(flag in flags for flag in ("avx512_bf16", "amx_bf16"))
