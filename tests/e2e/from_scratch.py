@@ -9,13 +9,14 @@ from pathlib import Path
 
 import polars as pl
 
-from dselect_core.coreset.coreset import make_coreset
+from dselect_core.coreset.coreset import make_coreset, rounds_of
 from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.kinds import all_kinds
 from dselect_core.lm.target_model import make_target_model
 from dselect_core.neighbors.update_neighbors import update_neighbors
 from dselect_core.pool.corpus_index import build_index, needed_kinds
+from dselect_core.rounds.make_round import make_round
 from dselect_core.scores.update import update_scores
 from dselect_core.scores.update_pairs import update_pairs
 from dselect_core.settings.workspace import Workspace
@@ -53,5 +54,8 @@ def make_everything(workspace: Workspace) -> None:
     update_neighbors(workspace, index)
     update_pairs(workspace, "miwv", index)
     for recipe in workspace.settings.coresets:
-        write_spec(workspace, recipe)
+        if write_spec(workspace, recipe)[0].has_rounds:
+            rounds = rounds_of(workspace, recipe)
+            for number in range(rounds.spec.round_count):
+                make_round(rounds, number + 1)
         make_coreset(workspace, recipe)
