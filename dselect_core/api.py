@@ -37,6 +37,7 @@ from dselect_core.progress import Progress
 from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.scores.update_pairs import with_inputs, with_similarity
 from dselect_core.select.candidate_pool import Pool, Targets
+from dselect_core.select.candidates import Grade, grade_candidates, unasked
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
 from dselect_core.settings.settings import ModelSpec, Settings, SourceSpec
@@ -191,14 +192,17 @@ def choose(
     budget: str | int,
     seed: int = 0,
     progress: Progress | None = None,
+    grade: Grade | None = None,
     **options: Any,
 ) -> Selection:
     """Choose from a pool as a recipe of dselect.yaml would; `.order` has the chosen ids in rank order with their gains.
 
     strategy: d3, miwv, mads, facility-location, deita, targeted, kcenter, random, topk:<column>. budget: rows (500), a
     share ("10%") or response tokens ("200000 tokens"). options: the other keys of a recipe, such as `quota`, and the
-    strategy's own. Raises DselectError for an unknown strategy or option, a budget or quota that the pool cannot meet,
-    or a score that the pool lacks.
+    strategy's own. grade: takes ids (String) and returns their grades (sample_id, grade; null where there is none). It
+    is asked, in rounds, for those rows without a grade that can still be chosen (select/candidates.py); the selection
+    is that of all grades. Raises DselectError for an unknown strategy or option, a budget or quota that the pool cannot
+    meet, or a score that the pool lacks.
     """
     try:
         spec = CoresetSpec.model_validate({"strategy": strategy, "budget": budget, "seed": seed, **options})
@@ -207,6 +211,9 @@ def choose(
         raise DselectError("; ".join(messages)) from None
     if spec.has_rounds:
         raise DselectError("`rounds` and `warmup` tune models, which are kept: give them in a recipe of dselect.yaml")
+    if grade is not None:
+        *_, last = grade_candidates(unasked(pool), [spec], grade)
+        pool = last.pool
     return select(pool, spec, progress)
 
 

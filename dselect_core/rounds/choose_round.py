@@ -15,8 +15,8 @@ from dselect_core.select.eligibility import count_missing, exclusion_reasons, ro
 from dselect_core.select.farthest_first import farthest_first
 from dselect_core.select.kcenter import kcenter_order
 from dselect_core.select.order import Pick
+from dselect_core.select.prepare import counts_tokens
 from dselect_core.select.recipe import CoresetSpec
-from dselect_core.select.select import counts_tokens
 
 
 @dataclass(frozen=True, eq=False)

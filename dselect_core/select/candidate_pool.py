@@ -47,6 +47,7 @@ class Pool:
     has_neurons: boolean [n]; rows of `neurons` where it is False have no meaning. None: every row has neurons.
     groups: int64 [n], of which group of a mixture each sample is (mixture.py). None: there is no mixture.
     held_out: String [n], why a sample must not be chosen whatever its scores; null where it may. None: all may.
+    ungraded: boolean [n], the samples whose grade nobody asked for yet; it may be any. None: all were asked for.
     weighted_embeddings: as `embeddings`, pooled by position. targets: the examples to be near to. None: not loaded.
     Raises DselectError for a repeated sample id, ValueError for shapes that do not fit.
     """
@@ -59,6 +60,7 @@ class Pool:
     groups: np.ndarray | None = field(default=None, repr=False)
     weighted_embeddings: np.ndarray | None = field(default=None, repr=False)
     targets: Targets | None = field(default=None, repr=False)
+    ungraded: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         ids = self.scores["sample_id"]
@@ -67,7 +69,7 @@ class Pool:
         if ids.n_unique() != len(ids):
             repeated = ids.filter(ids.is_duplicated())[0]
             raise DselectError(f"pool: sample {repeated} is there twice; join the scores on sample_id, one row each")
-        for name in ("embeddings", "neurons", "has_neurons", "held_out", "weighted_embeddings", "groups"):
+        for name in ("embeddings", "neurons", "has_neurons", "held_out", "weighted_embeddings", "groups", "ungraded"):
             array = getattr(self, name)
             if array is not None and len(array) != len(ids):
                 raise ValueError(f"{name} has {len(array)} rows, the pool {len(ids)}")
@@ -132,4 +134,5 @@ class Pool:
             None if self.groups is None else self.groups[rows],
             None if self.weighted_embeddings is None else self.weighted_embeddings[rows],
             self.targets,
+            None if self.ungraded is None else self.ungraded[rows],
         )

@@ -55,5 +55,6 @@ D3 = Strategy(
     values=d3_weight_steps,
     options={"length_corrected": LENGTH_CORRECTED, "per": PER_TOKEN, "whiten": WHITEN},
     ranks_by="upd",
+    rises_with=frozenset({"grade"}),
     by_group=True,
 )

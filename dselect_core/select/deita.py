@@ -237,6 +237,7 @@ DEITA = Strategy(
         ),
     },
     ranks_by="upd",
+    rises_with=frozenset({"grade"}),
     ends_early=True,
     by_group=True,
 )

@@ -20,12 +20,10 @@ from dselect_core.progress import Progress
 from dselect_core.select import strategies
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.composition import Composition, composition
-from dselect_core.select.eligibility import count_missing, exclusion_reasons, rows_missing_inputs
-from dselect_core.select.mixture import Mixture
 from dselect_core.select.order import Order, Pick
 from dselect_core.select.order_key import order_key
+from dselect_core.select.prepare import Prepared, counts_tokens, prepare, response_token_counts
 from dselect_core.select.recipe import CoresetSpec
-from dselect_core.select.recipe_mixture import make_mixture
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Strategy
 
@@ -70,11 +68,6 @@ def required_kinds(spec: CoresetSpec) -> frozenset[str]:
     return strategy.needs | by_tokens | by_cluster
 
 
-def counts_tokens(spec: CoresetSpec) -> bool:
-    """Whether a recipe counts response tokens: its budget is in them, or it leaves out short responses."""
-    return spec.budget.unit == "tokens" or spec.min_response_tokens is not None
-
-
 def select(
     pool: Pool,
     spec: CoresetSpec,
@@ -93,30 +86,19 @@ def select(
     progress: called for new picks only, in rows or tokens.
 
     Raises DselectError: a score that the whole pool lacks, a budget larger than the pool or than what can be selected,
-    a token budget smaller than the first pick.
+    a token budget smaller than the first pick, a pick that nobody graded yet (`Pool.ungraded`).
     """
     strategy = strategies.strategy_with_options(spec.strategy, spec.options)
     if len(pool) == 0 and spec.budget.unit == "percent":
         empty = pl.DataFrame(schema={"sample_id": pl.String(), "reason": pl.String()})
         return _build_selection(pool, pool, strategy, [], empty)
-    missing_rows = rows_missing_inputs(pool, strategy, counts_tokens(spec), spec.needs_clusters)
-    shortest = spec.min_response_tokens
-    samples = pool.scores.select("sample_id", exclusion_reasons(pool, missing_rows, shortest), *strategy.columns)
-    selectable = pool.take(samples["reason"].is_null().arg_true().to_numpy())
-    limit = _find_limit(selectable, spec, len(pool), count_missing(pool, missing_rows, shortest))
-
-    mixture = make_mixture(spec, selectable, spec.budget.rows(len(pool)))
-    if mixture is not None:
-        if not strategy.by_group:
-            raise DselectError(
-                f"`{spec.strategy}` cannot keep to `quota` or `balance`: its orders do not look at groups"
-            )
-        selectable = replace(selectable, groups=mixture.groups)
+    prepared = prepare(pool, spec)
+    samples, selectable, limit, mixture = prepared.samples, prepared.selectable, prepared.limit, prepared.mixture
     key = None
     if read_saved is not None:
         key = order_key(selectable, strategy, spec.seed, None if mixture is None else mixture.identity)
     saved = None if read_saved is None or key is None else read_saved(key)
-    order = _ContinuedOrder(selectable, strategy, spec.seed, saved, mixture)
+    order = _ContinuedOrder(prepared, spec.seed, saved)
     if spec.budget.unit == "tokens":
         picks = _take_tokens(order, selectable, spec, limit, progress)
     else:
@@ -152,11 +134,9 @@ class _ContinuedOrder:
     saved_count: number of saved picks. is_exhausted: whether the order has been iterated to its end.
     """
 
-    def __init__(
-        self, pool: Pool, strategy: Strategy, seed: int, saved: SavedOrder | None, mixture: Mixture | None
-    ) -> None:
-        self._mixture = mixture
-        self._pool, self._strategy, self._seed, self._saved = pool, strategy, seed, saved
+    def __init__(self, prepared: Prepared, seed: int, saved: SavedOrder | None) -> None:
+        self._mixture, self._pool, self._strategy = prepared.mixture, prepared.selectable, prepared.strategy
+        self._ungraded, self._seed, self._saved = prepared.ungraded, seed, saved
         self._order: Order | None = None
         self._picks: list[Pick] = [] if saved is None else [*saved.picks]
         self.saved_count = len(self._picks)
@@ -167,6 +147,11 @@ class _ContinuedOrder:
         if self.saved_count < len(self._pool):
             self._order = self._strategy.order(self._pool, self._seed, self._saved)
             for pick in self._order if self._mixture is None else self._mixture.picks(self._order, self._picks):
+                if self._ungraded[pick.row]:
+                    raise DselectError(
+                        f"sample {self._pool.sample_ids[pick.row]} would be chosen by the bound of its grade: have "
+                        "graded what can still win (`candidates.grade_candidates`)"
+                    )
                 self._picks.append(pick)
                 yield pick
         self.is_exhausted = True
@@ -187,36 +172,6 @@ class _ContinuedOrder:
         return SavedOrder.of(key, samples, self._picks, self._saved.state, self._saved.standing)
 
 
-def _find_limit(selectable: Pool, spec: CoresetSpec, pool_size: int, missing_counts: str) -> int:
-    """The budget in rows or in response tokens. Raises DselectError where the selectable samples cannot fill it."""
-    if spec.budget.unit == "tokens":
-        limit, token_count = int(spec.budget.value), sum(_response_tokens(selectable))
-        if limit > token_count:
-            raise DselectError(
-                f"budget {spec.budget} is larger than all {token_count} response tokens of the {len(selectable)} "
-                f"samples (of {pool_size} in the pool) that `{spec.strategy}` can choose from{missing_counts}: "
-                "lower it, or add sources"
-            )
-        return limit
-    rows = spec.budget.rows(pool_size)
-    assert rows is not None
-    if rows > pool_size:
-        raise DselectError(
-            f"budget {spec.budget} is larger than the pool of {pool_size} samples: lower it, or add sources"
-        )
-    if rows > len(selectable):
-        share = f" is {rows} rows, which" if spec.budget.unit == "percent" else ""
-        raise DselectError(
-            f"budget {spec.budget}{share} is larger than the {len(selectable)} of {pool_size} samples that "
-            f"`{spec.strategy}` can choose from{missing_counts}: lower the budget, or have the missing scores made"
-        )
-    return rows
-
-
-def _response_tokens(pool: Pool) -> list[int]:
-    return pool.scores["response_tokens"].cast(pl.Int64).to_list()
-
-
 def _take_rows(order: _ContinuedOrder, limit: int, progress: Progress | None) -> list[Pick]:
     picks: list[Pick] = []
     for pick in islice(order, limit):
@@ -229,7 +184,7 @@ def _take_rows(order: _ContinuedOrder, limit: int, progress: Progress | None) ->
 def _take_tokens(
     order: _ContinuedOrder, pool: Pool, spec: CoresetSpec, limit: int, progress: Progress | None
 ) -> list[Pick]:
-    lengths = _response_tokens(pool)
+    lengths = response_token_counts(pool)
     picks: list[Pick] = []
     token_count = saved_token_count = 0
     for pick in order:

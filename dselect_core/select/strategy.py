@@ -82,6 +82,7 @@ class Strategy:
     by_group: bool = False
     target_kind: str | None = None
     specialise: "Callable[[Strategy], Strategy] | None" = None
+    rises_with: frozenset[str] = frozenset()
     pick_columns: Callable[[Pool, np.ndarray, Mapping[str, np.ndarray]], dict[str, pl.Series]] | None = None
 
     @property
@@ -100,6 +101,14 @@ class Strategy:
     def reads_sources(self) -> bool:
         """Whether its order depends on which source a row is of."""
         return any(option.reads_sources for option in self._changed_options.values())
+
+    def takes_bounds_of(self, column: str) -> bool:
+        """Whether the order can be made from upper bounds of the column: it is exact up to the first pick that has one.
+
+        An option that works on all values of the column at once moves a row by what others have.
+        """
+        prepared = column == self.ranks_by and any(option.prepares for option in self._changed_options.values())
+        return column in self.rises_with and not prepared
 
     @property
     def _changed_options(self) -> dict[str, Option]:

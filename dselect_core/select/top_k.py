@@ -103,6 +103,7 @@ def top_k(name: str, column: str, kind: str, description: str = "") -> Strategy:
         values,
         options=OPTIONS,
         ranks_by=column,
+        rises_with=frozenset({column}),
         by_group=True,
     )
 
