@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -72,6 +72,59 @@ def error(status: int, message: str = "no", code: str | None = None, **headers: 
     """An error as OpenAI words it; a retry of it is asked for at once."""
     soon = {"retry-after-ms": "5", **{k.replace("_", "-"): v for k, v in headers.items()}}
     return Reply({"error": {"message": message, "type": "test", "param": None, "code": code}}, status, soon)
+
+
+class RateLimit:
+    """Answers as `answer` does, but takes only `calls` in any `seconds`; the others are refused with 429.
+
+    retry_after: whether a refusal says when a call is taken again. told: the limit is a bucket that is filled again all
+    the time, and every answer has OpenAI's x-ratelimit headers.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Reply],
+        calls: int,
+        seconds: float,
+        retry_after: bool = False,
+        told: bool = False,
+    ) -> None:
+        self.answer, self.calls, self.seconds, self.retry_after, self.told = answer, calls, seconds, retry_after, told
+        self.taken: list[float] = []
+        self.refused = 0
+        self._used, self._used_at = 0.0, time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request) -> Reply:
+        with self._lock:
+            now = time.monotonic()
+            wait = self._full_for(now)
+            if wait > 0:
+                self.refused += 1
+            else:
+                self.taken.append(now)
+                self._used += 1
+            used = self._used
+        if wait > 0:
+            again = {"retry-after-ms": str(round(1000 * wait) + 1)} if self.retry_after else {}
+            return Reply({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, 429, again)
+        reply = self.answer(request)
+        if not self.told:
+            return reply
+        headers = {
+            "x-ratelimit-limit-requests": str(self.calls),
+            "x-ratelimit-remaining-requests": str(int(self.calls - used)),
+            "x-ratelimit-reset-requests": f"{round(1000 * self.seconds * used / self.calls)}ms",
+        }
+        return replace(reply, headers={**reply.headers, **headers})
+
+    def _full_for(self, now: float) -> float:
+        """Seconds until a call is taken again; not positive: it is."""
+        if self.told:
+            self._used = max(0.0, self._used - (now - self._used_at) * self.calls / self.seconds)
+            self._used_at = now
+            return (self._used + 1 - self.calls) * self.seconds / self.calls
+        return self.taken[-self.calls] + self.seconds - now if len(self.taken) >= self.calls else 0.0
 
 
 class OpenAIServer:

@@ -17,6 +17,7 @@ is asked again later.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,7 +31,8 @@ FLOOR = 0.05
 LOWEST, HIGHEST = 1, 5
 MOST_CHARACTERS = 400_000
 """Of a reply that is read at all; no answer is near it, and reading a longer one would hold up the others."""
-_MOST_BROKEN = 1_000  # objects that are no JSON, before a reply is given up
+# Objects that are no JSON, and the characters read of them, before a reply is given up: each may hold the next.
+_MOST_BROKEN, _MOST_BROKEN_CHARACTERS = 1_000, 2 * MOST_CHARACTERS
 _TEXT_PARTS = ("text", "output_text")
 # How endpoints say that a reply did not end by itself, and what to tell.
 _CUT = {
@@ -142,8 +144,8 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        keys = [key for key, _ in pairs]
-        self.repeated = sorted({key for key in keys if keys.count(key) > 1}) if len(self) < len(keys) else []
+        repeated = len(self) < len(pairs)
+        self.repeated = sorted(key for key, n in Counter(key for key, _ in pairs).items() if n > 1) if repeated else []
 
 
 class _Found(NamedTuple):
@@ -195,7 +197,7 @@ def _read_answer(text: str) -> tuple[int, list[_Found]]:
     Raises ValueError when there is only reasoning, or nesting that nobody reads.
     """
     objects: list[_Found] = []
-    begin = at = broken = 0
+    begin = at = broken = read_in_vain = 0
     while mark := _MARK.search(text, at):
         at = mark.end()
         if mark["opens"]:
@@ -212,9 +214,10 @@ def _read_answer(text: str) -> tuple[int, list[_Found]]:
                 value, end = _DECODER.raw_decode(text, mark.start())
             except RecursionError:
                 raise ValueError("the reply is nested too deeply") from None
-            except ValueError:
+            except json.JSONDecodeError as error:
                 broken += 1
-                if broken > _MOST_BROKEN:
+                read_in_vain += error.pos - mark.start()
+                if broken > _MOST_BROKEN or read_in_vain > _MOST_BROKEN_CHARACTERS:
                     raise ValueError(f"no rating in the reply: {shorten(text)!r}") from None
                 continue
             objects.append(_Found(mark.start(), end, value))

@@ -1,20 +1,28 @@
 """One grading run against one endpoint: calls side by side, and what a failed call says about the endpoint or the row.
 
+When a call may start is said in pacing.py. A call that was refused as one too many (429) is asked again, however often,
+as long as the endpoint takes any: no row is given up for that. Only if it takes none for `max_wait_seconds` does the
+run end. Other failures are tried again `max_retries` times; who waits for that holds no place that another could use.
+
 A failure may be the row's (the endpoint breaks on this text) or the endpoint's (an outage, a refused key). Which one
-shows only later, so failed calls are held back: once the endpoint answers a later call they are the rows' own. When
-many fail in a row, and at the end, it is asked one small question instead. If that is not answered either, the endpoint
-does not work: nothing more is asked, and no row is charged with an attempt.
+shows only later, so failed rows are held back: once the endpoint answers a later call they are the rows' own. When many
+calls fail in a row, and at the end, all others stop and it is asked one small question instead. If that is not answered
+either, the endpoint does not work: nothing more is asked, and no row is charged with an attempt.
 
 Trade-off: that question costs one small call, and it is asked only when calls have failed.
 """
 
 import asyncio
+import logging
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dselect_core.errors import DselectError
 from dselect_core.graders.judge_reply import Judgement, NotACompletionError, read_completion, shorten
+from dselect_core.graders.pacing import Call, Pace
+from dselect_core.graders.rate_headers import allowance, retry_after
 from dselect_core.kinds import NOT_TRIED
 from dselect_core.progress import Progress
 from dselect_core.settings.grader_spec import GraderSpec
@@ -23,23 +31,31 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 DEFAULT_KEY = "OPENAI_API_KEY"
-MOST_BYTES = 8 * 2**20
+MOST_BYTES = 4 * 2**20
 """Of a reply that is read at all."""
 
 Chat = list[dict[str, str]]
 _QUESTION: Chat = [{"role": "user", "content": 'Reply with this JSON object: {"rating": 3, "reason": "a test"}'}]
+# A row that is refused so often while the small question is answered is refused for what it is (more tokens than a
+# minute may have), and not for the others beside it. The question is asked after as many refusals as stand first.
+_REFUSED_BEFORE_ASKING, _REFUSED_ALONE = 3, 6
+
+_log = logging.getLogger(__name__)
 
 
 class _Failure(NamedTuple):
     """A call that brought no chat completion.
 
     remedy: what to do if the endpoint does not work. for_all: every call would fail so. may_be_the_row: others may not.
+    too_many: it would have been taken at another time. again: it may go well the next time.
     """
 
     error: str
     remedy: str
     for_all: bool = False
     may_be_the_row: bool = True
+    too_many: bool = False
+    again: bool = False
 
 
 class _Held(NamedTuple):
@@ -54,12 +70,15 @@ class Session:
     """What the endpoint accepts, whether it still answers, and the calls that are under way."""
 
     def __init__(self, client: "AsyncOpenAI", spec: GraderSpec) -> None:
+        """client: with max_retries=0; a call is tried again here."""
         self._client = client
         self._spec = spec
+        self._pace = Pace(spec.concurrency, spec.rpm, spec.tpm)
         self._json_mode = True
         self._tokens_key = "max_tokens"
         self._answered = 0
-        self._failures = 0
+        self._failures = 0  # of rows, after all tries
+        self._failed_calls = 0  # in a row
         self._held: list[_Held] = []  # since the last call that was answered began
         self._stopped: str | None = None
         self._asking = asyncio.Lock()
@@ -76,7 +95,8 @@ class Session:
         Raises DselectError when the endpoint answered none, and each failed for a reason that all would meet.
         """
         results: list[Judgement | None] = [None] * total
-        slots = asyncio.Semaphore(self._spec.concurrency)
+        # Rows that are asked or wait: as many wait for a later try as are under way.
+        rows = asyncio.Semaphore(2 * self._spec.concurrency)
         done = 0
 
         def finish(at: int, judgement: Judgement) -> None:
@@ -98,13 +118,13 @@ class Session:
             try:
                 await self._refuse_or_ask(at, chat_of, finish, release)
             finally:
-                slots.release()
+                rows.release()
 
         try:
             async with asyncio.TaskGroup() as group:
                 for at in range(total):
                     # Taken before the task is made, so that a large table is not a large heap of tasks.
-                    await slots.acquire()
+                    await rows.acquire()
                     group.create_task(one(at))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -129,48 +149,115 @@ class Session:
             # Grades already bought are kept; the others are asked again by the next run.
             finish(at, Judgement(error=NOT_TRIED + self._stopped))
             return
-        failures_before = self._failures
-        outcome = await self._call(chat_of(at))
+        outcome, failures_before = await self._ask_until(chat_of(at), release)
         if isinstance(outcome, Judgement):
-            self._answered += 1
             # A call that was under way as another failed may have been answered before the endpoint broke.
             release(True, before=failures_before)
             finish(at, outcome)
             return
         self._held.append(_Held(self._failures, at, outcome))
         self._failures += 1
-        # As many in a row as cannot be chance with this many calls under way.
-        enough = max(8, 2 * self._spec.concurrency)
+
+    async def _ask_until(self, chat: Chat, release: Callable[..., None]) -> tuple[Judgement | _Failure, int]:
+        """The judgement, or the failure after which a row is not tried again; how many rows had failed before."""
+        characters = sum(len(message["content"]) for message in chat)
+        tries = refused = refused_alone = 0
+        while True:
+            call = await self._pace.start(characters)
+            failures_before = self._failures
+            if self._stopped is not None:
+                self._pace.failed(call)
+                return _Failure(self._stopped, self._stopped, may_be_the_row=False), failures_before
+            outcome = await self._call(chat, call)
+            if isinstance(outcome, Judgement):
+                return outcome, failures_before
+            if outcome.too_many:
+                refused += 1
+                if refused > _REFUSED_BEFORE_ASKING and self._stopped is None:
+                    refused_alone += isinstance(await self._call(_QUESTION, await self._pace.start(100)), Judgement)
+                    if refused_alone >= _REFUSED_ALONE:
+                        alone = f"refused {refused} times while others were taken: {outcome.error}"
+                        return outcome._replace(error=alone, may_be_the_row=True), failures_before
+                continue
+            await self._look_whether_it_works(outcome, release)
+            if not outcome.again or tries == self._spec.max_retries or self._stopped is not None:
+                return outcome, failures_before
+            await asyncio.sleep(_back_off(tries))
+            tries += 1
+
+    async def _look_whether_it_works(self, failure: _Failure, release: Callable[..., None]) -> None:
+        """After as many failed calls in a row as cannot be chance: whether it is the rows or the endpoint."""
+        self._failed_calls += 1
+        # What a refused key says is no chance.
+        enough = 1 if failure.for_all and not failure.may_be_the_row else max(8, self._spec.concurrency)
         async with self._asking:
-            if len(self._held) >= enough and self._stopped is None:
-                failures_before = self._failures
-                if await self._works():
-                    release(True, before=failures_before)
-                elif len(self._held) >= enough:  # and no later call was answered meanwhile
-                    self._stopped = outcome.remedy
+            if self._failed_calls < enough or self._stopped is not None:
+                return
+            failures_before = self._failures
+            _log.warning("grader: %d calls failed in a row; asking whether the endpoint works", self._failed_calls)
+            with self._pace.shut():
+                works = await self._works(self._spec.max_retries)
+            if works:
+                self._failed_calls = 0
+                release(True, before=failures_before)
+            elif self._failed_calls >= enough:  # and no later call was answered meanwhile
+                self._stop(failure.remedy)
 
-    async def _works(self) -> bool:
+    def _stop(self, why: str) -> None:
+        if self._stopped is None:
+            _log.warning("%s Nothing more is asked in this run.", why)
+        self._stopped = self._stopped or why
+        self._pace.open_to_all()
+
+    async def _works(self, retries: int = 1) -> bool:
         """Whether the endpoint answers a small question, so that the failures are the rows' own."""
-        return isinstance(await self._call(_QUESTION, retries=min(1, self._spec.max_retries)), Judgement)
+        for tried in range(min(retries, self._spec.max_retries) + 1):
+            if tried:
+                await asyncio.sleep(_back_off(tried - 1))
+            outcome = await self._call(_QUESTION)
+            if isinstance(outcome, Judgement) or not (outcome.again or outcome.too_many):
+                break
+        return isinstance(outcome, Judgement)
 
-    async def _call(self, chat: Chat, retries: int | None = None) -> Judgement | _Failure:
+    async def _call(self, chat: Chat, call: Call | None = None) -> Judgement | _Failure:
         """The judgement; a failure where no chat completion came back. Nothing that an endpoint does raises.
 
-        retries: None: those of the settings.
+        call: its turn, which ends with it; None: it waits for none.
         """
         try:
-            return read_completion(await self._ask(chat, retries), self._spec.max_tokens)
+            body, headers = await self._ask(chat, call)
+            judgement = read_completion(body, self._spec.max_tokens)
         except Exception as error:
-            return _failure(error, str(self._client.base_url), self._spec)
+            failure = _failure(error, str(self._client.base_url), self._spec)
+            if call is not None:
+                self._end_failed(call, failure, _headers_of(error))
+            return failure
+        if call is not None:
+            self._answered += 1
+            self._failed_calls = 0
+            tokens = None
+            if judgement.prompt_tokens is not None:
+                tokens = judgement.prompt_tokens + (judgement.completion_tokens or 0)
+            self._pace.answered(call, tokens, (allowance(headers, "requests"), allowance(headers, "tokens")))
+        return judgement
 
-    async def _ask(self, chat: Chat, retries: int | None) -> bytes:
-        """The body of one reply, in the dialect the endpoint has shown to accept; a 400 is asked again in the other."""
+    def _end_failed(self, call: Call, failure: _Failure, headers: Mapping[str, str]) -> None:
+        wait = retry_after(headers)
+        if not failure.too_many:
+            self._pace.failed(call, min(wait, self._spec.max_wait_seconds) if wait is not None else None)
+        elif self._pace.refused(call, wait) > self._spec.max_wait_seconds:
+            self._stop(failure.remedy)
+
+    async def _ask(self, chat: Chat, call: Call | None) -> tuple[bytes, Mapping[str, str]]:
+        """Body and headers of one reply, in the dialect the endpoint has shown to accept; a 400 is asked again in the
+        other.
+        """
         from openai import BadRequestError
 
         json_mode, tokens_key = self._json_mode, self._tokens_key
         while True:
             try:
-                body = await self._body(chat, json_mode, tokens_key, retries)
+                reply = await self._reply(chat, json_mode, tokens_key)
             except BadRequestError as error:
                 if tokens_key == "max_tokens" and "max_completion_tokens" in str(error):
                     tokens_key = "max_completion_tokens"
@@ -178,35 +265,50 @@ class Session:
                     json_mode = False
                 else:
                     raise
+                if call is not None:
+                    self._pace.asked_again(call)
             else:
                 self._json_mode, self._tokens_key = json_mode, tokens_key
-                return body
+                return reply
 
-    async def _body(self, chat: Chat, json_mode: bool, tokens_key: str, retries: int | None) -> bytes:
-        from openai import OpenAIError
+    async def _reply(self, chat: Chat, json_mode: bool, tokens_key: str) -> tuple[bytes, Mapping[str, str]]:
+        import httpx2
+        from openai import AsyncStream
 
-        options: dict[str, Any] = {"temperature": self._spec.temperature, tokens_key: self._spec.max_tokens}
+        body: dict[str, Any] = {
+            "model": self._spec.model,
+            "messages": chat,
+            "temperature": self._spec.temperature,
+            tokens_key: self._spec.max_tokens,
+        }
         if json_mode:
-            options["response_format"] = {"type": "json_object"}
-        # Read here and not by the client, which holds a reply of any size and takes any body for a completion.
-        client = self._client if retries is None else self._client.with_options(max_retries=retries)
-        create: Any = client.chat.completions.with_streaming_response.create
-        for retries_left in range(self._spec.max_retries if retries is None else retries, -1, -1):
+            body["response_format"] = {"type": "json_object"}
+        async with asyncio.timeout(self._spec.timeout_seconds):
+            # As bytes: the client's own way takes 1 ms more for what is not needed here, holds a reply of any size,
+            # and takes any body for a completion.
+            response: Any = await self._client.post(
+                "/chat/completions", cast_to=httpx2.Response, body=body, stream=True, stream_cls=AsyncStream[Any]
+            )
             try:
-                async with create(model=self._spec.model, messages=chat, **options) as response:
-                    async with asyncio.timeout(self._spec.timeout_seconds):
-                        return await _read_bounded(response)
-            except (OpenAIError, NotACompletionError):
-                raise  # after the client's own retries
-            except Exception:  # the connection broke while the body came
-                if not retries_left:
-                    raise
-        raise AssertionError("a last try returns or raises")
+                return await _read_bounded(response), response.headers
+            finally:
+                await response.aclose()
+
+
+def _back_off(tries: int) -> float:
+    """Seconds before the next try, as the official client has them."""
+    return min(0.5 * 2.0 ** min(tries, 10), 8.0) * random.uniform(0.75, 1)
+
+
+def _headers_of(error: Exception) -> Mapping[str, str]:
+    response = getattr(error, "response", None)
+    headers = getattr(response, "headers", None)
+    return headers if isinstance(headers, Mapping) else {}
 
 
 async def _read_bounded(response: Any) -> bytes:
     body = bytearray()
-    async for chunk in response.iter_bytes():
+    async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > MOST_BYTES:
             raise NotACompletionError(f"the reply is not a chat completion: it is larger than {MOST_BYTES:,} bytes")
@@ -234,14 +336,26 @@ def _failure(error: Exception, base_url: str, spec: GraderSpec) -> _Failure:
         if error.code == "insufficient_quota":
             remedy = f"grader: {base_url} has no credit left ({said}). Add credit for the key in {key} and run again."
             return _Failure(said, remedy, for_all=True, may_be_the_row=False)
-        remedy = f"grader: {base_url} takes no more calls now ({said}). Run again later, or lower grader.concurrency."
-        return _Failure(said, remedy, may_be_the_row=False)
+        remedy = f"grader: {base_url} takes no more calls now ({said}). Run again later, or lower grader.rpm."
+        return _Failure(said, remedy, may_be_the_row=False, too_many=True)
     read_timeout = isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ != "ConnectTimeout"
     if isinstance(error, openai.APIConnectionError) and not read_timeout:
         remedy = f"grader: no connection to {base_url} ({said}). Check grader.base_url, and that its server runs."
         # It may break on this row: then others are answered.
-        return _Failure(said, remedy, for_all=True)
-    return _Failure(said, f"grader: {base_url} answers nothing ({said}). Run again when it does.")
+        return _Failure(said, remedy, for_all=True, again=True)
+    return _Failure(said, f"grader: {base_url} answers nothing ({said}). Run again when it does.", again=_again(error))
+
+
+def _again(error: Exception) -> bool:
+    """Whether the next try may go well: by the rules of the official client."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        told = error.response.headers.get("x-should-retry")
+        by_status = error.status_code in (408, 409) or error.status_code >= 500
+        return by_status if told not in ("true", "false") else told == "true"
+    # The rest of a body that broke off, or too late.
+    return not isinstance(error, NotACompletionError)
 
 
 def _describe(error: Exception) -> str:

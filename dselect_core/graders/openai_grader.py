@@ -60,10 +60,14 @@ def judge(
         return []
 
     async def run() -> list[Judgement]:
-        from openai import AsyncOpenAI
+        from httpx2 import Limits
+        from openai import AsyncOpenAI, DefaultAioHttpClient
 
+        # The default transport looks through all connections at each call: at 256 under way that is half of the work.
+        limits = Limits(max_connections=spec.concurrency + 1, max_keepalive_connections=spec.concurrency + 1)
+        transport = DefaultAioHttpClient(timeout=spec.timeout_seconds, limits=limits)
         async with AsyncOpenAI(
-            api_key=key, base_url=spec.base_url, timeout=spec.timeout_seconds, max_retries=spec.max_retries
+            api_key=key, base_url=spec.base_url, timeout=spec.timeout_seconds, max_retries=0, http_client=transport
         ) as client:
             session = Session(client, spec)
             return await session.judge(len(samples), lambda at: RATING.chat(*samples[at], rubric), progress, on_judged)

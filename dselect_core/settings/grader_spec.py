@@ -22,7 +22,8 @@ class TokenPrice(StrictModel):
 
 # Keys that only some graders read. Set for another one, such a key would be passed over in silence.
 _OF_ENDPOINTS = (
-    "base_url", "api_key", "temperature", "max_tokens", "concurrency", "timeout_seconds", "max_retries",
+    "base_url", "api_key", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "max_wait_seconds",
+    "timeout_seconds", "max_retries",
     "usd_per_million_tokens",
 )  # fmt: skip
 _OF_LOCAL_MODELS = ("revision", "dtype", "device", "max_length", "batch_tokens")
@@ -46,9 +47,18 @@ class GraderSpec(StrictModel):
     rubric: str | None = Field(None, description="path of a rubric that replaces the shipped one")
     temperature: float = Field(0.0, ge=0, description="sampling temperature")
     max_tokens: int = Field(256, gt=0, description="completion tokens at most")
-    concurrency: int = Field(8, gt=0, description="requests under way at once")
+    concurrency: int = Field(8, gt=0, description="requests under way at once, at most; fewer where it refuses some")
+    rpm: float | None = Field(None, gt=0, description="requests a minute, at most; by default as many as it takes")
+    tpm: float | None = Field(
+        None, gt=0, description="tokens a minute, prompt and completion, at most; by default as many as it takes"
+    )
+    max_wait_seconds: float = Field(
+        600.0, gt=0, description="seconds to wait for an endpoint that refuses all requests as too many (HTTP 429)"
+    )
     timeout_seconds: float = Field(60.0, gt=0, description="seconds to wait for a reply")
-    max_retries: int = Field(4, ge=0, description="attempts after the first that failed")
+    max_retries: int = Field(
+        4, ge=0, description="attempts after the first that failed; being refused as one too many is none"
+    )
     give_up_after: int | None = Field(
         5,
         gt=0,
