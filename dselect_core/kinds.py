@@ -102,8 +102,8 @@ class FromSamples:
 
     compute: gets the SAMPLES frame of the missing rows, the settings, `emit` and a progress. It hands frames with the
     kind's columns to `emit` as they are finished, in the end one row per sample, in any order.
-    paid: each row costs money, so finished rows are written every few seconds and a plan says the price. runs_model: a
-    model that runs here grades, so a plan says its tokens.
+    paid: each row costs money, so every finished row is kept at once and a plan says the price. runs_model: a model
+    that runs here grades, so a plan says its tokens.
     """
 
     compute: Callable[[pl.DataFrame, Settings, Emit, Progress | None], None]
@@ -231,7 +231,10 @@ class Kind:
             raise DselectError(
                 f"kind of score `{self.name}`: columns {frame.columns} were computed; its definition says {names}"
             )
-        return frame.select(names).cast({column.name: column.type for column in self.columns if not column.vector})
+        scalars = [column for column in self.columns if not column.vector]
+        if frame.columns == names and all(frame.schema[column.name] == column.type for column in scalars):
+            return frame  # mostly; a cast takes longer than all else that is done for one row
+        return frame.select(names).cast({column.name: column.type for column in scalars})
 
     def pool_columns(self) -> tuple[str, ...]:
         """The columns that selection sees beside the sample's id."""

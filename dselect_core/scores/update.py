@@ -2,7 +2,7 @@
 
 The to-do asks the store what is missing; the update computes exactly that in a fixed order and appends it as it comes,
 and a plan prices the same answer before anything runs. A run that is killed loses at most the part it held in memory
-(`parts:` in the settings); the next one asks the store again and goes on from there.
+(`parts:` in the settings), and of what was paid for nothing; the next one asks the store again and goes on from there.
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,6 @@ from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
 from dselect_core.storage.source_head import Head, read_head, write_head
 
 ROWS_CHANGED = "its rows changed"
-# Seconds of paid work that a killed run may lose.
-PAID_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -158,10 +156,9 @@ def update_scores(
         computation = todo.kind.computed_by(workspace.settings)
         if isinstance(computation, FromSamples):
             missing_samples = _only(samples, todo.missing_rows)
-            seconds = PAID_SECONDS if computation.paid else None
             row_progress = with_reused(progress, samples.height - missing_samples.height)
             try:
-                with appender(workspace, todo.kind, stores[name], seconds) as finished:
+                with appender(workspace, todo.kind, stores[name], costly=computation.paid) as finished:
                     emit = _counting_attempts(todo.kind, stores[name], missing_samples, finished.add)
                     computation.compute(missing_samples, workspace.settings, emit, row_progress)
             except DselectError as error:
@@ -256,10 +253,10 @@ def _compute_from_scores(
     return lm.forward.tokens - tokens_before
 
 
-def appender(workspace: Workspace, kind: Kind, store: Store, seconds: float | None = None) -> Appender:
-    """Writes finished rows as parts, as often as the settings say; `seconds`: at least that often."""
+def appender(workspace: Workspace, kind: Kind, store: Store, *, costly: bool = False) -> Appender:
+    """Writes finished rows as parts, as often as the settings say. costly: a killed process may lose none of them."""
     parts = workspace.settings.parts
-    return Appender(store, parts.rows, min(parts.seconds, seconds or parts.seconds), kind.conforming)
+    return Appender(store, parts.rows, parts.seconds, kind.conforming, costly=costly)
 
 
 def with_reused(progress: Progress | None, reused_rows: int) -> Progress | None:

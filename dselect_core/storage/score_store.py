@@ -4,6 +4,7 @@
                                                   <hash of the bytes>.parquet
                                                   <the same hash>.npy          where the store has vectors
                                                   <the same hash>.bad          rows of that array found altered
+                                                  <a name of its own>.log      costly rows, before a part (row_log.py)
 
 A part becomes visible whole, under a name that is the hash of its bytes. So writers in any number of processes never
 collide, a killed writer leaves whole parts only, and a damaged part is recognised (store_folder.py). The same row in
@@ -21,7 +22,6 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ from dselect_core.storage.store_folder import (
     StoreFolder,
     altered_rows_path,
     array_path,
+    stamped,
 )
 from dselect_core.storage.vector_file import ArrayLayout
 
@@ -155,8 +156,7 @@ class Store:
         """
         if frame.is_empty():
             return None
-        if WRITTEN_AT not in frame.columns:
-            frame = frame.with_columns(pl.lit(datetime.now(UTC), pl.Datetime("us", "UTC")).alias(WRITTEN_AT))
+        frame = stamped(frame)
         if self.array_column is None:
             return self._write_part(frame)
         values = vector_file.column_to_array(frame[self.array_column])
@@ -231,20 +231,22 @@ class Store:
         folder = self._store_folder
         folder.remove_leftovers()
         min_parts = max(2, min_parts)
-        if len(folder.collect(lambda listed: listed.size < LARGE_PART_BYTES or None)) < min_parts:
+
+        def is_small(listed: ListedPart) -> bool:
+            return listed.size < LARGE_PART_BYTES and not listed.is_growing  # which is its writer's
+
+        if len(folder.collect(lambda listed: is_small(listed) or None)) < min_parts:
             return 0
-        small_parts = folder.collect(
-            lambda listed: folder.read_part(listed, None) if listed.size < LARGE_PART_BYTES else None
-        )
+        small_parts = folder.collect(lambda listed: folder.read_part(listed, None) if is_small(listed) else None)
         if len(small_parts) < min_parts:
             return 0
         return sum(self._replace(group, [part.frame for part in group]) for group in _groups(small_parts))
 
     def gc(self, keep: pl.DataFrame) -> int:
         """Remove the rows whose keys are not in `keep` (only its keys are used); returns how many rows it removed."""
-        self._store_folder.remove_leftovers()
-        removed_rows = 0
-        for part in self._read_parts(None):
+        folder, removed_rows = self._store_folder, 0
+        folder.remove_leftovers()
+        for part in folder.collect(lambda listed: None if listed.is_growing else folder.read_part(listed, None)):
             kept_rows = part.frame.join(keep, on=list(self.keys), how="semi", nulls_equal=True)
             if kept_rows.height < part.frame.height and self._replace([part], [kept_rows]):
                 removed_rows += part.frame.height - kept_rows.height

@@ -3,6 +3,7 @@
     <hash of the bytes>.parquet   a part
     <the same hash>.npy           its vectors, where the store has vectors (vector_file.py)
     <the same hash>.bad           the rows of that array that were found altered
+    <a name of its own>.log       rows that no part holds yet (row_log.py); only in a store without vectors
 
 The name of a part is the hash of its bytes, so a file that is torn, altered or foreign is recognised. It is named in
 `skipped` and in the log, and its rows count as missing. In place of a vector, a part holds the row of the array (null:
@@ -20,6 +21,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
@@ -33,6 +35,7 @@ from dselect_core.fingerprint import digest
 from dselect_core.storage.files import ORPHAN_SECONDS, read_bytes
 from dselect_core.storage.folder_listing import FileEntry, list_folder, modification_time
 from dselect_core.storage.json_file import parse_json, write_json
+from dselect_core.storage.row_log import read_rows
 from dselect_core.storage.vector_file import ArrayLayout
 
 WRITTEN_AT = "written_at"
@@ -46,7 +49,8 @@ PROVENANCE, PROVENANCE_OF_0_1 = "provenance.json", "recipe.json"
 
 _PART = re.compile(r"(?P<hash>[0-9a-f]{32})\.parquet")
 _SIBLING = re.compile(r"(?P<hash>[0-9a-f]{32})\.(npy|bad)")
-_STORE_FILE = re.compile(r"[0-9a-f]{32}\.(parquet|npy|bad)")
+_LOG = re.compile(r"[0-9a-f]{32}\.log")
+_STORE_FILE = re.compile(r"[0-9a-f]{32}\.(parquet|npy|bad|log)")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(parquet|npy|bad)\.[0-9a-f]{32}\.tmp")
 _ALTERED_ROWS = "rows"  # the key of a `.bad` file
 # How long a reader retries while files vanish. A compaction in an object store removes its files one by one.
@@ -76,10 +80,11 @@ class Part:
 
 @dataclass(frozen=True)
 class ListedPart:
-    """A part as the folder lists it, not yet read.
+    """A part, or a log of rows, as the folder lists it, not yet read.
 
     size: bytes, including the array; version: changes when the file is written again; array_size: bytes of the array
-    file, None where there is none; has_altered_rows: whether a `.bad` file lies beside it.
+    file, None where there is none; has_altered_rows: whether a `.bad` file lies beside it. is_growing: it is a log
+    whose writer may still be at work.
     """
 
     path: UPath
@@ -87,6 +92,7 @@ class ListedPart:
     version: str
     array_size: int | None
     has_altered_rows: bool
+    is_growing: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,8 @@ class StoreFolder:
             part = self._load_part(listed.path, columns)
             if part is None:
                 return None
+            if listed.is_growing:
+                return part
             if len(_verified_keys) >= _VERIFIED_KEYS_LIMIT:
                 _verified_keys.clear()
             _verified_keys[cache_key] = part
@@ -187,7 +195,7 @@ class StoreFolder:
         sibling_sizes: dict[str, int] = {}
         for entry in sorted(list_folder(self.path, _STORE_FILE)):
             name = entry.name
-            if _PART.fullmatch(name):
+            if _PART.fullmatch(name) or (_LOG.fullmatch(name) and self.array_column is None):
                 parts.append(entry)
             elif self.array_column and _SIBLING.fullmatch(name):
                 sibling_sizes[name] = entry.size
@@ -199,7 +207,9 @@ class StoreFolder:
             path = self.path / part.name
             array_size = sibling_sizes.get(array_path(path).name)
             has_altered_rows = altered_rows_path(path).name in sibling_sizes
-            listed.append(ListedPart(path, part.size + (array_size or 0), part.version, array_size, has_altered_rows))
+            is_growing = path.suffix == ".log" and time.time() - part.modified < ORPHAN_SECONDS
+            size = part.size + (array_size or 0)
+            listed.append(ListedPart(path, size, part.version, array_size, has_altered_rows, is_growing))
         return listed
 
     def _with_trusted_rows(self, listed: ListedPart, part: Part) -> Part | None:
@@ -226,10 +236,12 @@ class StoreFolder:
         return replace(part, frame=part.frame.filter(is_trusted))
 
     def _load_part(self, path: UPath, columns: Sequence[str] | None) -> Part | None:
-        """Read and verify the Parquet file; None when it cannot be trusted."""
+        """Read and verify the file; None when it cannot be trusted."""
         if str(path) in self.skipped:
             return None
         data = path.read_bytes()
+        if path.suffix == ".log":
+            return self._load_log(path, data, columns)
         name = _PART.fullmatch(path.name)
         assert name is not None
         if digest([data]) != name["hash"]:
@@ -253,6 +265,18 @@ class StoreFolder:
             self._skip(path, f"not readable as a part ({str(error).splitlines()[0]})")
         return None
 
+    def _load_log(self, path: UPath, data: bytes, columns: Sequence[str] | None) -> Part | None:
+        """The rows of a log; None where it has none yet."""
+        frame, is_altered = read_rows(data, self.path.name)
+        if is_altered:
+            lost = f"{path} from an altered record on"
+            if lost not in self.skipped:
+                self.skipped[lost] = "its content does not match its check"
+                _log.warning("%s: skipped, its content does not match its check; its rows count as missing.", lost)
+        if frame is None:
+            return None
+        return Part(path, frame if columns is None else frame.select(list(dict.fromkeys(columns))), len(data))
+
     def _read_altered_rows(self, note: UPath) -> set[int]:
         data = read_bytes(note)
         try:
@@ -269,6 +293,13 @@ class StoreFolder:
             for cache_key in [key for key in _verified_keys if key[1] == path.name]:
                 del _verified_keys[cache_key]
             _log.warning("%s: skipped, %s; its rows count as missing. Remove the file.", path, why)
+
+
+def stamped(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the time at which they were first written: now, where they do not say."""
+    if WRITTEN_AT in frame.columns:
+        return frame
+    return frame.with_columns(pl.lit(datetime.now(UTC), pl.Datetime("us", "UTC")).alias(WRITTEN_AT))
 
 
 def array_path(part_path: UPath) -> UPath:
