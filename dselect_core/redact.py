@@ -11,6 +11,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -87,5 +88,10 @@ def _of_environment() -> set[str]:
     return {
         value
         for name, held in os.environ.items()
-        if _SECRET_NAME.search(name.upper()) and len(value := held.strip()) >= 2 * SHORTEST
+        if _names_a_secret(name) and len(value := held.strip()) >= 2 * SHORTEST
     }
+
+
+@lru_cache(4096)  # the names are the same at each of thousands of texts
+def _names_a_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name.upper()) is not None
