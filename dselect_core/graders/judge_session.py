@@ -365,6 +365,10 @@ def _describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, openai.APIStatusError):
         return f"HTTP {error.status_code}: {shorten(_server_message(error))}"
+    # The transport calls every broken connection a timeout of connecting; what it was stands behind that.
+    behind = error.__cause__.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else None
+    if behind is not None and "Timeout" not in type(behind).__name__:
+        return shorten(str(behind) or type(behind).__name__)
     if isinstance(error, openai.APITimeoutError | TimeoutError) or "Timeout" in type(error).__name__:
         return "the endpoint did not answer in time (grader.timeout_seconds)"
     if isinstance(error, openai.APIConnectionError):
