@@ -12,6 +12,9 @@ import polars as pl
 import pytest
 
 import dselect_core as ds
+from dselect_core.settings.grader_spec import GraderSpec
+from dselect_core.settings.settings import Settings
+from tests.openai_server import OpenAIServer, rating
 from tests.tiny import save_llama
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +52,25 @@ def test_the_readmes_example_runs(files: Path, monkeypatch: pytest.MonkeyPatch) 
     chosen = names["chosen"]
     assert isinstance(chosen, ds.Selection)
     assert [line["sample_id"] for line in lines] == chosen.order["sample_id"].to_list()
+
+
+def test_a_judge_is_asked_for_rows_that_can_still_be_chosen(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    samples = ds.read_rows(files / "alpaca.json").samples
+    scores = ds.score(samples, ["difficulty", "embeddings"], ds.load_model(files / "model"))
+    with OpenAIServer(lambda request: rating(2 + len(request.text) % 4)) as server:
+        grader = GraderSpec(base_url=server.base_url, model="judge-1")
+        settings = Settings(sources={}, coresets={}, grader=grader)
+
+        def ask(ids: pl.Series) -> pl.DataFrame:
+            rows = samples.filter(pl.col("sample_id").is_in(ids.implode()))
+            return ds.score(rows, ["grades"], settings=settings)["grades"]
+
+        chosen = ds.choose(ds.make_pool(scores), "d3", 3, grade=ask)
+        asked = len(graded := [request for request in server.requests if "in words" in request.text])
+        assert len({request.text for request in graded}) == asked < 30
+        scores["grades"] = ask(samples["sample_id"])
+    assert chosen.order.equals(ds.choose(ds.make_pool(scores), "d3", 3).order.select(chosen.order.columns))
 
 
 def test_every_kind_and_strategy_goes_through_it(files: Path) -> None:
