@@ -22,11 +22,14 @@ from dselect_core.escape import markdown_cell
 from dselect_core.graders import heuristic_grader, local_judge, openai_grader, reward_grader
 from dselect_core.graders.judge_prompt import PROBABILITY, RATING
 from dselect_core.graders.judge_reply import Judgement, shorten
+from dselect_core.graders.meter import Meter, open_meter
+from dselect_core.graders.spend import Ledger
 from dselect_core.kinds import Column, Emit, FromSamples, Kind
 from dselect_core.lm import load, target_model
 from dselect_core.progress import Progress
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import Settings
+from dselect_core.settings.workspace import Workspace
 
 _REPORT_EVERY = 500
 
@@ -74,11 +77,13 @@ def grade(
     spec: GraderSpec,
     progress: Progress | None = None,
     emit: Emit | None = None,
+    meter: Meter | None = None,
 ) -> pl.DataFrame:
     """Grade SAMPLES (columns sample_id and messages are read, tools where they are): GRADES, one row per sample, in
     their order.
 
     progress(done, total) is called now and then; emit gets the same rows as they are made, each once, in any order.
+    meter: counts what an endpoint's calls cost; None: one that holds the caps and writes nothing.
     Raises DselectError when the grader as a whole cannot work (no key, nobody answering, no such model); a single
     failure is a null grade with its reason in `error`.
     """
@@ -87,8 +92,13 @@ def grade(
         if emit is not None and rows:
             emit(_frame(rows))
 
-    by = _heuristic if spec.is_builtin else _local if spec.is_local else _openai
-    return _frame(by(samples, spec, progress, made))
+    if spec.is_builtin:
+        rows = _heuristic(samples, spec, progress, made)
+    elif spec.is_local:
+        rows = _local(samples, spec, progress, made)
+    else:
+        rows = _openai(samples, spec, progress, made, meter or Meter(spec))
+    return _frame(rows)
 
 
 def _frame(rows: list[Row]) -> pl.DataFrame:
@@ -120,13 +130,13 @@ def _heuristic(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | Non
     return rows
 
 
-def _openai(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made) -> list[Row]:
+def _openai(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made, meter: Meter) -> list[Row]:
     pairs = list(samples.select("sample_id", "messages").iter_rows())
 
     def row(sample_id: str, judgement: Judgement) -> Row:
         return {"sample_id": sample_id, "scale": "rating", "grader": spec.model, **vars(judgement)}
 
-    judged = openai_grader.judge(pairs, spec, progress, lambda at, j: made([row(pairs[at][0], j)]))
+    judged = openai_grader.judge(pairs, spec, meter, progress, lambda at, j: made([row(pairs[at][0], j)]))
     return [row(sample_id, j) for (sample_id, _), j in zip(pairs, judged, strict=True)]
 
 
@@ -154,7 +164,12 @@ def _local(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, m
 
 
 def _compute(samples: pl.DataFrame, settings: Settings, emit: Emit, progress: Progress | None) -> None:
-    grade(samples, settings.grader, progress, emit)
+    spec = settings.grader
+    if spec.model is None:
+        grade(samples, spec, progress, emit)
+        return
+    with open_meter(spec, Ledger.of(Workspace(settings))) as meter:
+        grade(samples, spec, progress, emit, meter)
 
 
 def _description(settings: Settings) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dselect_core.errors import DselectError
 from dselect_core.graders.judge_reply import Judgement, NotACompletionError, read_completion, shorten
+from dselect_core.graders.meter import CapReachedError, Meter
 from dselect_core.graders.pacing import Call, Pace
 from dselect_core.graders.rate_headers import allowance, retry_after
 from dselect_core.kinds import NOT_TRIED
@@ -69,10 +70,11 @@ class _Held(NamedTuple):
 class Session:
     """What the endpoint accepts, whether it still answers, and the calls that are under way."""
 
-    def __init__(self, client: "AsyncOpenAI", spec: GraderSpec) -> None:
-        """client: with max_retries=0; a call is tried again here."""
+    def __init__(self, client: "AsyncOpenAI", spec: GraderSpec, meter: Meter) -> None:
+        """client: with max_retries=0; a call is tried again here. meter: counts what the calls cost."""
         self._client = client
         self._spec = spec
+        self._meter = meter
         self._pace = Pace(spec.concurrency, spec.rpm, spec.tpm)
         self._json_mode = True
         self._tokens_key = "max_tokens"
@@ -227,6 +229,11 @@ class Session:
         try:
             body, headers = await self._ask(chat, call)
             judgement = read_completion(body, self._spec.max_tokens)
+        except CapReachedError as reached:
+            if call is not None:
+                self._pace.failed(call)
+            self._stop(f"grader: {reached}.")
+            return _Failure(str(reached), self._stopped or "", for_all=True, may_be_the_row=False)
         except Exception as error:
             failure = _failure(error, str(self._client.base_url), self._spec)
             if call is not None:
@@ -283,14 +290,17 @@ class Session:
         }
         if json_mode:
             body["response_format"] = {"type": "json_object"}
-        async with asyncio.timeout(self._spec.timeout_seconds):
+        # Who waits for room under a cap is under way, and its time has not begun.
+        async with self._meter.call(chat, self._spec.max_tokens) as call, asyncio.timeout(self._spec.timeout_seconds):
             # As bytes: the client's own way takes 1 ms more for what is not needed here, holds a reply of any size,
             # and takes any body for a completion.
             response: Any = await self._client.post(
                 "/chat/completions", cast_to=httpx2.Response, body=body, stream=True, stream_cls=AsyncStream[Any]
             )
             try:
-                return await _read_bounded(response), response.headers
+                reply = await _read_bounded(response)
+                call.answered(reply)
+                return reply, response.headers
             finally:
                 await response.aclose()
 

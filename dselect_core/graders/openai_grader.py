@@ -1,7 +1,7 @@
 """An external LLM as judge, over any OpenAI-compatible chat-completions endpoint (D3's `d3`, scale `rating`).
 
 The judge rates correctness, helpfulness and reliability 1–5 as JSON; grade = (rating - 1)/4 clipped to
-[0.05, 1] [ours]. Judgements are handed on as they arrive, for the caller to write. There is no cap on the cost yet.
+[0.05, 1] [ours]. Judgements are handed on as they arrive, for the caller to write. meter.py counts what they cost.
 
 A failed call is that sample's null with a reason. Only what no sample can get past (key refused, nobody
 answering, no such model, no credit left) ends the grading, with what to do about it (judge_session.py). What of a
@@ -19,6 +19,7 @@ from dselect_core.errors import DselectError
 from dselect_core.graders.judge_prompt import RATING, Messages
 from dselect_core.graders.judge_reply import Judgement
 from dselect_core.graders.judge_session import DEFAULT_KEY, Session
+from dselect_core.graders.meter import Meter
 from dselect_core.progress import Progress
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.stop import until_stopped
@@ -46,6 +47,7 @@ def api_key(spec: GraderSpec) -> str:
 def judge(
     samples: Sequence[tuple[str, Messages]],
     spec: GraderSpec,
+    meter: Meter,
     progress: Progress | None = None,
     on_judged: Callable[[int, Judgement], None] = lambda at, judgement: None,
 ) -> list[Judgement]:
@@ -69,7 +71,7 @@ def judge(
         async with AsyncOpenAI(
             api_key=key, base_url=spec.base_url, timeout=spec.timeout_seconds, max_retries=0, http_client=transport
         ) as client:
-            session = Session(client, spec)
+            session = Session(client, spec, meter)
             return await session.judge(len(samples), lambda at: RATING.chat(*samples[at], rubric), progress, on_judged)
 
     return _run(run())

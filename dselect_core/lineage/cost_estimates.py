@@ -1,14 +1,20 @@
 """Estimates for a plan: the tokens of rows that were not tokenised yet, and those of a grade that is not made yet.
 
-Both follow from what the same model or judge counted before, by characters; from stated constants where it never
-counted.
+Both follow from what the same model or judge counted before, by characters, a judge also under another rubric; from
+stated constants where it never counted.
 """
+
+from collections.abc import Iterator
 
 import polars as pl
 
+from dselect_core.errors import DamagedFileError
 from dselect_core.graders.judge_prompt import PROBABILITY, RATING
 from dselect_core.settings.grader_spec import GraderSpec
+from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.folder_listing import list_tree
 from dselect_core.storage.score_store import Store
+from dselect_core.storage.store_folder import PROVENANCE
 
 SHOTS = 0.54
 """Samples that are somebody's shot, as a share (measured on 9,229 Alpaca rows)."""
@@ -36,22 +42,50 @@ def lengths(characters: pl.DataFrame, difficulty: Store | None) -> pl.DataFrame:
     return samples.select("sample_id", tokens=estimate)
 
 
-def grader_tokens(rows: pl.DataFrame, characters: pl.DataFrame, spec: GraderSpec, grades: Store) -> tuple[int, int]:
+def grader_tokens(rows: pl.DataFrame, characters: pl.DataFrame, workspace: Workspace, grades: Store) -> tuple[int, int]:
     """(prompt, completion) tokens that a judge or a reward model will take for `rows` (sample_id).
 
-    From what earlier grades of the same provenance took; else from the texts' length, and the limit of an answer. A
-    model that runs here writes none.
+    From what earlier grades of the same provenance took; else from what grades of the same judge took under another
+    rubric or limit; else from the texts' length, and the limit of an answer. A model that runs here writes none.
     """
+    spec = workspace.settings.grader
     prompt = PROBABILITY if spec.judge is not None else None if spec.is_local else RATING
     rubric_characters = 0 if prompt is None else len(prompt.instructions(spec))
     prompt_characters = int(rows.join(characters, on="sample_id")["characters"].sum()) + rubric_characters * rows.height
-    bought = grades.read(characters, _BOUGHT)
-    bought = bought.drop_nulls() if bought.height else bought
+    bought, bought_rubric = _bought(grades, characters), rubric_characters
+    for other in _same_judge(workspace, spec) if bought.is_empty() else ():
+        bought, bought_rubric = _bought(other, characters), len(str(other.provenance.get("rubric", "")))
+        if bought.height:
+            break
     if bought.is_empty():
         completion_limit = 0 if spec.is_local else spec.max_tokens
         return int(prompt_characters / CHARACTERS_PER_TOKEN), rows.height * completion_limit
     bought_characters = int(bought.join(characters, on="sample_id")["characters"].sum())
-    bought_characters += rubric_characters * bought.height
+    bought_characters += bought_rubric * bought.height
     tokens_per_character = int(bought["prompt_tokens"].sum()) / max(1, bought_characters)
     completion = int(bought["completion_tokens"].sum()) / bought.height
     return int(prompt_characters * tokens_per_character), int(rows.height * completion)
+
+
+def _same_judge(workspace: Workspace, spec: GraderSpec) -> Iterator[Store]:
+    """The stores of grades by the same judge behind an endpoint, under whatever rubric and limits."""
+    if spec.model is None:
+        return
+    folder = workspace.kind_folder("grades")
+    for path in sorted(list_tree(folder)):
+        name, _, file = path.partition("/")
+        if file != PROVENANCE:
+            continue
+        store = workspace.open_store("grades", name)
+        try:
+            provenance = store.provenance
+        except (DamagedFileError, FileNotFoundError):
+            continue
+        if provenance.get("model") == spec.model and str(provenance.get("grader")).startswith("openai-compatible/"):
+            yield store
+
+
+def _bought(grades: Store, characters: pl.DataFrame) -> pl.DataFrame:
+    """sample_id and what its grade took, of the samples that have one."""
+    bought = grades.read(characters, _BOUGHT)
+    return bought.drop_nulls() if bought.height else bought

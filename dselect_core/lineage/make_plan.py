@@ -153,7 +153,7 @@ class _Planner:
             if not isinstance(computation, FromSamples) or todo.store is None:
                 continue
             if computation.paid or computation.runs_model:
-                taken = grader_tokens(todo.missing_rows, self.pool.characters, settings.grader, todo.store)
+                taken = grader_tokens(todo.missing_rows, self.pool.characters, self.workspace, todo.store)
                 is_bought = computation.paid
                 step = replace(step, judge_tokens=taken) if is_bought else replace(step, grader_tokens=taken[0])
         if any(todo.kind.reads_model(settings) for todo in due):

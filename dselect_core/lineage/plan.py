@@ -119,9 +119,9 @@ class Plan:
         )
 
     def usd(self, settings: Settings) -> float | None:
-        """None where grades are to be bought and the settings name no price."""
+        """None where grades are to be bought and neither the settings nor the shipped table has a price."""
         prompt, completion = self.judge_tokens
         if not prompt:
             return 0.0
-        price = settings.grader.usd_per_million_tokens
-        return None if price is None else (prompt * price.prompt + completion * price.completion) / 1e6
+        price = settings.grader.price
+        return None if price is None else price.usd(prompt, completion)

@@ -13,6 +13,7 @@ import polars as pl
 
 from dselect_core.corpus.sample import conform_samples
 from dselect_core.errors import DselectError
+from dselect_core.graders.spend import Purpose, spend_figures, spending_on
 from dselect_core.kinds import TRIED_AGAIN, Emit, FromSamples, FromScores, Kind, kind_of
 from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.future_pool import SourceRows
@@ -137,10 +138,15 @@ class KindsNotComputedError(DselectError):
 
 
 def update_scores(
-    workspace: Workspace, source: str, names: frozenset[str], progress: Progress | None = None
+    workspace: Workspace,
+    source: str,
+    names: frozenset[str],
+    progress: Progress | None = None,
+    purpose: Purpose | None = None,
 ) -> dict[str, TableReport]:
     """Compute the missing scores of the kinds `names` for a source, and write its heads. {kind: report}.
 
+    purpose: what is paid for is paid in its run; None: in one of its own.
     Kinds that come from the forward pass share one. Raises DselectError when there is no model yet, and
     KindsNotComputedError when a kind as a whole cannot be computed; all others were computed by then.
     """
@@ -150,6 +156,7 @@ def update_scores(
     stores = {name: store_of(workspace, name) for name in sorted(names)}
     todos = {name: score_todos(workspace, kind_of(name), rows, store)[source] for name, store in stores.items()}
     to_compute = {name: todo for name, todo in todos.items() if not todo.missing_rows.is_empty()}
+    purpose = purpose or Purpose(source=source)
     from_pass, from_scores = {}, {}
     failures: dict[str, DselectError] = {}
     for name, todo in to_compute.items():
@@ -158,9 +165,7 @@ def update_scores(
             missing_samples = _only(samples, todo.missing_rows)
             row_progress = with_reused(progress, samples.height - missing_samples.height)
             try:
-                with appender(workspace, todo.kind, stores[name], costly=computation.paid) as finished:
-                    emit = _counting_attempts(todo.kind, stores[name], missing_samples, finished.add)
-                    computation.compute(missing_samples, workspace.settings, emit, row_progress)
+                compute_from_samples(workspace, todo.kind, stores[name], missing_samples, purpose, row_progress)
             except DselectError as error:
                 failures[name] = error
         elif isinstance(computation, FromScores):
@@ -175,13 +180,32 @@ def update_scores(
             failures[name] = error
     by_model = {*from_pass, *from_scores}
     reports = {
-        name: _report(workspace, todo, samples, landed["version"], tokens if name in by_model else None)
+        name: _report(workspace, todo, samples, landed["version"], tokens if name in by_model else None, purpose)
         for name, todo in todos.items()
         if name not in failures
     }
     if failures:
         raise KindsNotComputedError(failures, reports)
     return reports
+
+
+def compute_from_samples(
+    workspace: Workspace,
+    kind: Kind,
+    store: Store,
+    samples: pl.DataFrame,
+    purpose: Purpose,
+    progress: Progress | None = None,
+) -> None:
+    """Compute a kind that comes from the samples' text, and append its rows to the store as they are finished.
+
+    Raises DselectError when none can be computed; what was finished is kept.
+    """
+    computation = kind.computed_by(workspace.settings)
+    assert isinstance(computation, FromSamples)
+    with appender(workspace, kind, store, costly=computation.paid) as finished, spending_on(purpose):
+        emit = _counting_attempts(kind, store, samples, finished.add)
+        computation.compute(samples, workspace.settings, emit, progress)
 
 
 def _counting_attempts(kind: Kind, store: Store, samples: pl.DataFrame, emit: Emit) -> Emit:
@@ -281,7 +305,7 @@ def require_complete(store: Store, wanted: pl.DataFrame, rows: pl.DataFrame) -> 
 
 
 def _report(
-    workspace: Workspace, todo: ScoreTodo, samples: pl.DataFrame, landed: str, tokens: int | None
+    workspace: Workspace, todo: ScoreTodo, samples: pl.DataFrame, landed: str, tokens: int | None, purpose: Purpose
 ) -> TableReport:
     """Look up the source's scores as they are now (no vector is read for that), and write its head."""
     store, kind, computed = todo.store, todo.kind, todo.missing_rows.height
@@ -292,6 +316,9 @@ def _report(
     require_complete(store, samples, frame)
     version = version_of(frame, kind.value, store.fingerprint)
     reused = samples.height - computed
+    computation, figures = kind.computed_by(workspace.settings), kind.figures(frame)
+    if isinstance(computation, FromSamples) and computation.paid:
+        figures = figures | spend_figures(workspace, purpose)
     report = TableReport(
         frame,
         kind.value,
@@ -301,7 +328,7 @@ def _report(
         reused,
         tokens,
         store.skipped,
-        kind.figures(frame),
+        figures,
         types,
     )
     nulls = report.value.null_count() if frame.height else 0

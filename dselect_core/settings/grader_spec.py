@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from dselect_core.select.recipe import StrictModel
+from dselect_core.settings.token_prices import TokenPrice, listed_price
 
 
 class SecretFromEnv(StrictModel):
@@ -13,18 +14,10 @@ class SecretFromEnv(StrictModel):
     env: str = Field(description="name of the environment variable")
 
 
-class TokenPrice(StrictModel):
-    """What a judge's tokens cost."""
-
-    prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
-    completion: float = Field(ge=0, description="US dollars per million completion tokens")
-
-
 # Keys that only some graders read. Set for another one, such a key would be passed over in silence.
 _OF_ENDPOINTS = (
     "base_url", "api_key", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "max_wait_seconds",
-    "timeout_seconds", "max_retries",
-    "usd_per_million_tokens",
+    "timeout_seconds", "max_retries", "usd_per_million_tokens", "max_usd", "max_usd_per_month",
 )  # fmt: skip
 _OF_LOCAL_MODELS = ("revision", "dtype", "device", "max_length", "batch_tokens")
 
@@ -65,7 +58,15 @@ class GraderSpec(StrictModel):
         description="attempts in vain, one a refresh, after which a row is not asked again; null: it always is. "
         "An outage is no attempt",
     )
-    usd_per_million_tokens: TokenPrice | None = Field(None, description="prices; `dselect plan` reckons with them")
+    usd_per_million_tokens: TokenPrice | None = Field(
+        None, description="prices; by default the list prices of a dated table, for OpenAI's models at OpenAI"
+    )
+    max_usd: float | None = Field(
+        None, gt=0, description="US dollars that one refresh may spend; the call that could cross it is not made"
+    )
+    max_usd_per_month: float | None = Field(
+        None, gt=0, description="US dollars that may be spent in a calendar month (UTC) on this storage"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a hub reward model or judge")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="numeric type of the weights of a reward model or judge"
@@ -93,6 +94,12 @@ class GraderSpec(StrictModel):
             raise ValueError(f"{_listed(unread)}: read by an endpoint's grader only, not by `{given[0]}`: take it out")
         if not self.is_local and (unread := self._set(_OF_LOCAL_MODELS)):
             raise ValueError(f"{_listed(unread)}: read with `reward_model` or `judge` only: give one, or take it out")
+        caps = [key for key in ("max_usd", "max_usd_per_month") if getattr(self, key) is not None]
+        if caps and self.price is None:
+            raise ValueError(
+                f"{_listed(caps)}: what {self.model or 'the grader'} costs is not known: give `usd_per_million_tokens: "
+                "{prompt: …, completion: …}`"
+            )
         if self.reward_model is not None and self.rubric is not None:
             raise ValueError("`rubric`: a reward model reads none: take it out, or give a `judge`")
         return self
@@ -101,6 +108,13 @@ class GraderSpec(StrictModel):
         """Those of the keys whose value is not the default."""
         defaults: dict[str, Any] = {name: field.default for name, field in type(self).model_fields.items()}
         return [key for key in keys if getattr(self, key) != defaults[key]]
+
+    @property
+    def price(self) -> TokenPrice | None:
+        """What the endpoint's tokens cost: as the settings say, else as the shipped table does; None: not known."""
+        if self.usd_per_million_tokens is not None or self.model is None:
+            return self.usd_per_million_tokens
+        return listed_price(self.model, self.base_url)
 
     @property
     def is_builtin(self) -> bool:

@@ -13,6 +13,7 @@ orders/<key>.parquet                            saved orders with their state
 coresets/<recipe>/…                             one version of it, whole (coreset/published.py)
 rounds/runs/<run>/…                             models tuned for d3's rounds (runs/run_store.py)
 rounds/records/<recipe>/<round>.parquet         what a round saw, and whom it chose (rounds/round_record.py)
+spend/<year>-<month>/…                          every call to a paid judge, and what it cost (graders/spend.py)
 trials/runs/<run>/…, trials/marks/<run>/…       what was tuned, and what was measured of it (trials/mark_store.py)
 trials/results/<recipe>.json                    the trial of a recipe
 """
@@ -58,6 +59,11 @@ class Workspace:
     def head(self, kind: str, source: str) -> UPath:
         """What of the store is the source's now."""
         return self.kind_folder(kind) / f"{source}.json"
+
+    @property
+    def spend(self) -> UPath:
+        """The ledger of what paid judges cost."""
+        return self.root / "spend"
 
     @property
     def models(self) -> UPath:

@@ -1,4 +1,4 @@
-"""`dselect`: refresh, plan, status, why, grades-needed, compare, dev, export, init.
+"""`dselect`: refresh, plan, status, why, compare, grades, grades-needed, dev, export, init.
 
 Each command reads its options and calls what does it.
 
@@ -18,16 +18,16 @@ import typer
 from typer.core import TyperGroup
 
 from dselect_core.errors import DselectError
-from dselect_core.settings.settings import CONFIG_ENV, Settings, config_path, load_settings
+from dselect_core.settings.settings import CONFIG_ENV, Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import Stopped
-from dselect_dagster.cli import render
+from dselect_dagster.cli import grades, render
+from dselect_dagster.cli.config_option import ConfigOption, definitions, load
 from dselect_dagster.cli.console import err, out, prepare_terminal, styled
 from dselect_dagster.cli.failures import explain
+from dselect_dagster.cli.money import print_spend_of_refresh
 
 if TYPE_CHECKING:
-    import dagster as dg
-
     from dselect_core.lineage.lost_tables import LostTables
 
 STOPPED_EXIT_CODE = 130
@@ -49,6 +49,7 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(grades.app, name="grades")
 
 
 @app.callback()
@@ -58,22 +59,8 @@ def _of_all_commands(
     """Choose the best small part of a corpus, and keep it fresh."""
 
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", envvar=CONFIG_ENV, help="dselect.yaml; by default ./dselect.yaml")
-]
 SelectOption = Annotated[str | None, typer.Option(help="only these assets, in Dagster's selection syntax")]
 RecipeOption = Annotated[str | None, typer.Option(help="only this coreset")]
-
-
-def _load(config: Path | None) -> tuple[Settings, Path]:
-    path = (config or config_path()).resolve()
-    return load_settings(path), path
-
-
-def _definitions(settings: Settings, path: Path) -> "dg.Definitions":
-    from dselect_dagster.defs.graph import build_definitions
-
-    return build_definitions(settings, str(path))
 
 
 def _check_recipe(settings: Settings, path: Path, recipe: str | None) -> None:
@@ -91,7 +78,7 @@ def refresh(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop, as `dselect plan`")] = False,
 ) -> None:
     """Make what changes in sources and recipes touch, after a plan of it. Exits with 1 if anything failed."""
-    settings, path = _load(config)
+    settings, path = load(config)
     _check_recipe(settings, path, recipe)
     import dagster as dg
 
@@ -105,7 +92,7 @@ def refresh(
 
     workspace = Workspace(settings)
     selection = None if select is None else dg.AssetSelection.from_string(select)
-    defs = _definitions(settings, path)
+    defs = definitions(settings, path)
     with open_instance(path) as instance, contextlib.ExitStack() as locks:
         if not dry_run:
             wait_message = "Another refresh is at work here; this one waits for it."
@@ -139,6 +126,7 @@ def refresh(
             result = run_stoppable(work, say_that_it_stops)
             seconds = bars.seconds
     render.print_result(result, seconds)
+    print_spend_of_refresh(workspace, result.refresh_id)
     if DEBUG in sys.argv:
         for run in result.failed:
             for step_traceback in step_tracebacks_of(run.result):
@@ -159,7 +147,7 @@ def why(
     sample: Annotated[str, typer.Argument(help="a sample id, or the beginning of one")], config: ConfigOption = None
 ) -> None:
     """Tell one sample's whole story: its rows, its scores and what made them, and what each recipe did with it."""
-    settings, _ = _load(config)
+    settings, _ = load(config)
     from dselect_core.lineage.explain import story
 
     render.print_story(story(Workspace(settings), sample, list(settings.sources)))
@@ -168,7 +156,7 @@ def why(
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Say what is stale and why, in words. Runs nothing."""
-    settings, path = _load(config)
+    settings, path = load(config)
     from dselect_core.kinds import TRIED_AGAIN
     from dselect_core.lineage.lost_tables import given_up_rows
     from dselect_core.lineage.quality_checks import held_back
@@ -180,7 +168,7 @@ def status(config: ConfigOption = None) -> None:
     with open_instance(path) as instance:
         changed_inputs = find_changed_inputs(workspace, instance)
         lost = {**changed_inputs.lost, **find_lost_scores(workspace, instance)}
-        staleness = Staleness(_definitions(settings, path), instance)
+        staleness = Staleness(definitions(settings, path), instance)
         coming = {name: keys for name, keys in changed_inputs.partitions_to_come.items() if name != "recipe"}
         stale_partitions = staleness.stale_partitions(coming, changed_inputs.partitions_to_go)
         for change in changed_inputs.changes:
@@ -214,7 +202,7 @@ def grades_needed(
     ids: Annotated[Path | None, typer.Option(help="also write the ids that are needed next, a line each")] = None,
 ) -> None:
     """Say which rows can still be chosen and are not graded yet. Asks nobody; the other scores must be there."""
-    settings, _ = _load(config)
+    settings, _ = load(config)
     from dselect_core.lineage.grades_needed import grades_needed as find_grades_needed
     from dselect_dagster.cli.grades_needed import print_grades_needed
 
@@ -229,7 +217,7 @@ def compare(
     ] = None,
 ) -> None:
     """Set all tried coresets side by side: against random draws of their size, on held-out rows. Runs nothing."""
-    settings, path = _load(config)
+    settings, path = load(config)
     from dselect_core.trials.compare import compare as compare_trials
     from dselect_core.trials.compare_page import comparison_page
     from dselect_core.version import __version__
@@ -237,7 +225,7 @@ def compare(
     from dselect_dagster.refresh.staleness import stale_trials
 
     with open_instance(path) as instance:
-        stale = stale_trials(_definitions(settings, path), instance)
+        stale = stale_trials(definitions(settings, path), instance)
     compared = compare_trials(Workspace(settings), stale)
     render.print_comparison(compared)
     if html is not None:
@@ -254,7 +242,7 @@ def dev(
     """Open the Dagster UI on this graph, with the runs that `refresh` made. Ctrl-C stops it."""
     from dselect_dagster.refresh.instance import open_instance
 
-    _, path = _load(config)
+    _, path = load(config)
     with open_instance(path):
         pass  # one process makes the instance's tables, before the several that follow
     os.environ[CONFIG_ENV] = str(path)
@@ -275,7 +263,7 @@ def export(
     """Copy a made coreset somewhere else, whole or in one format."""
     from dselect_core.coreset.export import export_coreset
 
-    settings, config_file = _load(config)
+    settings, config_file = load(config)
     _check_recipe(settings, config_file, recipe)
     for path in export_coreset(Workspace(settings).coreset(recipe), target, format):
         out.print(render.short_path(str(path)))

@@ -27,6 +27,7 @@ from dselect_core.trials.compare import (
 from dselect_core.trials.report import ALL
 from dselect_core.trials.standing import standing
 from dselect_dagster.cli.console import out, styled
+from dselect_dagster.cli.money import price_note
 
 if TYPE_CHECKING:
     from dselect_core.lineage.explain import Score, Story
@@ -105,7 +106,10 @@ def _cost_of_plan(plan: Plan, settings: Settings) -> str:
     prompt_tokens, completion_tokens = plan.judge_tokens
     if prompt_tokens:
         usd = plan.usd(settings)
-        price = "price unknown: set grader.usd_per_million_tokens" if usd is None else f"about ${usd:,.2f}"
+        note = price_note(settings)
+        price = note if usd is None else f"about ${usd:,.2f}" + ("" if note is None else f", {note}")
+        if usd is not None and settings.grader.max_usd is not None and usd > settings.grader.max_usd:
+            price = f"{price}; a refresh stops at grader.max_usd ${settings.grader.max_usd:g}"
         costs.append(f"about {prompt_tokens:,} + {completion_tokens:,} tokens of {settings.grader.model} ({price})")
     if plan.grader_tokens:
         local = settings.grader

@@ -12,6 +12,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 import dagster as dg
 
@@ -31,6 +32,7 @@ from dselect_dagster.dagster_private import (
     run_checks,
     step_errors_of,
 )
+from dselect_dagster.defs.assets.scores import REFRESH_TAG
 from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, NOT_BLOCKED_BY_CORESET, inputs_are_ready
 from dselect_dagster.defs.changed_inputs import (
     ChangedInputs,
@@ -70,7 +72,8 @@ class RefreshResult:
 
     still_lost: {asset partition: why} of what the storage lacked, and lacks after the refresh. left_out: {source: why}
     of the sources in the settings that the pool does not hold, or that a coreset lost since it was made last.
-    held_back: {recipe: why} of the coresets of which something is required that does not hold.
+    held_back: {recipe: why} of the coresets of which something is required that does not hold. refresh_id: what its
+    runs are tagged with.
     """
 
     changed_inputs: ChangedInputs
@@ -79,6 +82,7 @@ class RefreshResult:
     still_lost: dict[AssetPartition, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     held_back: dict[str, str] = field(default_factory=dict)
+    refresh_id: str = field(default_factory=lambda: uuid4().hex)
 
     @property
     def failed(self) -> list[FinishedRun]:
@@ -153,7 +157,7 @@ def refresh(
         # Coresets that were made meanwhile name the files of now.
         origins, failed = {**changed_inputs.origins, **_origins_of(result)}, result.failed_partitions
         if not keys and not restoring.look_again(failed) and not restoring.look_at_origins(origins, failed):
-            _evaluate_checks(defs, instance, workspace)
+            _evaluate_checks(defs, instance, workspace, result)
             result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
             result.held_back = held_back(workspace, [recipe] if recipe else None)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
@@ -175,13 +179,15 @@ def _left_out(workspace: Workspace, recipe: str | None) -> dict[str, str]:
     return {source: why for source, why in sorted(left.items()) if source in known and why not in NO_FAULTS}
 
 
-def _evaluate_checks(defs: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
+def _evaluate_checks(
+    defs: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace, result: RefreshResult
+) -> None:
     """Those that no run of this refresh evaluated, and that say something else by now."""
     checks: dict[str, list[dg.AssetCheckKey]] = defaultdict(list)
     for due in due_checks(workspace, instance):
         checks[due.recipe].append(due.check)
     for recipe, keys in checks.items():
-        run_checks(defs, instance, keys, recipe, _tags())
+        run_checks(defs, instance, keys, recipe, _tags(result))
 
 
 def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
@@ -194,9 +200,10 @@ def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
             fail_run(instance, run, f"process {pid} of `dselect refresh` is gone")
 
 
-def _tags() -> dict[str, str]:
+def _tags(result: RefreshResult) -> dict[str, str]:
     """Of the runs of this process."""
-    return _REFRESH_TAG | {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
+    process = {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
+    return _REFRESH_TAG | process | {REFRESH_TAG: result.refresh_id}
 
 
 def _is_alive(pid: int) -> bool:
@@ -246,7 +253,7 @@ def _run(
             partition,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags=_tags(),
+            tags=_tags(result),
         )
         # Dagster counts a run that was stopped as one that failed, and would have the others go on.
         raise_if_stopped()

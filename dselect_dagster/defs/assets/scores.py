@@ -18,6 +18,9 @@ from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
+REFRESH_TAG = "dselect/refresh"
+"""Tag of a run: the refresh that it is a part of. What a refresh may spend is counted over its runs."""
+
 
 def score_assets(
     settings: Settings, needed: frozenset[str], code_versions: dict[str, str]
@@ -74,6 +77,7 @@ def _score_asset(
     @dg.multi_asset(specs=specs, can_subset=len(specs) > 1, name=name)
     @with_clean_errors
     def score_source(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> Iterator[dg.MaterializeResult]:
+        from dselect_core.graders.spend import Purpose
         from dselect_core.scores.update import KindsNotComputedError, update_scores
 
         # Of an asset that no recipe reads, and that was asked for by hand, all kinds.
@@ -85,7 +89,8 @@ def _score_asset(
         progress = RunProgress(context, f"{', '.join(sorted(all_names))} of {context.partition_key}")
         failure: KindsNotComputedError | None = None
         try:
-            reports = update_scores(workspace.open(), context.partition_key, all_names, progress)
+            purpose = Purpose(context.run.tags.get(REFRESH_TAG, context.run_id), context.partition_key)
+            reports = update_scores(workspace.open(), context.partition_key, all_names, progress, purpose)
         except KindsNotComputedError as error:
             # What was computed is made all the same; then the step fails with the message.
             reports, failure = error.reports, error

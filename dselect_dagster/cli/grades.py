@@ -1,0 +1,154 @@
+"""`dselect grades`: what a paid grader has cost, and a few grades before all are bought.
+
+Each command reads its options and calls what does it.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import polars as pl
+import typer
+from rich import box
+from rich.table import Column, Table
+
+from dselect_core.corpus.sample import message_text
+from dselect_core.errors import DselectError
+from dselect_core.settings.settings import Settings
+from dselect_core.settings.workspace import Workspace
+from dselect_dagster.cli.config_option import ConfigOption, definitions, load
+from dselect_dagster.cli.console import out, styled
+from dselect_dagster.cli.money import price_note, print_not_told, usd_text
+
+if TYPE_CHECKING:
+    from dselect_core.lineage.plan import Plan
+    from dselect_core.scores.try_grades import Tried
+
+app = typer.Typer(help="What grades cost, and a few of them on trial.")
+
+# Runs that are listed, the latest ones.
+_LISTED_RUNS = 10
+
+
+@app.command()
+def cost(config: ConfigOption = None) -> None:
+    """Say what the paid grader has cost: by month, by source, and of the latest refreshes. Runs nothing."""
+    settings, _ = load(config)
+    from dselect_core.graders.spend import Ledger
+
+    price = settings.grader.price
+    calls = Ledger.of(Workspace(settings)).calls(price=price)
+    if calls.is_empty():
+        out.print("No call to a paid grader is on record in this storage.")
+        return
+    month = pl.col("begun_at").dt.strftime("%Y-%m")
+    _print_costs("month", calls.with_columns(month=month), "month", last=None)
+    _print_costs("source", calls.with_columns(pl.col("source").fill_null("(no source)")), "source", last=None)
+    begun = pl.col("begun_at").min().over("run").dt.strftime("%Y-%m-%d %H:%M:%S UTC")
+    _print_costs("refresh begun at", calls.with_columns(begun=begun), "begun", last=_LISTED_RUNS)
+    print_not_told(calls)
+    _print_caps(settings, calls)
+
+
+@app.command("try")
+def try_(
+    rows: Annotated[int, typer.Argument(min=1, help="how many rows to grade")] = 20, config: ConfigOption = None
+) -> None:
+    """Grade a few rows, show them with their cost, and say what all others would cost. The grades are kept."""
+    settings, path = load(config)
+    import dagster as dg
+
+    from dselect_core.scores.try_grades import try_grades
+    from dselect_dagster.refresh.instance import hold_refresh_lock, open_instance
+    from dselect_dagster.refresh.plan_refresh import plan_refresh
+    from dselect_dagster.refresh.refresh import refresh
+
+    workspace, defs = Workspace(settings), definitions(settings, path)
+    with (
+        open_instance(path) as instance,
+        hold_refresh_lock(path, lambda: out.print("Another refresh is at work here; this one waits for it.")),
+    ):
+        landed = refresh(defs, instance, workspace, select=dg.AssetSelection.assets("raw_dataset"))
+        for run in landed.failed:
+            for message in run.errors.values():
+                out.print(message, soft_wrap=True)
+        tried = try_grades(workspace, rows)
+        if tried.frame.is_empty():
+            out.print("Every row has its grade; there is nothing to try.")
+            return
+        _, plan = plan_refresh(defs, instance, workspace)
+    _print_tried(tried, settings)
+    _print_rest(plan, settings)
+    if tried.frame["grade"].null_count() == tried.frame.height:
+        raise DselectError("grader: none of these rows got a grade; see why above, before more are asked for")
+
+
+def _print_costs(title: str, calls: pl.DataFrame, by: str, last: int | None) -> None:
+    right = (Column(name, justify="right") for name in ("calls", "prompt tokens", "completion tokens", "USD"))
+    table = Table(title, *right, box=box.SIMPLE)
+    summed = calls.group_by(by).agg(
+        pl.len().alias("calls"),
+        pl.col("prompt_tokens", "completion_tokens").sum(),
+        pl.when(pl.col("usd").count() > 0).then(pl.col("usd").sum()).alias("usd"),
+    )
+    summed = summed.sort(by)
+    for name, count, prompt, completion, usd in (summed if last is None else summed.tail(last)).iter_rows():
+        table.add_row(str(name), f"{count:,}", f"{prompt:,}", f"{completion:,}", usd_text(usd))
+    out.print(table)
+
+
+def _print_caps(settings: Settings, calls: pl.DataFrame) -> None:
+    spec = settings.grader
+    if spec.max_usd_per_month is not None:
+        from datetime import UTC, datetime
+
+        from dselect_core.graders.spend import in_month, month_of
+
+        month = month_of(datetime.now(UTC))
+        spent = float(calls.filter(in_month(month))["usd_at_most"].sum())
+        out.print(f"{usd_text(spent)} of grader.max_usd_per_month ${spec.max_usd_per_month:g} in {month}")
+    if note := price_note(settings):
+        out.print(note, soft_wrap=True)
+
+
+def _print_tried(tried: "Tried", settings: Settings) -> None:
+    right = (Column(name, justify="right") for name in ("grade", "prompt", "completion"))
+    table = Table("source", "sample", *right, "reason", "prompt of the sample", box=box.SIMPLE)
+    for row in tried.frame.iter_rows(named=True):
+        grade = "" if row["grade"] is None else f"{row['grade']:.2f}"
+        counts = ["" if row[name] is None else f"{row[name]:,}" for name in ("prompt_tokens", "completion_tokens")]
+        reason = row["rationale"] if row["error"] is None else row["error"]
+        table.add_row(row["source"], row["sample_id"][:8], grade, *counts, _short(reason or ""), _prompt_of(row))
+    out.print(table)
+    if settings.grader.model is None:
+        return
+    calls = tried.calls
+    usd = float(calls["usd"].sum()) if calls["usd"].count() else None
+    tokens = f"{int(calls['prompt_tokens'].sum()):,} + {int(calls['completion_tokens'].sum()):,} tokens"
+    out.print(styled((f"{tried.frame.height:,} rows", "bold"), f": {tokens}, {usd_text(usd)}. They are kept."))
+    print_not_told(calls)
+
+
+def _print_rest(plan: "Plan", settings: Settings) -> None:
+    rows = sum(step.computed or 0 for step in plan.steps if step.judge_tokens is not None)
+    prompt, completion = plan.judge_tokens
+    if settings.grader.model is None:
+        return
+    if not rows:
+        out.print("`dselect refresh` would buy no other grade.")
+        return
+    price = usd_text(plan.usd(settings))
+    out.print(
+        f"`dselect refresh` would buy {rows:,} more: about {prompt:,} + {completion:,} tokens, about {price}.",
+        soft_wrap=True,
+    )
+    if note := price_note(settings):
+        out.print(note, soft_wrap=True)
+
+
+def _prompt_of(row: dict[str, Any]) -> str:
+    first = next((m for m in row["messages"] if m["role"] == "user"), row["messages"][0])
+    return _short(message_text(first))
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:59]}…"

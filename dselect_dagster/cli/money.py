@@ -1,0 +1,55 @@
+"""Money in what the commands print: dollars, where a price is from, what a refresh spent."""
+
+import polars as pl
+
+from dselect_core.settings.settings import Settings
+from dselect_core.settings.token_prices import price_table
+from dselect_core.settings.workspace import Workspace
+from dselect_dagster.cli.console import out
+
+
+def usd_text(usd: float | None) -> str:
+    """`$1.23`; more places for what is less than a dollar."""
+    return "unknown" if usd is None else f"${usd:,.2f}" if usd >= 1 else f"${usd:,.4f}"
+
+
+def price_note(settings: Settings) -> str | None:
+    """Where the prices are from, when it is not the settings."""
+    spec = settings.grader
+    if spec.model is None or spec.usd_per_million_tokens is not None:
+        return None
+    if spec.price is None:
+        return "price unknown: set grader.usd_per_million_tokens"
+    return (
+        f"by OpenAI's list price of {price_table().as_of} for {spec.model}, which may be another one today: "
+        "grader.usd_per_million_tokens wins"
+    )
+
+
+def print_not_told(calls: pl.DataFrame) -> None:
+    """A line about calls that may have cost something, and did not say what."""
+    unknown = calls.filter("may_have_cost")
+    if unknown.height:
+        at_most = unknown["usd_at_most"].sum()
+        bound = f", ${at_most:,.4f} at most" if unknown["usd_at_most"].count() else ""
+        out.print(
+            f"{unknown.height:,} calls did not say what they took (no usage in the reply, a timeout, a kill): not "
+            f"counted above{bound}. Under a cap they count as that.",
+            soft_wrap=True,
+        )
+
+
+def print_spend_of_refresh(workspace: Workspace, run: str) -> None:
+    """What a refresh spent, and what it did not ask because of a cap; nothing where it asked no paid grader."""
+    from dselect_core.graders.spend import Ledger
+
+    spec = workspace.settings.grader
+    if spec.model is None:
+        return
+    calls = Ledger.of(workspace).calls(price=spec.price).filter(run=run)
+    if calls.is_empty():
+        return
+    usd = float(calls["usd"].sum()) if calls["usd"].count() else None
+    cap = "" if spec.max_usd is None else f" of grader.max_usd ${spec.max_usd:g}"
+    out.print(f"{calls.height:,} calls to {spec.model}: {usd_text(usd)}{cap}; `dselect grades cost` tells more.")
+    print_not_told(calls)
