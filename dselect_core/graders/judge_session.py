@@ -240,6 +240,7 @@ class Session:
                 self._end_failed(call, failure, _headers_of(error))
             return failure
         if call is not None:
+            # Another call may go now, but it goes only when this task waits: by then its caller has kept the answer.
             self._answered += 1
             self._failed_calls = 0
             tokens = None
