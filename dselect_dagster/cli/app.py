@@ -1,4 +1,4 @@
-"""`dselect`: refresh, plan, status, why, compare, grades, grades-needed, dev, export, init.
+"""`dselect`: refresh, plan, status, why, compare, grades, dev, export, init.
 
 Each command reads its options and calls what does it.
 
@@ -194,19 +194,6 @@ def status(config: ConfigOption = None) -> None:
             out.print(f"{asset.to_user_string()} is not computed: no recipe reads it")
         if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost or held):
             out.print("Everything is up to date.")
-
-
-@app.command("grades-needed")
-def grades_needed(
-    config: ConfigOption = None,
-    ids: Annotated[Path | None, typer.Option(help="also write the ids that are needed next, a line each")] = None,
-) -> None:
-    """Say which rows can still be chosen and are not graded yet. Asks nobody; the other scores must be there."""
-    settings, _ = load(config)
-    from dselect_core.lineage.grades_needed import grades_needed as find_grades_needed
-    from dselect_dagster.cli.grades_needed import print_grades_needed
-
-    print_grades_needed(find_grades_needed(Workspace(settings)), ids)
 
 
 @app.command()

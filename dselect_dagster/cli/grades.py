@@ -1,8 +1,9 @@
-"""`dselect grades`: what a paid grader has cost, and a few grades before all are bought.
+"""`dselect grades`: what a paid grader has cost, a few grades before all are bought, and which are needed at all.
 
 Each command reads its options and calls what does it.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from dselect_core.lineage.plan import Plan
     from dselect_core.scores.try_grades import Tried
 
-app = typer.Typer(help="What grades cost, and a few of them on trial.")
+app = typer.Typer(help="What grades cost, a few of them on trial, and which are needed.")
 
 # Runs that are listed, the latest ones.
 _LISTED_RUNS = 10
@@ -46,6 +47,19 @@ def cost(config: ConfigOption = None) -> None:
     _print_costs("refresh begun at", calls.with_columns(begun=begun), "begun", last=_LISTED_RUNS)
     print_not_told(calls)
     _print_caps(settings, calls)
+
+
+@app.command()
+def needed(
+    config: ConfigOption = None,
+    ids: Annotated[Path | None, typer.Option(help="also write the ids that are needed next, a line each")] = None,
+) -> None:
+    """Say which rows can still be chosen and are not graded yet. Asks nobody; the other scores must be there."""
+    settings, _ = load(config)
+    from dselect_core.lineage.grades_needed import grades_needed
+    from dselect_dagster.cli.grades_needed import print_grades_needed
+
+    print_grades_needed(grades_needed(Workspace(settings)), ids)
 
 
 @app.command("try")

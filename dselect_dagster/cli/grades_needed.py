@@ -1,4 +1,4 @@
-"""What `dselect grades-needed` prints."""
+"""What `dselect grades needed` prints."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`dselect grades-needed`: what can still be chosen is counted before anything is bought, and nobody is asked."""
+"""`dselect grades needed`: what can still be chosen is counted before anything is bought, and nobody is asked."""
 
 from pathlib import Path
 
