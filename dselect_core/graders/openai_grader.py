@@ -71,6 +71,9 @@ def judge(
         async with AsyncOpenAI(
             api_key=key, base_url=spec.base_url, timeout=spec.timeout_seconds, max_retries=0, http_client=transport
         ) as client:
+            if client.base_url.userinfo:  # sent as a header; aiohttp refuses an address that holds it beside one
+                transport.auth = (client.base_url.username, client.base_url.password)
+                client.base_url = client.base_url.copy_with(userinfo=b"")
             session = Session(client, spec, meter)
             return await session.judge(len(samples), lambda at: RATING.chat(*samples[at], rubric), progress, on_judged)
 

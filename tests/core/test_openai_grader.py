@@ -1,6 +1,7 @@
 """The OpenAI-compatible grader against a real HTTP server on loopback."""
 
 import asyncio
+import base64
 import io
 import json
 import re
@@ -457,6 +458,15 @@ def test_the_key_goes_where_it_is_meant_and_nowhere_else(monkeypatch):
     assert server.requests[0].headers["authorization"] == "Bearer none"
     assert server.requests[1].headers["authorization"] == "Bearer sk-judge"
     assert "sk-" not in str(frame.rows())
+
+
+def test_user_and_password_of_the_address_are_sent_as_before():
+    with OpenAIServer(lambda r: rating(4)) as server:
+        url = server.base_url.replace("://", "://ann:secret%20word@")
+        frame = grade(samples(), GraderSpec(base_url=url, model="judge-1", max_retries=0))
+    assert frame["grade"].to_list() == [0.75]
+    sent = server.requests[0].headers["authorization"]
+    assert sent == "Basic " + base64.b64encode(b"ann:secret word").decode()
 
 
 def test_the_sample_is_data_for_the_judge():
