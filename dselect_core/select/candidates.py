@@ -9,7 +9,7 @@ all other recipes that read grades every row is asked for.
 
 A round asks side by side. What comes behind the first bound is a guess, but a good one: grades only lower the gains of
 the picks, so a row that is picked by bounds is seldom behind the last one by grades. A round asks for every such row
-up to the budget, of all recipes: mostly 9 to 30 rounds (up to 67 where few win), with 3% more calls than one by one at
+up to the budget, of all recipes: mostly 7 to 30 rounds (up to 67 where few win), with 3% more calls than one by one at
 most. The last rounds are of a few rows. With `batch` a round asks for at least so many, of those behind the budget: 32
 took a quarter to a half of the rounds away for 2 to 7% more calls. Each round makes the orders again from their start.
 
