@@ -7,6 +7,7 @@ Requests are handled in threads, so concurrency, order of arrival and retries ar
 """
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -66,6 +67,27 @@ def completion(
 
 def rating(value: Any, reason: str = "because", **options: Any) -> Reply:
     return completion(json.dumps({"rating": value, "reason": reason}), **options)
+
+
+def token(text: str, logprob: float, top: dict[str, float] | None = None) -> dict[str, Any]:
+    """One entry of `logprobs.content`. top: {token: log-probability} of the likeliest."""
+    listed = [{"token": other, "logprob": value, "bytes": list(other.encode())} for other, value in (top or {}).items()]
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": listed}
+
+
+def with_logprobs(content: str, tokens: list[dict[str, Any]] | None, **options: Any) -> Reply:
+    """A chat completion with the log-probabilities of its tokens; None: as servers that do not know of them reply."""
+    reply = completion(content, **options)
+    if tokens is not None:
+        reply.body["choices"][0]["logprobs"] = {"content": tokens}
+    return reply
+
+
+def yes_or_no(probabilities: dict[str, float], **options: Any) -> Reply:
+    """The likeliest of these tokens as the whole answer, with the probabilities of all."""
+    top = {text: math.log(p) for text, p in probabilities.items()}
+    said = max(top, key=lambda text: top[text])
+    return with_logprobs(said, [token(said, top[said], top)], **options)
 
 
 def error(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:

@@ -2,8 +2,9 @@
 
 The paper asks "an external LLM"; the scales are ours. `rating`: an LLM's 1–5 as (r - 1)/4, clipped to
 [0.05, 1] (openai_grader.py). `reward`: a reward model's value through a sigmoid (reward_grader.py). `probability`: how
-probable a judge's yes is (local_judge.py). `heuristic`: the builtin checks, where nobody else is named
-(heuristic_grader.py). Every record names its grader and scale. A failed grade is null with its reason.
+probable a judge's yes is (yes_no.py), behind an endpoint or here (local_judge.py). `heuristic`: the builtin checks,
+where nobody else is named (heuristic_grader.py). Every record names its grader and scale. A failed grade
+is null with its reason.
 
 The endpoint's address is not part of the provenance, only the model's name: moving a model behind another proxy
 must not buy every grade again. Two different models served under one name have to be given two names. A model that runs
@@ -19,8 +20,8 @@ from typing import Any
 import polars as pl
 
 from dselect_core.escape import markdown_cell
-from dselect_core.graders import heuristic_grader, local_judge, openai_grader, reward_grader
-from dselect_core.graders.judge_prompt import PROBABILITY, RATING
+from dselect_core.graders import heuristic_grader, local_judge, openai_grader, reward_grader, yes_no
+from dselect_core.graders.judge_prompt import prompt_of
 from dselect_core.graders.judge_reply import Judgement, shorten
 from dselect_core.graders.meter import Meter, open_meter
 from dselect_core.graders.spend import Ledger
@@ -48,10 +49,11 @@ def grader_provenance(
     """
     if spec.is_builtin:
         return {"score": "dependability", "scale": "heuristic", "grader": heuristic_grader.NAME}
+    prompt = prompt_of(spec)
     if spec.local_model is not None:
         judged = spec.judge is not None
         name = f"judge/{local_judge.VERSION}" if judged else f"reward-model/{reward_grader.VERSION}"
-        rubric = {"rubric": PROBABILITY.instructions(spec)} if judged else {}
+        rubric = {} if prompt is None else {"rubric": prompt.instructions(spec)}
         return {
             "score": "dependability",
             "scale": _scale(spec),
@@ -61,14 +63,17 @@ def grader_provenance(
             "max_length": spec.max_length,
             **rubric,
         }
+    assert prompt is not None
     return {
         "score": "dependability",
-        "scale": "rating",
+        "scale": spec.scale,
         "grader": f"openai-compatible/{openai_grader.VERSION}",
         "model": spec.model,
-        "rubric": RATING.instructions(spec),
+        "rubric": prompt.instructions(spec),
         "temperature": spec.temperature,
         "max_tokens": spec.max_tokens,
+        **({"combine": spec.combine} if spec.criteria is not None else {}),
+        **({"extra": spec.extra} if spec.extra else {}),
     }
 
 
@@ -106,7 +111,7 @@ def _frame(rows: list[Row]) -> pl.DataFrame:
 
 
 def _scale(spec: GraderSpec) -> str:
-    return local_judge.SCALE if spec.judge is not None else reward_grader.SCALE
+    return yes_no.SCALE if spec.judge is not None else reward_grader.SCALE
 
 
 def _heuristic(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made) -> list[Row]:
@@ -134,7 +139,7 @@ def _openai(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, 
     pairs = list(samples.select("sample_id", "messages").iter_rows())
 
     def row(sample_id: str, judgement: Judgement) -> Row:
-        return {"sample_id": sample_id, "scale": "rating", "grader": spec.model, **vars(judgement)}
+        return {"sample_id": sample_id, "scale": spec.scale, "grader": spec.model, **vars(judgement)}
 
     judged = openai_grader.judge(pairs, spec, meter, progress, lambda at, j: made([row(pairs[at][0], j)]))
     return [row(sample_id, j) for (sample_id, _), j in zip(pairs, judged, strict=True)]
@@ -184,6 +189,8 @@ def _description(settings: Settings) -> str:
     return f"Correctness, helpfulness and reliability of each response (D3's dependability), by {by}."
 
 
+_CRITERIA = pl.List(pl.Struct({"criterion": pl.String(), "rating": pl.Float64(), "reason": pl.String()}))
+
 GRADES = Kind(
     name="grades",
     asset="dependability_grades",
@@ -199,8 +206,9 @@ GRADES = Kind(
             "`heuristic` checks",
         ),
         Column("grader", pl.String(), "name of the model that graded, or of the heuristic grader and its version"),
-        Column("rating", pl.Float64(), "what the judge said, 1 to 5"),
+        Column("rating", pl.Float64(), "what the judge said, 1 to 5; of several criteria, as they are combined"),
         Column("rationale", pl.String(), "the judge's reason, or the checks that found something"),
+        Column("criteria", _CRITERIA, "what the judge said of each criterion, 1 to 5, and why"),
         Column("reward", pl.Float64(), "what the reward model gave, before the sigmoid", rankable=True),
         Column("logprob_yes", pl.Float64(), "log-probability that the judge's first token is yes", unit="nats"),
         Column("logprob_no", pl.Float64(), "log-probability that the judge's first token is no", unit="nats"),

@@ -1,7 +1,7 @@
 """What a judge is asked: a rubric, the sample quoted as data, and the form of the answer.
 
-Two forms: a rating of 1 to 5 as JSON (scale `rating`), and one word, yes or no (scale `probability`). A rubric of the
-user's own stands in the place of the shipped one of either form.
+Three forms: a rating of 1 to 5 as JSON, such a rating of each criterion (scale `rating` both), and one word, yes or no
+(scale `probability`). A rubric of the user's own stands in the place of the shipped one of either form.
 
 The sample stands between tags that carry a hash of its own hash, which no sample can contain: a text that forges the
 end of the data does not end it.
@@ -73,6 +73,27 @@ Reply with one word and nothing else: yes or no.
 """,
     "By the rubric, would you teach the assistant's answers above as they are? Answer yes or no.",
 )
+
+
+def criteria_prompt(criteria: Mapping[str, str]) -> JudgePrompt:
+    """Asks for a rating of each. criteria: {name: what it means}."""
+    listed = "\n".join(f"- {name}: {' '.join(meaning.split())}" for name, meaning in criteria.items())
+    form = ", ".join(f'"{name}": {{"rating": <1 to 5>, "reason": "<a few words>"}}' for name in criteria)
+    return JudgePrompt(
+        "rubric_criteria.md",
+        f"The criteria:\n{listed}\n\nReply with one JSON object that rates every criterion with a whole number, and "
+        f"nothing else:\n{{{form}}}\n",
+        "Rate the assistant's answers above by each criterion. Reply with the JSON object only.",
+    )
+
+
+def prompt_of(spec: GraderSpec) -> JudgePrompt | None:
+    """What the grader of these settings is asked; None for one that is asked nothing."""
+    if spec.is_builtin or spec.reward_model is not None:
+        return None
+    if spec.criteria is not None:
+        return criteria_prompt(spec.criteria)
+    return PROBABILITY if spec.judge is not None or spec.scale == "probability" else RATING
 
 
 def _read(path: str) -> str:

@@ -18,26 +18,30 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dselect_core.corpus.sample import json_type
 from dselect_core.redact import redact
+
+T = TypeVar("T")
 
 FLOOR = 0.05
 LOWEST, HIGHEST = 1, 5
 MOST_CHARACTERS = 400_000
 """Of a reply that is read at all; no answer is near it, and reading a longer one would hold up the others."""
+MOST_QUOTED = 2_000
+"""Characters of a faulty answer that the judge is shown again."""
 # Objects that are no JSON, and the characters read of them, before a reply is given up: each may hold the next.
 _MOST_BROKEN, _MOST_BROKEN_CHARACTERS = 1_000, 2 * MOST_CHARACTERS
 _TEXT_PARTS = ("text", "output_text")
 # How endpoints say that a reply did not end by itself, and what to tell.
 _CUT = {
-    "length": "cut at {max_tokens} tokens (grader.max_tokens) before a rating",
-    "max_tokens": "cut at {max_tokens} tokens (grader.max_tokens) before a rating",
+    "length": "cut at {max_tokens} tokens (grader.max_tokens) before an answer",
+    "max_tokens": "cut at {max_tokens} tokens (grader.max_tokens) before an answer",
     "content_filter": "withheld by the endpoint's content filter",
 }
 
@@ -52,7 +56,6 @@ _MARK = re.compile(rf"(?P<opens>{_OPENS})|(?P<closes>{_CLOSES})|\{{(?=\s*[\"}}])
 _CLOSE = re.compile(_CLOSES, re.IGNORECASE)
 # What may stand around the object without being prose.
 _NOISE = re.compile(r"`+(?:json\w*)?|<\|[^|<>]{1,40}\|>|</?[a-z_]{1,20}>|[*\s]", re.IGNORECASE)
-_RATING_KEY = re.compile(r"[\"'“]rating[\"'”]\s*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,20 +65,43 @@ class Judgement:
     grade: float | None = None
     rating: float | None = None
     rationale: str | None = None
+    criteria: list[dict[str, Any]] | None = None
+    logprob_yes: float | None = None
+    logprob_no: float | None = None
     error: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     graded_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def after(self, first: "Judgement") -> "Judgement":
+        """This one, with what an earlier reply for the same sample cost too."""
+        return replace(
+            self,
+            prompt_tokens=_sum(first.prompt_tokens, self.prompt_tokens),
+            completion_tokens=_sum(first.completion_tokens, self.completion_tokens),
+        )
 
 
 class NotACompletionError(ValueError):
     """What came back is no chat completion: the endpoint may be another service than it should be."""
 
 
-def read_completion(body: bytes, max_tokens: int) -> Judgement:
+def _sum(*counts: int | None) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+class Read(Protocol):
+    """Reads an answer: the text of a reply and its choice → columns of a judgement. Raises ValueError."""
+
+    def __call__(self, text: str, choice: dict[str, Any], *, cut: bool) -> dict[str, Any]:
+        """cut: the reply did not end by itself."""
+
+
+def read_completion(body: bytes, max_tokens: int, read: Read) -> Judgement:
     """The judgement in the body of a chat completion; what it cost is kept even where there is no grade.
 
-    max_tokens: what the reply was limited to. Raises NotACompletionError.
+    max_tokens: what the reply was limited to. read: what is asked for. Raises NotACompletionError.
     """
     choice, usage = _choice_of(body)
     judged = partial(
@@ -86,10 +112,31 @@ def read_completion(body: bytes, max_tokens: int) -> Judgement:
         return judged(error=f"the judge refused: {shorten(str(refusal))}")
     cut = _CUT.get(finish) if isinstance(finish, str) else None
     try:
-        rating, reason = parse_rating(_text_of(message), cut=cut is not None)
+        return judged(**read(_text_of(message), choice, cut=cut is not None))
+    except NotACompletionError:
+        raise
     except ValueError as error:
         return judged(error=cut.format(max_tokens=max_tokens) if cut else str(error))
-    return judged(rating_to_grade(rating), rating, reason)
+
+
+def faulty_answer(body: bytes) -> str | None:
+    """What a reply without a grade said, reasoning aside, where the judge may be asked once more; None where it said
+    nothing, refused or was cut: it would again.
+    """
+    choice, _ = _choice_of(body)
+    if choice["message"].get("refusal") or choice.get("finish_reason") in _CUT:
+        return None
+    try:
+        text = _text_of(choice["message"])
+        return redact(text[begin_of_answer(text) :][:MOST_CHARACTERS].strip())[:MOST_QUOTED] or None
+    except ValueError:
+        return None
+
+
+def read_rating(text: str, choice: dict[str, Any], *, cut: bool) -> dict[str, Any]:
+    """The columns of a judgement on the scale `rating`. Raises ValueError, as `parse_rating`."""
+    rating, reason = parse_rating(text, cut=cut)
+    return {"grade": rating_to_grade(rating), "rating": rating, "rationale": reason}
 
 
 def _choice_of(body: bytes) -> tuple[dict[str, Any], Any]:
@@ -123,9 +170,9 @@ def _text_of(message: dict[str, Any]) -> str:
         content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     if not content:
         reasoned = any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
-        raise ValueError(f"no rating in the reply: {'only reasoning and no answer' if reasoned else 'it is empty'}")
+        raise ValueError(f"no answer in the reply: {'only reasoning and no answer' if reasoned else 'it is empty'}")
     if not isinstance(content, str):
-        raise ValueError(f"no rating in the reply: its content is {json_type(content)}, not text")
+        raise ValueError(f"no answer in the reply: its content is {json_type(content)}, not text")
     return content
 
 
@@ -167,28 +214,50 @@ def parse_rating(text: str, *, cut: bool = False) -> tuple[float, str | None]:
 
     Raises ValueError, which says why, where there is no rating.
     """
+    answer, rating = final_object(text, ("rating",), lambda found: check_rating(found["rating"]), cut=cut)
+    reason = answer.get("reason")
+    return rating, shorten(reason, 500) if isinstance(reason, str) and reason.strip() else None
+
+
+def final_object(
+    text: str, keys: Sequence[str], read: Callable[[dict[str, Any]], T], *, cut: bool
+) -> tuple[dict[str, Any], T]:
+    """The JSON object with any of `keys` that is the answer, by the rule above, and what `read` takes from it.
+
+    Raises ValueError, which says why, where there is none; `read` may too.
+    """
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"the reply is too long: {len(text):,} characters")
     begin, objects = _read_answer(text)
-    answer, rated = text[begin:], [found for found in objects if "rating" in found.value]
+    answer, rated = text[begin:], [found for found in objects if not found.value.keys().isdisjoint(keys)]
     prose = _without(text, objects)
-    if _RATING_KEY.search(prose, begin):
+    named = "|".join(map(re.escape, keys))
+    if re.compile(rf"[\"'“](?:{named})[\"'”]\s*:", re.IGNORECASE).search(prose, begin):
         raise ValueError(f"no rating in a whole JSON object: {shorten(answer)!r}")
     if not rated:
         raise ValueError(f"no rating in the reply: {shorten(answer or text)!r}")
     for found in rated:
-        if found.value.repeated:
-            raise ValueError(f"the reply gives {', '.join(map(shorten, found.value.repeated))} twice")
-    ratings = {_check_rating(found.value["rating"]) for found in rated}
-    if len(ratings) > 1:
-        raise ValueError(f"more than one rating in the reply: {sorted(ratings)}")
+        if repeated := repeated_keys(found.value):
+            raise ValueError(f"the reply gives {', '.join(map(shorten, repeated))} twice")
+    values = {read(found.value) for found in rated}
+    if len(values) > 1:
+        raise ValueError(f"more than one rating in the reply: {sorted(values, key=repr)}")
     if cut and not _is_noise(prose[begin:]):
         raise ValueError(f"the reply was cut: {shorten(answer)!r}")
     begins, ends = _begins_answer(prose, begin, rated[0]), _ends_answer(prose, begin, rated[-1])
     if not begins and not ends:
         raise ValueError(f"the rating stands inside other text: {shorten(answer)!r}")
-    reason = (rated[-1] if ends else rated[0]).value.get("reason")
-    return ratings.pop(), shorten(reason, 500) if isinstance(reason, str) and reason.strip() else None
+    return (rated[-1] if ends else rated[0]).value, values.pop()
+
+
+def repeated_keys(value: Any) -> list[str]:
+    """The keys that occur twice in an object of a reply."""
+    return value.repeated if isinstance(value, _Object) else []
+
+
+def begin_of_answer(text: str) -> int:
+    """Where the answer begins: after the reasoning. Raises ValueError when there is only reasoning."""
+    return _read_answer(text)[0]
 
 
 def _read_answer(text: str) -> tuple[int, list[_Found]]:
@@ -250,7 +319,8 @@ def _ends_answer(prose: str, begin: int, found: _Found) -> bool:
     return _is_noise(prose[found.end :]) and (_is_noise(line) or _NOISE.sub("", line).endswith((":", "：")))
 
 
-def _check_rating(value: Any) -> float:
+def check_rating(value: Any) -> float:
+    """The rating as a number from 1 to 5. Raises ValueError."""
     if isinstance(value, str) and re.fullmatch(r"\s*\d(?:\.\d{1,20})?\s*", value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):

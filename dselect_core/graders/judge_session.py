@@ -20,7 +20,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dselect_core.errors import DselectError
+from dselect_core.graders.judge_form import Chat, JudgeForm
+from dselect_core.graders.judge_logprobs import NoLogprobsError
 from dselect_core.graders.judge_reply import Judgement, NotACompletionError, read_completion, shorten
+from dselect_core.graders.judge_request import Dialect
 from dselect_core.graders.meter import CapReachedError, Meter
 from dselect_core.graders.pacing import Call, Pace
 from dselect_core.graders.rate_headers import allowance, retry_after
@@ -35,8 +38,6 @@ DEFAULT_KEY = "OPENAI_API_KEY"
 MOST_BYTES = 4 * 2**20
 """Of a reply that is read at all."""
 
-Chat = list[dict[str, str]]
-_QUESTION: Chat = [{"role": "user", "content": 'Reply with this JSON object: {"rating": 3, "reason": "a test"}'}]
 # A row that is refused so often while the small question is answered is refused for what it is (more tokens than a
 # minute may have), and not for the others beside it. The question is asked after as many refusals as stand first.
 _REFUSED_BEFORE_ASKING, _REFUSED_ALONE = 3, 6
@@ -49,6 +50,7 @@ class _Failure(NamedTuple):
 
     remedy: what to do if the endpoint does not work. for_all: every call would fail so. may_be_the_row: others may not.
     too_many: it would have been taken at another time. again: it may go well the next time.
+    at_once: where no call was answered before, no other is made.
     """
 
     error: str
@@ -57,6 +59,7 @@ class _Failure(NamedTuple):
     may_be_the_row: bool = True
     too_many: bool = False
     again: bool = False
+    at_once: bool = False
 
 
 class _Held(NamedTuple):
@@ -70,14 +73,15 @@ class _Held(NamedTuple):
 class Session:
     """What the endpoint accepts, whether it still answers, and the calls that are under way."""
 
-    def __init__(self, client: "AsyncOpenAI", spec: GraderSpec, meter: Meter) -> None:
+    def __init__(self, client: "AsyncOpenAI", spec: GraderSpec, form: JudgeForm, meter: Meter) -> None:
         """client: with max_retries=0; a call is tried again here. meter: counts what the calls cost."""
         self._client = client
         self._spec = spec
         self._meter = meter
         self._pace = Pace(spec.concurrency, spec.rpm, spec.tpm)
-        self._json_mode = True
-        self._tokens_key = "max_tokens"
+        self._form = form
+        self._dialect = Dialect.first(logprobs=form.logprobs)
+        self._proven = False  # whether a call was answered in this dialect
         self._answered = 0
         self._failures = 0  # of rows, after all tries
         self._failed_calls = 0  # in a row
@@ -170,13 +174,15 @@ class Session:
             if self._stopped is not None:
                 self._pace.failed(call)
                 return _Failure(self._stopped, self._stopped, may_be_the_row=False), failures_before
-            outcome = await self._call(chat, call)
+            outcome = await self._call(chat, call, repair=True)
             if isinstance(outcome, Judgement):
                 return outcome, failures_before
             if outcome.too_many:
                 refused += 1
                 if refused > _REFUSED_BEFORE_ASKING and self._stopped is None:
-                    refused_alone += isinstance(await self._call(_QUESTION, await self._pace.start(100)), Judgement)
+                    refused_alone += isinstance(
+                        await self._call(self._form.question, await self._pace.start(100)), Judgement
+                    )
                     if refused_alone >= _REFUSED_ALONE:
                         alone = f"refused {refused} times while others were taken: {outcome.error}"
                         return outcome._replace(error=alone, may_be_the_row=True), failures_before
@@ -191,7 +197,8 @@ class Session:
         """After as many failed calls in a row as cannot be chance: whether it is the rows or the endpoint."""
         self._failed_calls += 1
         # What a refused key says is no chance.
-        enough = 1 if failure.for_all and not failure.may_be_the_row else max(8, self._spec.concurrency)
+        no_chance = (failure.for_all and not failure.may_be_the_row) or (failure.at_once and not self._answered)
+        enough = 1 if no_chance else max(8, self._spec.concurrency)
         async with self._asking:
             if self._failed_calls < enough or self._stopped is not None:
                 return
@@ -216,19 +223,19 @@ class Session:
         for tried in range(min(retries, self._spec.max_retries) + 1):
             if tried:
                 await asyncio.sleep(_back_off(tried - 1))
-            outcome = await self._call(_QUESTION)
+            outcome = await self._call(self._form.question)
             if isinstance(outcome, Judgement) or not (outcome.again or outcome.too_many):
                 break
         return isinstance(outcome, Judgement)
 
-    async def _call(self, chat: Chat, call: Call | None = None) -> Judgement | _Failure:
+    async def _call(self, chat: Chat, call: Call | None = None, *, repair: bool = False) -> Judgement | _Failure:
         """The judgement; a failure where no chat completion came back. Nothing that an endpoint does raises.
 
-        call: its turn, which ends with it; None: it waits for none.
+        call: its turn, which ends with it; None: it waits for none. repair: a reply without a grade is asked once more.
         """
         try:
             body, headers = await self._ask(chat, call)
-            judgement = read_completion(body, self._spec.max_tokens)
+            judgement = read_completion(body, self._spec.max_tokens, self._form.read)
         except CapReachedError as reached:
             if call is not None:
                 self._pace.failed(call)
@@ -247,7 +254,17 @@ class Session:
             if judgement.prompt_tokens is not None:
                 tokens = judgement.prompt_tokens + (judgement.completion_tokens or 0)
             self._pace.answered(call, tokens, (allowance(headers, "requests"), allowance(headers, "tokens")))
-        return judgement
+        again = self._form.repair(chat, body, judgement.error) if repair and judgement.error is not None else None
+        return judgement if again is None else await self._repaired(again, judgement)
+
+    async def _repaired(self, again: Chat, first: Judgement) -> Judgement:
+        """What the judge says when it is shown what is wrong; where it is not answered, its first reply stands."""
+        call = await self._pace.start(sum(len(message["content"]) for message in again))
+        if self._stopped is not None:
+            self._pace.failed(call)
+            return first
+        second = await self._call(again, call)
+        return second.after(first) if isinstance(second, Judgement) else first
 
     def _end_failed(self, call: Call, failure: _Failure, headers: Mapping[str, str]) -> None:
         wait = retry_after(headers)
@@ -257,40 +274,34 @@ class Session:
             self._stop(failure.remedy)
 
     async def _ask(self, chat: Chat, call: Call | None) -> tuple[bytes, Mapping[str, str]]:
-        """Body and headers of one reply, in the dialect the endpoint has shown to accept; a 400 is asked again in the
-        other.
-        """
-        from openai import BadRequestError
+        """Body and headers of one reply, in the dialect the endpoint has shown to take; if refused, in another."""
+        from openai import BadRequestError, UnprocessableEntityError
 
-        json_mode, tokens_key = self._json_mode, self._tokens_key
+        dialect, proven = self._dialect, self._proven
         while True:
             try:
-                reply = await self._reply(chat, json_mode, tokens_key)
-            except BadRequestError as error:
-                if tokens_key == "max_tokens" and "max_completion_tokens" in str(error):
-                    tokens_key = "max_completion_tokens"
-                elif json_mode:
-                    json_mode = False
-                else:
+                reply = await self._reply(chat, dialect)
+            except (BadRequestError, UnprocessableEntityError) as error:
+                another = dialect.after(error, proven=proven)
+                if another is None:
+                    if dialect.refuses_logprobs(error):
+                        raise NoLogprobsError(f"it refuses log-probabilities: {_describe(error)}") from None
                     raise
+                dialect, proven = another, False
                 if call is not None:
                     self._pace.asked_again(call)
             else:
-                self._json_mode, self._tokens_key = json_mode, tokens_key
+                if self._dialect.temperature and not dialect.temperature:
+                    _log.warning("grader: %s takes no temperature, and grades with its own", self._spec.model)
+                self._dialect, self._proven = dialect, True
                 return reply
 
-    async def _reply(self, chat: Chat, json_mode: bool, tokens_key: str) -> tuple[bytes, Mapping[str, str]]:
+    async def _reply(self, chat: Chat, dialect: Dialect) -> tuple[bytes, Mapping[str, str]]:
         import httpx2
         from openai import AsyncStream
 
-        body: dict[str, Any] = {
-            "model": self._spec.model,
-            "messages": chat,
-            "temperature": self._spec.temperature,
-            tokens_key: self._spec.max_tokens,
-        }
-        if json_mode:
-            body["response_format"] = {"type": "json_object"}
+        options = dialect.options(self._spec, self._form.schema)
+        body: dict[str, Any] = {"model": self._spec.model, "messages": chat, **options}
         # Who waits for room under a cap is under way, and its time has not begun.
         async with self._meter.call(chat, self._spec.max_tokens) as call, asyncio.timeout(self._spec.timeout_seconds):
             # As bytes: the client's own way takes 1 ms more for what is not needed here, holds a reply of any size,
@@ -312,8 +323,7 @@ def _back_off(tries: int) -> float:
 
 
 def _headers_of(error: Exception) -> Mapping[str, str]:
-    response = getattr(error, "response", None)
-    headers = getattr(response, "headers", None)
+    headers = getattr(getattr(error, "response", None), "headers", None)
     return headers if isinstance(headers, Mapping) else {}
 
 
@@ -337,6 +347,12 @@ def _failure(error: Exception, base_url: str, spec: GraderSpec) -> _Failure:
         remedy = f"grader: {base_url} refuses access ({said}). Check {where}, and that it may use {spec.model}."
         # A 403 may be a moderator's about this very text.
         return _Failure(said, remedy, for_all=True, may_be_the_row=isinstance(error, openai.PermissionDeniedError))
+    if isinstance(error, NoLogprobsError):
+        remedy = (
+            f"grader.scale: `probability` needs log-probabilities, and {base_url} gives none for {spec.model} "
+            f"({said}). Take the key out for ratings, or name an endpoint and a model with `top_logprobs`."
+        )
+        return _Failure(said, remedy, for_all=True, at_once=True)
     if isinstance(error, openai.NotFoundError):
         remedy = f"{base_url} has no {spec.model} ({said}). Check grader.model and grader.base_url (mostly …/v1)."
         return _Failure(said, f"grader: {remedy}", for_all=True)

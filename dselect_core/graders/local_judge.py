@@ -1,17 +1,12 @@
 """A causal LM that runs here as judge: how probable it is that it answers yes, of yes and no together (D3's `d3`).
 
-    grade = P(yes) / (P(yes) + P(no))     [ours; a judge's first answer token, scale `probability`]
+What yes and no are, and when there is no grade, is said in yes_no.py. One forward pass a sample, nothing is generated.
 
-P is the probability of the first token of the answer, summed over the tokens that are the word: in lower case,
-capitalised or upper case, with and without the space in front. One forward pass a sample, nothing is generated.
-
-There is no grade for a sample that does not fit into the judge's window whole, that its chat template does not print,
-or where yes and no together have less than LEAST_SHARE of the probability: then the judge answers something else, and
-the ratio would be noise. Special tokens of the judge that stand in a sample are written with a space inside, so that
-they stay data. Raise VERSION with any change that can change a grade.
+There is no grade either for a sample that does not fit into the judge's window whole, or that its chat template does
+not print. Special tokens of the judge that stand in a sample are written with a space inside, so that they stay data.
+Raise VERSION with any change that can change a grade.
 """
 
-import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +17,7 @@ import polars as pl
 from dselect_core.corpus.sample import chat_messages, conform_samples
 from dselect_core.errors import DselectError
 from dselect_core.graders.judge_prompt import PROBABILITY
+from dselect_core.graders.yes_no import NO, YES, outcome, spellings, summed
 from dselect_core.lm import load
 from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.message_form import Message
@@ -31,8 +27,6 @@ from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import ModelSpec
 
 VERSION = 1
-SCALE = "probability"
-LEAST_SHARE = 0.01
 # How tokenizers write the space in front of a word.
 _SPACES = ("", "Ġ", "▁", " ")
 _OPEN_THOUGHTS = ("<think>", "<thinking>", "[THINK]", "<|START_THINKING|>")
@@ -41,7 +35,7 @@ _OPEN_THOUGHTS = ("<think>", "<thinking>", "[THINK]", "<|START_THINKING|>")
 def answer_tokens(tokenizer: Any, word: str) -> tuple[int, ...]:
     """Ids of all tokens that are the word, whatever its case, with or without a space in front; ascending."""
     vocabulary = tokenizer.get_vocab()
-    written = [space + form for space in _SPACES for form in (word, word.capitalize(), word.upper())]
+    written = [space + form for space in _SPACES for form in spellings(word)]
     return tuple(sorted({vocabulary[text] for text in written if text in vocabulary}))
 
 
@@ -100,7 +94,7 @@ def grade(samples: pl.DataFrame, spec: GraderSpec) -> Iterator[list[dict[str, An
     try:
         lm = load.load(spec.judge, ModelSpec.of_grader(spec, load.commit_of(model_identity)), model_identity)
         tokenizer = lm.renderer.tokenizer
-        yes, no = (answer_tokens(tokenizer, word) for word in ("yes", "no"))
+        yes, no = (answer_tokens(tokenizer, word) for word in (YES, NO))
         if not (yes and no):
             raise DselectError("its tokenizer has no token for `yes` or none for `no`. Choose another judge")
         judge_text = JudgeText(tokenizer, lm.window, rubric)
@@ -132,14 +126,5 @@ def grade(samples: pl.DataFrame, spec: GraderSpec) -> Iterator[list[dict[str, An
 
 def _row(sample_id: str, yes: np.ndarray, no: np.ndarray, tokens: int) -> dict[str, Any]:
     """yes, no: log-probabilities of the tokens that are the word."""
-    logprob_yes, logprob_no = (float(np.logaddexp.reduce(logprobs)) for logprobs in (yes, no))
-    share = math.exp(logprob_yes) + math.exp(logprob_no)
     counted = {"prompt_tokens": tokens, "completion_tokens": 0, "graded_at": datetime.now(UTC)}
-    if not math.isfinite(share):
-        return {"sample_id": sample_id, "error": "the judge's probabilities are not finite", **counted}
-    graded: dict[str, Any]
-    if share < LEAST_SHARE:
-        graded = {"error": f"the judge answers neither yes nor no: together they have {share:.2%} of its first token"}
-    else:
-        graded = {"grade": 1 / (1 + math.exp(min(logprob_no - logprob_yes, 700.0)))}
-    return {"sample_id": sample_id, **graded, "logprob_yes": logprob_yes, "logprob_no": logprob_no, **counted}
+    return {"sample_id": sample_id, **outcome(summed(yes), summed(no)), **counted}

@@ -1,7 +1,8 @@
-"""An external LLM as judge, over any OpenAI-compatible chat-completions endpoint (D3's `d3`, scale `rating`).
+"""An external LLM as judge, over any OpenAI-compatible chat-completions endpoint (D3's `d3`).
 
-The judge rates correctness, helpfulness and reliability 1–5 as JSON; grade = (rating - 1)/4 clipped to
-[0.05, 1] [ours]. Judgements are handed on as they arrive, for the caller to write. meter.py counts what they cost.
+Scale `rating`: it rates correctness, helpfulness and reliability 1–5 as JSON; grade = (rating - 1)/4 clipped to
+[0.05, 1] [ours]. Scale `probability`: it answers yes or no (yes_no.py). Judgements are handed on as they arrive, for
+the caller to write. meter.py counts what they cost.
 
 A failed call is that sample's null with a reason. Only what no sample can get past (key refused, nobody
 answering, no such model, no credit left) ends the grading, with what to do about it (judge_session.py). What of a
@@ -16,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dselect_core.errors import DselectError
-from dselect_core.graders.judge_prompt import RATING, Messages
+from dselect_core.graders.judge_form import JudgeForm
+from dselect_core.graders.judge_prompt import Messages
 from dselect_core.graders.judge_reply import Judgement
 from dselect_core.graders.judge_session import DEFAULT_KEY, Session
 from dselect_core.graders.meter import Meter
@@ -57,7 +59,8 @@ def judge(
 
     Raises DselectError for a missing key or rubric, and when every call fails for a reason that is not the sample's.
     """
-    key, rubric = api_key(spec), RATING.rubric(spec)
+    key, form = api_key(spec), JudgeForm.of(spec)
+    rubric = form.prompt.rubric(spec)
     if not samples:
         return []
 
@@ -74,8 +77,9 @@ def judge(
             if client.base_url.userinfo:  # sent as a header; aiohttp refuses an address that holds it beside one
                 transport.auth = (client.base_url.username, client.base_url.password)
                 client.base_url = client.base_url.copy_with(userinfo=b"")
-            session = Session(client, spec, meter)
-            return await session.judge(len(samples), lambda at: RATING.chat(*samples[at], rubric), progress, on_judged)
+            session = Session(client, spec, form, meter)
+            chat_of = lambda at: form.prompt.chat(*samples[at], rubric)  # noqa: E731
+            return await session.judge(len(samples), chat_of, progress, on_judged)
 
     return _run(run())
 

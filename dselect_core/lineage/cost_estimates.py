@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from dselect_core.errors import DamagedFileError
-from dselect_core.graders.judge_prompt import PROBABILITY, RATING
+from dselect_core.graders.judge_prompt import prompt_of
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.folder_listing import list_tree
@@ -49,7 +49,7 @@ def grader_tokens(rows: pl.DataFrame, characters: pl.DataFrame, workspace: Works
     rubric or limit; else from the texts' length, and the limit of an answer. A model that runs here writes none.
     """
     spec = workspace.settings.grader
-    prompt = PROBABILITY if spec.judge is not None else None if spec.is_local else RATING
+    prompt = prompt_of(spec)
     rubric_characters = 0 if prompt is None else len(prompt.instructions(spec))
     prompt_characters = int(rows.join(characters, on="sample_id")["characters"].sum()) + rubric_characters * rows.height
     bought, bought_rubric = _bought(grades, characters), rubric_characters

@@ -1,8 +1,10 @@
 """The key `grader` of dselect.yaml: who grades dependability, and how it is reached or run."""
 
+import json
+import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dselect_core.select.recipe import StrictModel
 from dselect_core.settings.token_prices import TokenPrice, listed_price
@@ -16,16 +18,26 @@ class SecretFromEnv(StrictModel):
 
 # Keys that only some graders read. Set for another one, such a key would be passed over in silence.
 _OF_ENDPOINTS = (
-    "base_url", "api_key", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "max_wait_seconds",
-    "timeout_seconds", "max_retries", "usd_per_million_tokens", "max_usd", "max_usd_per_month",
+    "base_url", "api_key", "scale", "criteria", "combine", "extra", "temperature", "max_tokens", "concurrency", "rpm",
+    "tpm", "max_wait_seconds", "timeout_seconds", "max_retries", "usd_per_million_tokens", "max_usd",
+    "max_usd_per_month",
 )  # fmt: skip
+# Parameters of a request that are the grader's own, with the key that sets them; empty where none does.
+_OWN_PARAMETERS = {
+    "model": "model", "messages": "", "temperature": "temperature", "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens", "response_format": "", "logprobs": "scale", "top_logprobs": "scale",
+    "n": "", "stream": "", "stream_options": "",
+}  # fmt: skip
+_MOST_CRITERIA = 20
+_SECRETS = ("api_key", "apikey", "authorization", "password", "secret", "token", "access_token")
 _OF_LOCAL_MODELS = ("revision", "dtype", "device", "max_length", "batch_tokens")
 
 
 class GraderSpec(StrictModel):
     """Who grades dependability: the builtin heuristic, or one of three others.
 
-    `model` (with `base_url` where it is not OpenAI's): an LLM behind an OpenAI-compatible endpoint rates 1 to 5.
+    `model` (with `base_url` where it is not OpenAI's): an LLM behind an OpenAI-compatible endpoint rates 1 to 5, or,
+    with `scale: probability`, answers yes or no.
     `reward_model`: a sequence classifier with one label, run here; its value through a sigmoid. `judge`: a causal LM,
     run here; the probability that it answers yes, of yes and no together.
     """
@@ -37,8 +49,30 @@ class GraderSpec(StrictModel):
     )
     judge: str | None = Field(None, description="causal LM that judges here: hub name or folder")
     api_key: SecretFromEnv | None = Field(None, description="{env: NAME}: the key is read from the environment")
+    scale: Literal["rating", "probability"] = Field(
+        "rating",
+        description="of an endpoint: `rating`, a number from 1 to 5, or `probability`, that of yes, of yes and no "
+        "together, from the log-probabilities of the answer's first token",
+    )
+    criteria: dict[str, str] | None = Field(
+        None,
+        description="of an endpoint: {name: what it means in a sentence}; each is rated 1 to 5 with a reason, and "
+        "kept. The shipped rubric leaves to them what counts",
+    )
+    combine: Literal["mean", "min"] = Field(
+        "mean", description="the rating of the criteria's: their mean, or the lowest"
+    )
+    extra: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of an endpoint: more parameters of its requests, as JSON (`reasoning_effort: low`). They are kept "
+        "with the grades, so no secrets; another value is another grader",
+    )
     rubric: str | None = Field(None, description="path of a rubric that replaces the shipped one")
-    temperature: float = Field(0.0, ge=0, description="sampling temperature")
+    temperature: float | None = Field(
+        0.0,
+        ge=0,
+        description="sampling temperature; null: none is sent. A model that refuses one is asked without, and told of",
+    )
     max_tokens: int = Field(256, gt=0, description="completion tokens at most")
     concurrency: int = Field(8, gt=0, description="requests under way at once, at most; fewer where it refuses some")
     rpm: float | None = Field(None, gt=0, description="requests a minute, at most; by default as many as it takes")
@@ -81,6 +115,38 @@ class GraderSpec(StrictModel):
         4096, gt=0, description="tokens per forward pass of a reward model or judge; halved when memory does not do"
     )
 
+    @field_validator("criteria")
+    @classmethod
+    def _can_be_asked(cls, criteria: dict[str, str] | None) -> dict[str, str] | None:
+        if criteria is None:
+            return None
+        if not 1 <= len(criteria) <= _MOST_CRITERIA:
+            raise ValueError(f"give 1 to {_MOST_CRITERIA} criteria, or take the key out")
+        for name, meaning in criteria.items():
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name) or name.lower() in ("rating", "reason"):
+                raise ValueError(f"{name!r} names a key of the judge's reply: use a word of letters, digits, - and _")
+            if not meaning.strip():
+                raise ValueError(f"`{name}`: say in a sentence what it means")
+        return criteria
+
+    @field_validator("extra")
+    @classmethod
+    def _can_be_sent(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for name, value in extra.items():
+            if name in _OWN_PARAMETERS:
+                key = _OWN_PARAMETERS[name]
+                instead = f"set `grader.{key}` instead" if key else "it cannot be set"
+                raise ValueError(f"`{name}` is set by the grader itself: {instead}")
+            if name.lower() in _SECRETS:
+                raise ValueError(
+                    f"`{name}` would be kept with the grades: give the key as `grader.api_key: {{env: …}}`"
+                )
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"`{name}` is no JSON value ({error}): write it as text or a number") from None
+        return extra
+
     @model_validator(mode="after")
     def _whole(self) -> "GraderSpec":
         given = [key for key in ("model", "reward_model", "judge") if getattr(self, key) is not None]
@@ -100,13 +166,19 @@ class GraderSpec(StrictModel):
                 f"{_listed(caps)}: what {self.model or 'the grader'} costs is not known: give `usd_per_million_tokens: "
                 "{prompt: …, completion: …}`"
             )
+        if self.criteria is not None and self.scale == "probability":
+            raise ValueError("`criteria` are rated, and `scale: probability` asks for yes or no: take one of them out")
+        if self.criteria is None and self.combine != "mean":
+            raise ValueError("`combine` is read with `criteria` only: give them, or take it out")
         if self.reward_model is not None and self.rubric is not None:
             raise ValueError("`rubric`: a reward model reads none: take it out, or give a `judge`")
         return self
 
     def _set(self, keys: tuple[str, ...]) -> list[str]:
         """Those of the keys whose value is not the default."""
-        defaults: dict[str, Any] = {name: field.default for name, field in type(self).model_fields.items()}
+        defaults: dict[str, Any] = {
+            name: field.get_default(call_default_factory=True) for name, field in type(self).model_fields.items()
+        }
         return [key for key in keys if getattr(self, key) != defaults[key]]
 
     @property

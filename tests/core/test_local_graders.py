@@ -20,8 +20,9 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.graders.grades import GRADES, grade, grader_provenance
 from dselect_core.graders.judge_prompt import PROBABILITY
-from dselect_core.graders.local_judge import LEAST_SHARE, JudgeText, answer_tokens
+from dselect_core.graders.local_judge import JudgeText, answer_tokens
 from dselect_core.graders.reward_grader import squash
+from dselect_core.graders.yes_no import LEAST_SHARE
 from dselect_core.lm import reward_model as reward_module
 from dselect_core.lm import target_model
 from dselect_core.select.candidate_pool import Pool

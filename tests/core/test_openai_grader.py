@@ -287,8 +287,8 @@ def test_a_reply_that_drips_is_given_up():
     (completion("I would say four."), "no rating"),
     (completion('{"rating": 4, "reason": "unfini'), "no rating"),
     (completion('{"score": 4}'), "no rating"),
-    (completion(""), "no rating"),
-    (completion(None), "no rating"),
+    (completion(""), "it is empty"),
+    (completion(None), "it is empty"),
     (completion('{"rating": 4} or {"rating": 1}'), "more than one rating"),
     (rating(6), "outside 1 to 5"),
     (rating(0), "outside 1 to 5"),
@@ -310,8 +310,9 @@ def test_a_failed_grade_is_null_with_its_reason(reply, reason):
 
 
 def test_tokens_of_a_failed_grade_are_recorded():
+    """Of both calls: such a reply is asked once more."""
     row = one(completion("no idea", usage=(50, 7)))
-    assert (row["grade"], row["prompt_tokens"], row["completion_tokens"]) == (None, 50, 7)
+    assert (row["grade"], row["prompt_tokens"], row["completion_tokens"]) == (None, 100, 14)
 
 
 def test_a_failure_blocks_nothing_else():
@@ -348,7 +349,9 @@ def test_json_mode_is_used():
         grade(samples(), spec(server, temperature=0.5, max_tokens=99))
     sent = server.requests[0]
     assert sent.path == "/v1/chat/completions"
-    assert sent.body["response_format"] == {"type": "json_object"}
+    assert sent.body["response_format"]["type"] == "json_schema"
+    schema = sent.body["response_format"]["json_schema"]["schema"]
+    assert schema["required"] == ["rating", "reason"] and schema["properties"]["rating"]["enum"] == [1, 2, 3, 4, 5]
     assert (sent.body["model"], sent.body["temperature"], sent.body["max_tokens"]) == ("judge-1", 0.5, 99)
 
 
@@ -356,7 +359,8 @@ def test_json_mode_is_dropped_for_good_where_it_is_refused():
     with OpenAIServer(lambda r: error(400, "unknown field") if "response_format" in r.body else rating(4)) as server:
         frame = grade(samples(5), spec(server, concurrency=1))
     assert frame["grade"].to_list() == [0.75] * 5
-    assert sum("response_format" in r.body for r in server.requests) == 1
+    # A schema, then any JSON.
+    assert sum("response_format" in r.body for r in server.requests) == 2
 
 
 def test_a_400_of_one_sample_does_not_drop_json_mode():

@@ -102,13 +102,13 @@ def test_a_row_that_fails_again_and_again_is_given_up_and_said(graph: Graph, jud
     assert failed.endswith("(tried 2 times)")
     assert steps(graph) == {}
     assert graph.refresh().runs == []
-    assert judge.asked[odd] == 2
+    assert judge.asked[odd] == 4  # each attempt asks once more for a reply that can be read
     # A higher limit makes it due.
     held = {"base_url": settings_of(graph)["base_url"], "model": "judge-1", "max_retries": 0, "concurrency": 1}
     graph.settings(grader=held | {"give_up_after": 3})
     judge.answer = lambda request: rating(2)
     assert graph.refresh().is_whole
-    assert judge.asked[odd] == 3
+    assert judge.asked[odd] == 5
     assert graph.scores("grades")["grade"].null_count() == 0
 
 
