@@ -20,9 +20,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dselect_core.errors import DselectError
+from dselect_core.graders.call_failure import CallFailure, describe, failure_of
 from dselect_core.graders.judge_form import Chat, JudgeForm
 from dselect_core.graders.judge_logprobs import NoLogprobsError
-from dselect_core.graders.judge_reply import Judgement, NotACompletionError, read_completion, shorten
+from dselect_core.graders.judge_reply import Judgement, NotACompletionError, read_completion
 from dselect_core.graders.judge_request import Dialect
 from dselect_core.graders.meter import CapReachedError, Meter
 from dselect_core.graders.pacing import Call, Pace
@@ -34,7 +35,6 @@ from dselect_core.settings.grader_spec import GraderSpec
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-DEFAULT_KEY = "OPENAI_API_KEY"
 MOST_BYTES = 4 * 2**20
 """Of a reply that is read at all."""
 
@@ -45,29 +45,12 @@ _REFUSED_BEFORE_ASKING, _REFUSED_ALONE = 3, 6
 _log = logging.getLogger(__name__)
 
 
-class _Failure(NamedTuple):
-    """A call that brought no chat completion.
-
-    remedy: what to do if the endpoint does not work. for_all: every call would fail so. may_be_the_row: others may not.
-    too_many: it would have been taken at another time. again: it may go well the next time.
-    at_once: where no call was answered before, no other is made.
-    """
-
-    error: str
-    remedy: str
-    for_all: bool = False
-    may_be_the_row: bool = True
-    too_many: bool = False
-    again: bool = False
-    at_once: bool = False
-
-
 class _Held(NamedTuple):
     """A failure that waits for what the endpoint does next: its number in the run, and that of the row."""
 
     number: int
     at: int
-    failure: _Failure
+    failure: CallFailure
 
 
 class Session:
@@ -164,7 +147,7 @@ class Session:
         self._held.append(_Held(self._failures, at, outcome))
         self._failures += 1
 
-    async def _ask_until(self, chat: Chat, release: Callable[..., None]) -> tuple[Judgement | _Failure, int]:
+    async def _ask_until(self, chat: Chat, release: Callable[..., None]) -> tuple[Judgement | CallFailure, int]:
         """The judgement, or the failure after which a row is not tried again; how many rows had failed before."""
         characters = sum(len(message["content"]) for message in chat)
         tries = refused = refused_alone = 0
@@ -173,7 +156,7 @@ class Session:
             failures_before = self._failures
             if self._stopped is not None:
                 self._pace.failed(call)
-                return _Failure(self._stopped, self._stopped, may_be_the_row=False), failures_before
+                return CallFailure(self._stopped, self._stopped, may_be_the_row=False), failures_before
             outcome = await self._call(chat, call, repair=True)
             if isinstance(outcome, Judgement):
                 return outcome, failures_before
@@ -193,7 +176,7 @@ class Session:
             await asyncio.sleep(_back_off(tries))
             tries += 1
 
-    async def _look_whether_it_works(self, failure: _Failure, release: Callable[..., None]) -> None:
+    async def _look_whether_it_works(self, failure: CallFailure, release: Callable[..., None]) -> None:
         """After as many failed calls in a row as cannot be chance: whether it is the rows or the endpoint."""
         self._failed_calls += 1
         # What a refused key says is no chance.
@@ -228,7 +211,7 @@ class Session:
                 break
         return isinstance(outcome, Judgement)
 
-    async def _call(self, chat: Chat, call: Call | None = None, *, repair: bool = False) -> Judgement | _Failure:
+    async def _call(self, chat: Chat, call: Call | None = None, *, repair: bool = False) -> Judgement | CallFailure:
         """The judgement; a failure where no chat completion came back. Nothing that an endpoint does raises.
 
         call: its turn, which ends with it; None: it waits for none. repair: a reply without a grade is asked once more.
@@ -240,9 +223,9 @@ class Session:
             if call is not None:
                 self._pace.failed(call)
             self._stop(f"grader: {reached}.")
-            return _Failure(str(reached), self._stopped or "", for_all=True, may_be_the_row=False)
+            return CallFailure(str(reached), self._stopped or "", for_all=True, may_be_the_row=False)
         except Exception as error:
-            failure = _failure(error, str(self._client.base_url), self._spec)
+            failure = failure_of(error, str(self._client.base_url), self._spec)
             if call is not None:
                 self._end_failed(call, failure, _headers_of(error))
             return failure
@@ -266,7 +249,7 @@ class Session:
         second = await self._call(again, call)
         return second.after(first) if isinstance(second, Judgement) else first
 
-    def _end_failed(self, call: Call, failure: _Failure, headers: Mapping[str, str]) -> None:
+    def _end_failed(self, call: Call, failure: CallFailure, headers: Mapping[str, str]) -> None:
         wait = retry_after(headers)
         if not failure.too_many:
             self._pace.failed(call, min(wait, self._spec.max_wait_seconds) if wait is not None else None)
@@ -285,7 +268,7 @@ class Session:
                 another = dialect.after(error, proven=proven)
                 if another is None:
                     if dialect.refuses_logprobs(error):
-                        raise NoLogprobsError(f"it refuses log-probabilities: {_describe(error)}") from None
+                        raise NoLogprobsError(f"it refuses log-probabilities: {describe(error)}") from None
                     raise
                 dialect, proven = another, False
                 if call is not None:
@@ -334,77 +317,3 @@ async def _read_bounded(response: Any) -> bytes:
         if len(body) > MOST_BYTES:
             raise NotACompletionError(f"the reply is not a chat completion: it is larger than {MOST_BYTES:,} bytes")
     return bytes(body)
-
-
-def _failure(error: Exception, base_url: str, spec: GraderSpec) -> _Failure:
-    """What a failed call was, and what to do about it if all others fail too."""
-    import openai
-
-    said = _describe(error)
-    key = spec.api_key.env if spec.api_key else DEFAULT_KEY if spec.base_url is None else None
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        where = f"the key in {key}" if key else "grader.api_key (none is given; name its variable as {env: NAME})"
-        remedy = f"grader: {base_url} refuses access ({said}). Check {where}, and that it may use {spec.model}."
-        # A 403 may be a moderator's about this very text.
-        return _Failure(said, remedy, for_all=True, may_be_the_row=isinstance(error, openai.PermissionDeniedError))
-    if isinstance(error, NoLogprobsError):
-        remedy = (
-            f"grader.scale: `probability` needs log-probabilities, and {base_url} gives none for {spec.model} "
-            f"({said}). Take the key out for ratings, or name an endpoint and a model with `top_logprobs`."
-        )
-        return _Failure(said, remedy, for_all=True, at_once=True)
-    if isinstance(error, openai.NotFoundError):
-        remedy = f"{base_url} has no {spec.model} ({said}). Check grader.model and grader.base_url (mostly …/v1)."
-        return _Failure(said, f"grader: {remedy}", for_all=True)
-    if isinstance(error, openai.BadRequestError) and error.code in ("unsupported_value", "unsupported_parameter"):
-        remedy = f"{base_url} does not accept these settings for {spec.model} ({said}). Change them under grader."
-        return _Failure(said, f"grader: {remedy}", for_all=True)
-    if isinstance(error, openai.RateLimitError):
-        if error.code == "insufficient_quota":
-            remedy = f"grader: {base_url} has no credit left ({said}). Add credit for the key in {key} and run again."
-            return _Failure(said, remedy, for_all=True, may_be_the_row=False)
-        remedy = f"grader: {base_url} takes no more calls now ({said}). Run again later, or lower grader.rpm."
-        return _Failure(said, remedy, may_be_the_row=False, too_many=True)
-    read_timeout = isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ != "ConnectTimeout"
-    if isinstance(error, openai.APIConnectionError) and not read_timeout:
-        remedy = f"grader: no connection to {base_url} ({said}). Check grader.base_url, and that its server runs."
-        # It may break on this row: then others are answered.
-        return _Failure(said, remedy, for_all=True, again=True)
-    return _Failure(said, f"grader: {base_url} answers nothing ({said}). Run again when it does.", again=_again(error))
-
-
-def _again(error: Exception) -> bool:
-    """Whether the next try may go well: by the rules of the official client."""
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        told = error.response.headers.get("x-should-retry")
-        by_status = error.status_code in (408, 409) or error.status_code >= 500
-        return by_status if told not in ("true", "false") else told == "true"
-    # The rest of a body that broke off, or too late.
-    return not isinstance(error, NotACompletionError)
-
-
-def _describe(error: Exception) -> str:
-    import openai
-
-    if isinstance(error, NotACompletionError):
-        return str(error)
-    if isinstance(error, openai.APIStatusError):
-        return f"HTTP {error.status_code}: {shorten(_server_message(error))}"
-    # The transport calls every broken connection a timeout of connecting; what it was stands behind that.
-    behind = error.__cause__.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else None
-    if behind is not None and "Timeout" not in type(behind).__name__:
-        return shorten(str(behind) or type(behind).__name__)
-    if isinstance(error, openai.APITimeoutError | TimeoutError) or "Timeout" in type(error).__name__:
-        return "the endpoint did not answer in time (grader.timeout_seconds)"
-    if isinstance(error, openai.APIConnectionError):
-        return shorten(str(error.__cause__ or error))
-    return shorten(f"{type(error).__name__}: {error}")
-
-
-def _server_message(error: Any) -> str:
-    body = error.body
-    if isinstance(body, dict) and isinstance(body.get("message"), str):
-        return str(body["message"])
-    return str(error.message)

@@ -17,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dselect_core.errors import DselectError
+from dselect_core.graders.call_failure import DEFAULT_KEY
 from dselect_core.graders.judge_form import JudgeForm
 from dselect_core.graders.judge_prompt import Messages
 from dselect_core.graders.judge_reply import Judgement
-from dselect_core.graders.judge_session import DEFAULT_KEY, Session
+from dselect_core.graders.judge_session import Session
 from dselect_core.graders.meter import Meter
 from dselect_core.progress import Progress
 from dselect_core.settings.grader_spec import GraderSpec
