@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,30 +20,38 @@ os.environ.setdefault("DSELECT_WALK_SEED", str(random.randrange(10**6)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare our mark."""
-    config.addinivalue_line(
-        "markers", "walk(cases): of a slow parametrised test so many cases, drawn anew each run; DSELECT_WALKS=all: all"
-    )
+    """Declare our marks."""
+    drawn = "drawn anew each run; DSELECT_WALKS=all: all"
+    config.addinivalue_line("markers", f"walk(cases): of a slow parametrised test so many cases, {drawn}")
+    config.addinivalue_line("markers", f"some(tests): of a slow file so many tests, cases counted singly, {drawn}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Draw the cases of marked tests. What was drawn is told with the results."""
+    """Draw the cases and tests of marked ones. What was drawn is told with the results."""
     if os.environ.get("DSELECT_WALKS") == "all":
         return
-    walks: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        if item.get_closest_marker("walk") is not None:
-            walks.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left_out: set[str] = set()
-    for name, cases in walks.items():
-        mark = cases[0].get_closest_marker("walk")
-        assert mark is not None
-        count = min(len(cases), mark.args[0])
-        drawn = random.Random(os.environ["DSELECT_WALK_SEED"] + name).sample(range(len(cases)), count)
-        left_out |= {case.nodeid for number, case in enumerate(cases) if number not in drawn}
-        cases[min(drawn)].user_properties.append((f"cases of {name}", f"{count} of {len(cases)}"))
+    left_out = _draw(items, "walk", "cases of", lambda item: item.nodeid.partition("[")[0])
+    items_left = [item for item in items if item.nodeid not in left_out]
+    left_out |= _draw(items_left, "some", "tests of", lambda item: item.nodeid.partition("::")[0])
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
     items[:] = [item for item in items if item.nodeid not in left_out]
+
+
+def _draw(items: list[pytest.Item], mark: str, told: str, group_of: Callable[[pytest.Item], str]) -> set[str]:
+    """The ids of the items that are left out, by the number that the mark gives for their group."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker(mark) is not None:
+            groups.setdefault(group_of(item), []).append(item)
+    left_out: set[str] = set()
+    for name, members in groups.items():
+        marker = members[0].get_closest_marker(mark)
+        assert marker is not None
+        count = min(len(members), marker.args[0])
+        drawn = random.Random(os.environ["DSELECT_WALK_SEED"] + name).sample(range(len(members)), count)
+        left_out |= {member.nodeid for number, member in enumerate(members) if number not in drawn}
+        members[min(drawn)].user_properties.append((f"{told} {name}", f"{count} of {len(members)}"))
+    return left_out
 
 
 @pytest.fixture(autouse=True)

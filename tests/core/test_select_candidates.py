@@ -100,7 +100,7 @@ def chosen(pool: Pool, spec: CoresetSpec) -> pl.DataFrame | None:
 
 
 @given(st.data(), st.integers(0, 2**32), st.integers(4, 40), st.booleans())
-@settings(max_examples=CASES, deadline=None)
+@settings(max_examples=CASES // 2, deadline=None)  # each is up to three recipes, ordered once a round
 def test_the_coreset_is_that_of_all_grades(data: st.DataObject, seed: int, n: int, over_all: bool) -> None:
     random = np.random.default_rng(seed)
     pool = graded_pool(random, n, failing=0.0 if over_all else 0.15)
@@ -111,7 +111,11 @@ def test_the_coreset_is_that_of_all_grades(data: st.DataObject, seed: int, n: in
     for spec in specs:
         found, expected = select(rounds[-1].pool, spec), select(pool, spec)
         assert found.order.equals(expected.order)
-        assert (found.too_alike, found.tokens) == (expected.too_alike, expected.tokens)
+        assert found.tokens == expected.tokens
+        # A row that was never asked for counts as graded, so it may count as passed over where its grade would fail.
+        assert found.too_alike == expected.too_alike or (
+            not over_all and (found.too_alike or 0) >= (expected.too_alike or 0)
+        )
     assert len(set(judge.asked)) == len(judge.asked) == sum(each.asked for each in rounds)
     could = pool.scores.filter(
         pl.lit(pl.Series(~known)) & pl.col("upd").is_not_null() & pl.lit(pool.held_out).is_null()

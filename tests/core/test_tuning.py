@@ -272,6 +272,7 @@ tune(open_llama(Path(model)).forward.model, examples(), LORA if method == "lora"
 """
 
 
+@pytest.mark.walk(2)
 @pytest.mark.parametrize("end", ["kill", "stop"])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_run_that_was_killed_or_stopped_goes_on_to_the_same_weights(tmp_path: Path, method: str, end: str) -> None:

@@ -1,6 +1,7 @@
 """A graph that has been refreshed once; each test finds it as it was then, and may change it."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,23 @@ def graph(first: Graph, _snapshot: Path) -> Graph:
     shutil.rmtree(first.folder)
     shutil.copytree(_snapshot, first.folder)
     return first
+
+
+InState = Callable[[Graph, Callable[[Graph], object]], Graph]
+
+
+@pytest.fixture(scope="module")
+def in_state(tmp_path_factory: pytest.TempPathFactory) -> InState:
+    """Brings a graph into a state that all tests of a module begin with: made by the first, put back for the others."""
+    kept = tmp_path_factory.mktemp("state") / "project"
+
+    def bring(graph: Graph, make: Callable[[Graph], object]) -> Graph:
+        if kept.exists():
+            shutil.rmtree(graph.folder)
+            shutil.copytree(kept, graph.folder)
+        else:
+            make(graph)
+            shutil.copytree(graph.folder, kept)
+        return graph
+
+    return bring

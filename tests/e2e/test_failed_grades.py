@@ -12,6 +12,8 @@ from tests.e2e.graph import Graph, alpaca, materialised
 from tests.openai_server import OpenAIServer, Reply, Request, completion, error, rating
 from tests.tiny import save_llama
 
+pytestmark = pytest.mark.some(3)
+
 ROWS = 12
 
 

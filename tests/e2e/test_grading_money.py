@@ -13,6 +13,8 @@ from tests.e2e.test_cli import dselect
 from tests.openai_server import OpenAIServer, Reply, Request, rating
 from tests.tiny import save_llama
 
+pytestmark = pytest.mark.some(3)
+
 PRICE = {"prompt": 1000.0, "completion": 10_000.0}
 USD_A_GRADE = 0.2  # of 100 tokens and 10
 ROWS = 20

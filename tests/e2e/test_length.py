@@ -35,6 +35,7 @@ def test_the_record_has_the_options_that_were_given(graph: Graph) -> None:
     assert "difficulty" in graph.manifest("cheap")["scores"]
 
 
+@pytest.mark.walk(1)
 @pytest.mark.parametrize("change", ["a row moves to another source", "a new row"])
 def test_what_moves_is_planned_and_equals_a_fresh_run(graph: Graph, tmp_path: Path, change: str) -> None:
     before = graph.manifest("corrected")["order"]

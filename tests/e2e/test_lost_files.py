@@ -28,7 +28,7 @@ WAYS: dict[str, Callable[[bytes], bytes | None]] = {
     "cut off": lambda data: data[: len(data) // 2],
     "altered": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
 }
-SAMPLE = 16
+SAMPLE = 10
 RECIPES = {"d3": {"strategy": "d3", "budget": "25%"}, "weak": {"strategy": "miwv", "budget": 5}}
 MORE = {"d3": {"strategy": "d3", "budget": "50%"}, "weak": {"strategy": "miwv", "budget": 9}}
 RESTORED, NAMED = "ends in the tables of a fresh run", "fails and names the file"
@@ -100,6 +100,7 @@ def outcome_of(graph: Graph, whole: Graph, path: Path) -> str:
     return RESTORED
 
 
+@pytest.mark.walk(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_saved_order_that_is_lost_or_damaged_costs_picks_alone(whole: Graph, tmp_path: Path, way: str) -> None:
     graph = Graph(Path(shutil.copytree(whole.folder, tmp_path / "g")))

@@ -13,6 +13,8 @@ from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
 from tests.e2e.test_older_stores import DATA, OTHER_PROVENANCE
 
+pytestmark = pytest.mark.some(8)
+
 STORAGE = ".dselect"
 # What is removed → what of it is made again, and nothing else.
 LOST = {
@@ -44,7 +46,7 @@ def orders(graph: Graph) -> dict[str, pl.DataFrame]:
     return {recipe: graph.order(recipe) for recipe in RECIPES}
 
 
-@pytest.mark.walk(6)
+@pytest.mark.walk(3)
 @pytest.mark.parametrize("path", LOST)
 def test_what_is_lost_is_planned_and_made_again_and_nothing_follows(graph: Graph, path: str) -> None:
     orders_then = orders(graph)
@@ -157,6 +159,7 @@ def checks(done: object, name: str) -> set[bool]:
     return {evaluation.passed for evaluation in evaluations if evaluation.check_name == name}
 
 
+@pytest.mark.walk(1)
 @pytest.mark.parametrize("meanwhile", ["nothing", "rows", "files"])
 def test_a_recipe_that_comes_back_unchanged_is_made_again(graph: Graph, meanwhile: str) -> None:
     with_more = RECIPES | {"more": {"strategy": "kcenter", "budget": 9}}

@@ -11,6 +11,8 @@ from tests.e2e.conftest import WORDS
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, errors, made
 from tests.e2e.test_what_is_recomputed import CORESETS
 
+pytestmark = pytest.mark.some(3)
+
 ALL = CORPUS_WIDE | CORESETS
 
 
@@ -46,7 +48,7 @@ def test_an_edit_and_a_removal_reach_the_coresets(three: Graph) -> None:
     assert made(three.refresh()) == set()
 
 
-@pytest.mark.walk(2)
+@pytest.mark.walk(1)
 @pytest.mark.parametrize("at", ["embeddings", "corpus_index", "neighbors", "coreset"])
 def test_what_a_killed_refresh_left_is_made_by_the_next(three: Graph, at: str) -> None:
     three.refresh()

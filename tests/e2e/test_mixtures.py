@@ -11,6 +11,8 @@ from tests.e2e.conftest import WORDS
 from tests.e2e.graph import Graph, alpaca, assert_as_planned, errors, made, materialised
 from tests.e2e.test_lost_tables import checks
 
+pytestmark = pytest.mark.some(3)
+
 # Ranked by loss or not, what matters here is the length alone: the strategy takes the shortest.
 RECIPES: dict[str, Any] = {
     "plain": {"strategy": "random", "budget": 36},

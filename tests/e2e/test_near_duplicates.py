@@ -7,7 +7,7 @@ import pytest
 
 from dselect_core.lineage.quality_checks import few_near_duplicates
 from dselect_core.pool.near_duplicates import read_near_duplicates
-from tests.e2e.conftest import RECIPES, WORDS
+from tests.e2e.conftest import RECIPES, WORDS, InState
 from tests.e2e.content import id_of
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
@@ -62,11 +62,14 @@ def just_below_the_most_alike(graph: Graph) -> float:
 
 
 @pytest.fixture
-def planted(graph: Graph) -> Graph:
+def planted(graph: Graph, in_state: InState) -> Graph:
+    return in_state(graph, plant)
+
+
+def plant(graph: Graph) -> None:
     graph.source("b", [*alpaca(WORDS[:8], offset=50), *RIVERS, *HARBOUR])
     graph.settings(coresets=STRATEGIES, near_duplicates={"threshold": THRESHOLD})
     as_planned(graph)
-    return graph
 
 
 def test_no_two_of_a_group_are_chosen_the_best_graded_may_be_and_why_tells_it(planted: Graph) -> None:

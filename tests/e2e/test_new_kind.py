@@ -23,6 +23,8 @@ from dselect_dagster.defs.graph import build_definitions
 from tests.e2e.content import id_of
 from tests.e2e.graph import Graph, assert_as_planned, errors, materialised, settings_of
 
+pytestmark = pytest.mark.some(5)
+
 DOC = Path(__file__).parents[2] / "docs" / "extending.md"
 ROWS = [
     {"instruction": f"Say it {n} times", "input": "", "output": f"number {n} " * (n + 4) + "and done" * (n % 2)}

@@ -22,6 +22,8 @@ from tests.e2e.test_cli import dselect
 from tests.openai_server import OpenAIServer, rating
 from tests.tiny import save_llama
 
+pytestmark = pytest.mark.some(11)
+
 
 def test_a_plan_writes_nothing_and_its_estimates_say_so(graph: Graph) -> None:
     before = {path: path.stat().st_mtime_ns for path in (graph.folder / ".dselect").rglob("*.parquet")}

@@ -158,7 +158,7 @@ EDITS: dict[str, tuple[Callable[[Graph], None], list[int | None]]] = {
 }
 
 
-@pytest.mark.walk(4)
+@pytest.mark.walk(2)
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_does_again_what_it_moves_and_ends_as_a_fresh_run(graph: Graph, tmp_path: Path, edit: str) -> None:
     change, scored = EDITS[edit]

@@ -26,6 +26,8 @@ from tests.e2e.test_row_by_row import RECIPES, rows
 from tests.openai_server import OpenAIServer, Request, rating
 from tests.tiny import save_llama
 
+pytestmark = pytest.mark.some(9)
+
 ROOT = Path(__file__).parents[2]
 A, B = 40, 16
 # No batch here takes a tenth of a second; the rest is Dagster's record of the run, on a machine that may be busy.
@@ -90,6 +92,7 @@ def stop(process: subprocess.Popen[str], number: int) -> tuple[float, str]:
     return seconds, told
 
 
+@pytest.mark.walk(1)
 @pytest.mark.parametrize("unit", ["difficulty", "corpus_index"])
 def test_an_interrupt_that_a_library_raises_stops_the_refresh_and_is_no_failure_of_a_step(
     unit: str, project: Path, undisturbed: Graph, tmp_path: Path
@@ -124,7 +127,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.walk(3)
+@pytest.mark.walk(2)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_one_signal_stops_and_the_next_refresh_goes_on(
     moment: str, project: Path, undisturbed: Graph, tmp_path: Path, record_property: Any

@@ -14,7 +14,7 @@ from dselect_core.pool.pool_tables import load_targets, pool_vectors
 from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.settings.settings import load_settings
 from tests.core.test_select_targeted import by_rule
-from tests.e2e.conftest import RECIPES, WORDS
+from tests.e2e.conftest import RECIPES, WORDS, InState
 from tests.e2e.content import id_of
 from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
@@ -28,8 +28,12 @@ TARGETED = {
 
 
 @pytest.fixture
-def wanted(graph: Graph) -> Graph:
-    """A graph with a target source and recipes that compare with it, beside those that do not."""
+def wanted(graph: Graph, in_state: InState) -> Graph:
+    return in_state(graph, want)
+
+
+def want(graph: Graph) -> None:
+    """A target source and recipes that compare with it, beside those that do not."""
     graph.source("want", WANT)
     graph.settings(
         sources={name: {"path": f"data/{name}.json"} for name in "ab"}
@@ -41,7 +45,6 @@ def wanted(graph: Graph) -> Graph:
     assert_as_planned(planned, done)
     assert done.is_whole, done
     assert not graph.plan().steps
-    return graph
 
 
 def similarity(graph: Graph) -> tuple[list[str], list[str], list[list[float]]]:

@@ -83,7 +83,7 @@ TUNED = {  # partition → runs that the change tunes; none where it has no tria
 }
 
 
-@pytest.mark.walk(4)
+@pytest.mark.walk(2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_plan_of_trials_is_kept_and_only_what_is_touched_is_tuned(graph: Graph, change: str) -> None:
     graph.settings(**CHANGES[change])
