@@ -103,7 +103,7 @@ def run_stage(workspace: Workspace, stage: Stage, strategies: list[str], until: 
         for run in trial.runs:
             if stage.holds(run):
                 todo.setdefault(run.fingerprint, (name, trial, run))
-    order = sorted(todo.values(), key=lambda each: (each[2].training_set.number, not _is_draw(each[2])))
+    order = sorted(todo.values(), key=lambda each: (not _is_draw(each[2]), each[2].training_set.number))
     samples = training_samples(workspace, [run for _, _, run in order])
     done = 0
     for name, trial, run in order:

@@ -42,13 +42,16 @@ sources:                           # the format of the rows is detected; `format
 # grader: {{reward_model: Skywork/Skywork-Reward-V2-Qwen3-0.6B, dtype: bfloat16}}
 # grader: {{judge: Qwen/Qwen2.5-7B-Instruct, dtype: bfloat16}}
 
+# Our own study (docs/evidence.md) found no strategy that beats a random draw of as many rows; d3 without `balance`,
+# miwv and `topk:upd` were worse. So try what you choose: `trial: true` in a recipe compares it with random draws of its
+# size, on the sources with `role: eval`, and `require: [beats_random]` holds it back until it wins.
 coresets:  # strategy: {strategies}
-  d3-10pct:   {{strategy: d3, budget: 10%}}            # difficult, dependable, diverse
-  miwv-1pct:  {{strategy: miwv, budget: 1%}}           # where the model is weak
-  mads-15pct: {{strategy: mads, budget: 15%}}          # coverage of the model's neurons
-  # small:    {{strategy: d3, budget: 500}}            # a number of rows
-  # tokens:   {{strategy: d3, budget: 200000 tokens}}  # or of response tokens
-  # `trial: true` in a recipe compares it with random draws of its size, on the sources with `role: eval`.
+  d3-10pct:     {{strategy: d3, budget: 10%, balance: source}}  # difficult, dependable, diverse; of every source
+  mads-10pct:   {{strategy: mads, budget: 10%}}                 # coverage of the model's neurons
+  random-10pct: {{strategy: random, budget: 10%}}               # what the others have to beat
+  # miwv-1pct:  {{strategy: miwv, budget: 1%}}                  # where the model is weak
+  # small:      {{strategy: d3, budget: 500}}                   # a number of rows
+  # tokens:     {{strategy: d3, budget: 200000 tokens}}         # or of response tokens
 """
 
 

@@ -54,7 +54,7 @@ def test_the_first_refresh_made_three_coresets_and_the_second_has_nothing_to_do(
     told = dselect(project, "refresh")
     assert "Nothing to do" in told
     assert "Warning" not in told
-    for recipe in ("d3-10pct", "miwv-1pct", "mads-15pct"):
+    for recipe in ("d3-10pct", "mads-10pct", "random-10pct"):
         assert f".dselect/coresets/{recipe}" in told
     assert "Everything is up to date." in dselect(project, "status")
 
