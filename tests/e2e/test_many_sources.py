@@ -11,7 +11,7 @@ from tests.e2e.conftest import WORDS
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, errors, made
 from tests.e2e.test_what_is_recomputed import CORESETS
 
-pytestmark = pytest.mark.some(3)
+pytestmark = pytest.mark.some(2)
 
 ALL = CORPUS_WIDE | CORESETS
 

@@ -12,6 +12,8 @@ from tests.e2e.conftest import WORDS
 from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
 
+pytestmark = pytest.mark.some(7)
+
 TRIALS = {"seeds": 2, "draws": 3, "multiples": [2], "baselines": [], "epochs": 1, "batch_tokens": 512}
 TRIED = {"strategy": "random", "budget": 6, "trial": True}
 RECIPES = {"tried": TRIED, "plain": {"strategy": "random", "budget": 5, "seed": 1}}
