@@ -7,7 +7,15 @@ another grade.
 from functools import partial
 from typing import Any
 
-from dselect_core.graders.judge_reply import Read, check_rating, final_object, rating_to_grade, repeated_keys, shorten
+from dselect_core.graders.judge_reply import (
+    Read,
+    check_rating,
+    final_object,
+    rating_to_grade,
+    reason_of,
+    repeated_keys,
+    shorten,
+)
 from dselect_core.settings.grader_spec import GraderSpec
 
 _REASON_WIDTH = 200
@@ -42,5 +50,4 @@ def _ratings(answer: dict[str, Any], names: tuple[str, ...]) -> tuple[float, ...
 
 
 def _reason(part: Any) -> str | None:
-    reason = part.get("reason") if isinstance(part, dict) else None
-    return shorten(reason, _REASON_WIDTH) if isinstance(reason, str) and reason.strip() else None
+    return reason_of(part, _REASON_WIDTH) if isinstance(part, dict) else None

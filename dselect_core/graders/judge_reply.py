@@ -215,8 +215,13 @@ def parse_rating(text: str, *, cut: bool = False) -> tuple[float, str | None]:
     Raises ValueError, which says why, where there is no rating.
     """
     answer, rating = final_object(text, ("rating",), lambda found: check_rating(found["rating"]), cut=cut)
+    return rating, reason_of(answer, 500)
+
+
+def reason_of(answer: dict[str, Any], width: int) -> str | None:
+    """The reason in an object of a reply, at most `width` characters; None where it gives none."""
     reason = answer.get("reason")
-    return rating, shorten(reason, 500) if isinstance(reason, str) and reason.strip() else None
+    return shorten(reason, width) if isinstance(reason, str) and reason.strip() else None
 
 
 def final_object(

@@ -286,7 +286,10 @@ class Session:
         options = dialect.options(self._spec, self._form.schema)
         body: dict[str, Any] = {"model": self._spec.model, "messages": chat, **options}
         # Who waits for room under a cap is under way, and its time has not begun.
-        async with self._meter.call(chat, self._spec.max_tokens) as call, asyncio.timeout(self._spec.timeout_seconds):
+        async with (
+            self._meter.call(chat, self._spec.max_tokens) as metered,
+            asyncio.timeout(self._spec.timeout_seconds),
+        ):
             # As bytes: the client's own way takes 1 ms more for what is not needed here, holds a reply of any size,
             # and takes any body for a completion.
             response: Any = await self._client.post(
@@ -294,7 +297,7 @@ class Session:
             )
             try:
                 reply = await _read_bounded(response)
-                call.answered(reply)
+                metered.answered(reply)
                 return reply, response.headers
             finally:
                 await response.aclose()

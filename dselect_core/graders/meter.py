@@ -178,8 +178,9 @@ class Meter:
 @contextlib.contextmanager
 def open_meter(spec: GraderSpec, ledger: Ledger) -> Iterator[Meter]:
     """The meter of a grading, for the current purpose. With a cap of a month it waits until no other grades."""
+    has_cap = spec.max_usd is not None or spec.max_usd_per_month is not None
     with _one_at_a_time(ledger.root) if spec.max_usd_per_month is not None else contextlib.nullcontext():
-        earlier = [ledger.calls(month, spec.price) for month in ledger.months()[-2:]]
+        earlier = [ledger.calls(month, spec.price) for month in ledger.months()[-2:]] if has_cap else []
         with ledger.appender(month_of(datetime.now(UTC))) as appender:
             yield Meter(spec, pl.concat(earlier) if earlier else None, appender)
 

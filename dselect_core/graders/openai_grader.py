@@ -79,8 +79,9 @@ def judge(
                 transport.auth = (client.base_url.username, client.base_url.password)
                 client.base_url = client.base_url.copy_with(userinfo=b"")
             session = Session(client, spec, form, meter)
-            chat_of = lambda at: form.prompt.chat(*samples[at], rubric)  # noqa: E731
-            return await session.judge(len(samples), chat_of, progress, on_judged)
+            return await session.judge(
+                len(samples), lambda at: form.prompt.chat(*samples[at], rubric), progress, on_judged
+            )
 
     return _run(run())
 

@@ -33,8 +33,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
     said = headers.get("retry-after")
-    if said is None or (seconds := _number(said)) is not None:
-        return None if said is None else seconds
+    if said is None:
+        return None
+    if (seconds := _number(said)) is not None:
+        return seconds
     try:
         date = email.utils.parsedate_to_datetime(said[:_LONGEST])
     except ValueError:
@@ -62,8 +64,10 @@ def _number(said: str | None) -> float | None:
 
 def _seconds(said: str | None) -> float | None:
     """`6m0s`, `120ms`, `2m59.56s`, or a number of seconds."""
-    if said is None or (number := _number(said)) is not None:
-        return None if said is None else number
+    if said is None:
+        return None
+    if (number := _number(said)) is not None:
+        return number
     found = _DURATION.fullmatch(said.strip()[:_LONGEST])
     if found is None or not any(found.groups()):
         return None

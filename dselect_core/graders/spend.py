@@ -85,9 +85,13 @@ def month_of(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m")
 
 
+MONTH = pl.col("begun_at").dt.strftime("%Y-%m")
+"""The month in which a call was begun, as `month_of` writes it."""
+
+
 def in_month(month: str) -> pl.Expr:
     """Whether a call was begun in a month."""
-    return pl.col("begun_at").dt.strftime("%Y-%m") == month
+    return MONTH.eq(month)
 
 
 @dataclass(frozen=True)

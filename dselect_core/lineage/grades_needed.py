@@ -77,10 +77,11 @@ def grades_needed(workspace: Workspace) -> GradesNeeded:
             recipes[name] = needed_grades(pool, spec)
         except DselectError as error:
             raise DselectError(f"coreset {name}: {error}") from None
-    asked = pl.concat([each.sample_ids for each in recipes.values()]).unique(maintain_order=True)
     assert pool.ungraded is not None
     if every_row:
         asked = pool.sample_ids.filter(pl.Series(pool.ungraded))
+    else:
+        asked = pl.concat([each.sample_ids for each in recipes.values()]).unique(maintain_order=True)
     known = pool.scores[GRADE].drop_nulls()
     guess = None
     if not every_row and len(known) >= FEWEST_KNOWN:

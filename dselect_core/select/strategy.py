@@ -33,8 +33,9 @@ class Option:
     gives none; None where the strategy then decides by itself. What follows holds where a recipe gives another value:
     columns: score columns that the strategy reads beside its own. reads_sources: the order depends on which source a
     row is of. prepares: (pool, the strategy's `ranks_by`) → the pool that the order is made from; then the value is no
-    keyword argument. in_records_at_default: whether the default stands in the order's key and in manifests; an option
-    that came later does not, so that older ones hold.
+    keyword argument. prepares_scores: whether that pool has other scores, and not other vectors alone, so that the
+    strategy's `values` follow from it too. in_records_at_default: whether the default stands in the order's key and in
+    manifests; an option that came later does not, so that older ones hold.
     """
 
     type: Any
@@ -44,6 +45,7 @@ class Option:
     columns: tuple[str, ...] = ()
     reads_sources: bool = False
     prepares: Callable[[Pool, str], Pool] | None = None
+    prepares_scores: bool = True
     in_records_at_default: bool = True
 
 
@@ -139,7 +141,9 @@ class Strategy:
         its_values = self.values
         for name, option in own._changed_options.items():
             if name in given and option.prepares is not None:
-                order, its_values = _prepared(option.prepares, self.ranks_by, order, its_values)
+                order = _order_of_prepared(option.prepares, self.ranks_by, order)
+                if its_values is not None and option.prepares_scores:
+                    its_values = _values_of_prepared(option.prepares, self.ranks_by, its_values)
         kinds = rankable_columns() if own.columns_of_options else {}
         strategy = replace(
             own,
@@ -151,19 +155,21 @@ class Strategy:
         return strategy if self.specialise is None else self.specialise(strategy)
 
 
-def _prepared(
-    prepares: Callable[[Pool, str], Pool],
-    column: str,
-    order: MakesOrder,
-    values: Callable[[Pool], np.ndarray] | None,
-) -> tuple[MakesOrder, Callable[[Pool], np.ndarray] | None]:
-    """Order and values of the pool that an option makes of the given one."""
+def _order_of_prepared(prepares: Callable[[Pool, str], Pool], column: str, order: MakesOrder) -> MakesOrder:
+    """The order of the pool that an option makes of the given one."""
 
     def order_of_prepared(pool: Pool, seed: int, saved: SavedOrder | None = None) -> Order:
         return order(prepares(pool, column), seed, saved)
 
+    return order_of_prepared
+
+
+def _values_of_prepared(
+    prepares: Callable[[Pool, str], Pool], column: str, values: Callable[[Pool], np.ndarray]
+) -> Callable[[Pool], np.ndarray]:
+    """The values of the pool that an option makes of the given one."""
+
     def values_of_prepared(pool: Pool) -> np.ndarray:
-        assert values is not None
         return values(prepares(pool, column))
 
-    return order_of_prepared, None if values is None else values_of_prepared
+    return values_of_prepared

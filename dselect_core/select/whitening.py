@@ -75,4 +75,5 @@ WHITEN = Option(
     "d3, kcenter, facility-location: distances count in embeddings without the directions that all rows share",
     in_records_at_default=False,
     prepares=whiten,
+    prepares_scores=False,
 )

@@ -23,7 +23,7 @@ from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import Stopped
 from dselect_dagster.cli import grades, render
 from dselect_dagster.cli.config_option import ConfigOption, definitions, load
-from dselect_dagster.cli.console import err, out, prepare_terminal, styled
+from dselect_dagster.cli.console import err, out, prepare_terminal, say_that_it_waits, styled
 from dselect_dagster.cli.failures import explain
 from dselect_dagster.cli.money import print_spend_of_refresh
 
@@ -95,8 +95,7 @@ def refresh(
     defs = definitions(settings, path)
     with open_instance(path) as instance, contextlib.ExitStack() as locks:
         if not dry_run:
-            wait_message = "Another refresh is at work here; this one waits for it."
-            locks.enter_context(hold_refresh_lock(path, lambda: out.print(wait_message)))
+            locks.enter_context(hold_refresh_lock(path, say_that_it_waits))
         lost: LostTables | None = None
         try:
             changed_inputs, plan = plan_refresh(defs, instance, workspace, select=selection, recipe=recipe)

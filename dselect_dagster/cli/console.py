@@ -53,6 +53,11 @@ def make_console(*, stderr: bool = False, width: int | None = None) -> Console:
     return _SafeConsole(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
+def say_that_it_waits() -> None:
+    """Said once, before a command waits for another one that holds the lock."""
+    out.print("Another refresh is at work here; this one waits for it.")
+
+
 def styled(*parts: str | tuple[str, str]) -> Text:
     """A line of parts, each plain or (text, style)."""
     safe = [shown(part) if isinstance(part, str) else (shown(part[0]), part[1]) for part in parts]

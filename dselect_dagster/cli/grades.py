@@ -13,11 +13,12 @@ from rich.table import Column, Table
 
 from dselect_core.corpus.sample import message_text
 from dselect_core.errors import DselectError
+from dselect_core.graders.judge_reply import shorten
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.cli.config_option import ConfigOption, definitions, load
-from dselect_dagster.cli.console import out, styled
-from dselect_dagster.cli.money import price_note, print_not_told, usd_text
+from dselect_dagster.cli.console import out, say_that_it_waits, styled
+from dselect_dagster.cli.money import price_note, print_not_told, usd_of, usd_text
 
 if TYPE_CHECKING:
     from dselect_core.lineage.plan import Plan
@@ -27,21 +28,21 @@ app = typer.Typer(help="What grades cost, a few of them on trial, and which are 
 
 # Runs that are listed, the latest ones.
 _LISTED_RUNS = 10
+# Characters of a text in a table.
+_WIDTH = 60
 
 
 @app.command()
 def cost(config: ConfigOption = None) -> None:
     """Say what the paid grader has cost: by month, by source, and of the latest refreshes. Runs nothing."""
     settings, _ = load(config)
-    from dselect_core.graders.spend import Ledger
+    from dselect_core.graders.spend import MONTH, Ledger
 
-    price = settings.grader.price
-    calls = Ledger.of(Workspace(settings)).calls(price=price)
+    calls = Ledger.of(Workspace(settings)).calls(price=settings.grader.price)
     if calls.is_empty():
         out.print("No call to a paid grader is on record in this storage.")
         return
-    month = pl.col("begun_at").dt.strftime("%Y-%m")
-    _print_costs("month", calls.with_columns(month=month), "month", last=None)
+    _print_costs("month", calls.with_columns(month=MONTH), "month", last=None)
     _print_costs("source", calls.with_columns(pl.col("source").fill_null("(no source)")), "source", last=None)
     begun = pl.col("begun_at").min().over("run").dt.strftime("%Y-%m-%d %H:%M:%S UTC")
     _print_costs("refresh begun at", calls.with_columns(begun=begun), "begun", last=_LISTED_RUNS)
@@ -78,7 +79,7 @@ def try_(
     workspace, defs = Workspace(settings), definitions(settings, path)
     with (
         open_instance(path) as instance,
-        hold_refresh_lock(path, lambda: out.print("Another refresh is at work here; this one waits for it.")),
+        hold_refresh_lock(path, say_that_it_waits),
     ):
         landed = refresh(defs, instance, workspace, select=dg.AssetSelection.assets("raw_dataset"))
         for run in landed.failed:
@@ -129,15 +130,16 @@ def _print_tried(tried: "Tried", settings: Settings) -> None:
     for row in tried.frame.iter_rows(named=True):
         grade = "" if row["grade"] is None else f"{row['grade']:.2f}"
         counts = ["" if row[name] is None else f"{row[name]:,}" for name in ("prompt_tokens", "completion_tokens")]
-        reason = row["rationale"] if row["error"] is None else row["error"]
-        table.add_row(row["source"], row["sample_id"][:8], grade, *counts, _short(reason or ""), _prompt_of(row))
+        reason = shorten((row["rationale"] if row["error"] is None else row["error"]) or "", _WIDTH)
+        table.add_row(row["source"], row["sample_id"][:8], grade, *counts, reason, _prompt_of(row))
     out.print(table)
     if settings.grader.model is None:
         return
     calls = tried.calls
-    usd = float(calls["usd"].sum()) if calls["usd"].count() else None
     tokens = f"{int(calls['prompt_tokens'].sum()):,} + {int(calls['completion_tokens'].sum()):,} tokens"
-    out.print(styled((f"{tried.frame.height:,} rows", "bold"), f": {tokens}, {usd_text(usd)}. They are kept."))
+    out.print(
+        styled((f"{tried.frame.height:,} rows", "bold"), f": {tokens}, {usd_text(usd_of(calls))}. They are kept.")
+    )
     print_not_told(calls)
 
 
@@ -160,9 +162,4 @@ def _print_rest(plan: "Plan", settings: Settings) -> None:
 
 def _prompt_of(row: dict[str, Any]) -> str:
     first = next((m for m in row["messages"] if m["role"] == "user"), row["messages"][0])
-    return _short(message_text(first))
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else f"{line[:59]}…"
+    return shorten(message_text(first), _WIDTH)

@@ -13,6 +13,11 @@ def usd_text(usd: float | None) -> str:
     return "unknown" if usd is None else f"${usd:,.2f}" if usd >= 1 else f"${usd:,.4f}"
 
 
+def usd_of(calls: pl.DataFrame) -> float | None:
+    """What calls of the ledger cost together; None where the price of none is known."""
+    return float(calls["usd"].sum()) if calls["usd"].count() else None
+
+
 def price_note(settings: Settings) -> str | None:
     """Where the prices are from, when it is not the settings."""
     spec = settings.grader
@@ -49,7 +54,8 @@ def print_spend_of_refresh(workspace: Workspace, run: str) -> None:
     calls = Ledger.of(workspace).calls(price=spec.price).filter(run=run)
     if calls.is_empty():
         return
-    usd = float(calls["usd"].sum()) if calls["usd"].count() else None
     cap = "" if spec.max_usd is None else f" of grader.max_usd ${spec.max_usd:g}"
-    out.print(f"{calls.height:,} calls to {spec.model}: {usd_text(usd)}{cap}; `dselect grades cost` tells more.")
+    out.print(
+        f"{calls.height:,} calls to {spec.model}: {usd_text(usd_of(calls))}{cap}; `dselect grades cost` tells more."
+    )
     print_not_told(calls)

@@ -47,7 +47,7 @@ from dselect_dagster.refresh.lost_partitions import LostPartitions
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness, StalePartition
 
-_REFRESH_TAG = {"dselect/command": "refresh"}
+_COMMAND_TAG = {"dselect/command": "refresh"}
 _PROCESS_TAG = "dselect/process"
 
 
@@ -193,7 +193,7 @@ def _evaluate_checks(
 def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
     """Fail the runs of a refresh whose process is gone: as started, they would hold their partitions for ever."""
     statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED]
-    for record in instance.get_run_records(dg.RunsFilter(statuses=statuses, tags=_REFRESH_TAG)):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=statuses, tags=_COMMAND_TAG)):
         run = record.dagster_run
         host, _, pid = run.tags.get(_PROCESS_TAG, "").rpartition(":")
         if host == socket.gethostname() and not _is_alive(int(pid)):
@@ -203,7 +203,7 @@ def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
 def _tags(result: RefreshResult) -> dict[str, str]:
     """Of the runs of this process."""
     process = {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
-    return _REFRESH_TAG | process | {REFRESH_TAG: result.refresh_id}
+    return _COMMAND_TAG | process | {REFRESH_TAG: result.refresh_id}
 
 
 def _is_alive(pid: int) -> bool:

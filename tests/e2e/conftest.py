@@ -34,10 +34,7 @@ def _snapshot(first: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def graph(first: Graph, _snapshot: Path) -> Graph:
-    # Put back in place, not copied elsewhere: a source in another folder is a source that changed.
-    shutil.rmtree(first.folder)
-    shutil.copytree(_snapshot, first.folder)
-    return first
+    return first.put_back(_snapshot)
 
 
 InState = Callable[[Graph, Callable[[Graph], object]], Graph]
@@ -50,11 +47,9 @@ def in_state(tmp_path_factory: pytest.TempPathFactory) -> InState:
 
     def bring(graph: Graph, make: Callable[[Graph], object]) -> Graph:
         if kept.exists():
-            shutil.rmtree(graph.folder)
-            shutil.copytree(kept, graph.folder)
-        else:
-            make(graph)
-            shutil.copytree(graph.folder, kept)
+            return graph.put_back(kept)
+        make(graph)
+        shutil.copytree(graph.folder, kept)
         return graph
 
     return bring

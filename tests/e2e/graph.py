@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ class Graph:
         os.environ.pop("DAGSTER_HOME", None)
         with open_instance(self.config) as instance:
             yield instance
+
+    def put_back(self, kept: Path) -> "Graph":
+        """The folder as a copy of it was kept: in its place, for a source in another folder is one that changed."""
+        shutil.rmtree(self.folder)
+        shutil.copytree(kept, self.folder)
+        return self
 
     def settings(self, **top: Any) -> None:
         """Write dselect.yaml; a key given here replaces what was there."""

@@ -79,9 +79,7 @@ def _base_copy(base: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def graph(base: Graph, _base_copy: Path) -> Graph:
-    shutil.rmtree(base.folder)
-    shutil.copytree(_base_copy, base.folder)
-    return base
+    return base.put_back(_base_copy)
 
 
 @pytest.fixture(scope="module")
