@@ -178,6 +178,10 @@ class Settings(StrictModel):
     feedback: FeedbackSpec = Field(FeedbackSpec(), description="how models are tuned for d3's rounds")
     trials: TrialsSpec = Field(TrialsSpec(), description="how the coresets with `trial: true` are tried")
     schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
+    reports_url: str | None = Field(
+        None,
+        description="the address at which the storage's folder `reports` is served, so that Dagster links to its pages",
+    )
     owners: list[str] = Field(default_factory=lambda: ["team:data-curation"], description="owners shown in Dagster")
 
     def model_post_init(self, _: Any) -> None:

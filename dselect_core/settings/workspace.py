@@ -16,6 +16,7 @@ rounds/records/<recipe>/<round>.parquet         what a round saw, and whom it ch
 spend/<year>-<month>/…                          every call to a paid judge, and what it cost (graders/spend.py)
 trials/runs/<run>/…, trials/marks/<run>/…       what was tuned, and what was measured of it (trials/mark_store.py)
 trials/results/<recipe>.json                    the trial of a recipe
+reports/coresets/<recipe>.html, reports/index.html  pages for people (reports/write_reports.py)
 """
 
 from dataclasses import dataclass
@@ -124,3 +125,12 @@ class Workspace:
     def trial(self, recipe: str) -> UPath:
         """The result of a recipe's trial."""
         return self.trials / "results" / f"{recipe}.json"
+
+    @property
+    def reports(self) -> UPath:
+        """Pages for people."""
+        return self.root / "reports"
+
+    def report(self, recipe: str) -> UPath:
+        """The page of a recipe's coreset."""
+        return self.reports / "coresets" / f"{recipe}.html"

@@ -4,7 +4,6 @@ matplotlib's object interface: pyplot keeps global state, which runs in threads 
 formulas. Trade-off: the bars of losses do not start at zero, for the differences are a few hundredths of a loss of two.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -110,13 +109,6 @@ def against_random(reports: Sequence[TrialReport]) -> Any:
     axes.tick_params(labelsize=7)
     figure.tight_layout()
     return figure
-
-
-def png(figure: Any, dpi: int = 110) -> bytes:
-    """The bytes of the picture."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
 
 
 def _label(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`dselect`: refresh, plan, status, why, compare, grades, dev, export, init.
+"""`dselect`: refresh, plan, status, why, compare, report, grades, dev, export, init.
 
 Each command reads its options and calls what does it.
 
@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -217,6 +218,31 @@ def compare(
     if html is not None:
         html.write_text(comparison_page(compared, settings.trials, __version__), "utf-8")
         out.print(f"{html} written.", soft_wrap=True)
+
+
+@app.command()
+def report(
+    recipe: Annotated[str | None, typer.Argument(help="a coreset of dselect.yaml; without: all of them")] = None,
+    config: ConfigOption = None,
+    show: Annotated[bool, typer.Option("--open", help="open it in the browser")] = False,
+) -> None:
+    """Name the page of a coreset: its trial, who came and left, its first rows, and how it lies in its pool."""
+    from dselect_core.storage.files import is_local
+
+    settings, path = load(config)
+    workspace = Workspace(settings)
+    if recipe is not None:
+        _check_recipe(settings, path, recipe)
+    page = workspace.reports / "index.html" if recipe is None else workspace.report(recipe)
+    if not page.exists():
+        raise DselectError(f"{page}: not there; it is written with its coreset, by `dselect refresh`")
+    out.print(str(page), soft_wrap=True)
+    if show:
+        if not is_local(page):
+            raise DselectError(
+                f"{page}: a browser cannot open it there; serve the folder, and name it as `reports_url`"
+            )
+        webbrowser.open(Path(page.path).resolve().as_uri())
 
 
 @app.command()

@@ -10,10 +10,10 @@ import dagster as dg
 import polars as pl
 
 from dselect_core import escape
+from dselect_core.html_page import png as png_bytes
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.redact import redact
 from dselect_core.scores.score_table import TableReport
-from dselect_core.trials.figure import png as png_bytes
 from dselect_dagster.defs.run_errors import clean
 
 KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
@@ -82,6 +82,11 @@ def _cells(row: tuple[Any, ...]) -> list[Any]:
 def path(place: object) -> dg.MetadataValue:
     """A path or URL, without the password that it may hold."""
     return dg.MetadataValue.path(clean(str(place)))
+
+
+def link(address: str) -> dg.MetadataValue:
+    """A page that opens with a click where it has a URL, else the path to copy."""
+    return dg.MetadataValue.url(clean(address)) if address.startswith(("http://", "https://")) else path(address)
 
 
 def column_schema(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dselect_core.html_page import png
 from dselect_core.redact import remember
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.trials_spec import TrialsSpec
@@ -21,7 +22,7 @@ from dselect_core.trials.compare import (
     scale_of,
 )
 from dselect_core.trials.compare_page import comparison_page
-from dselect_core.trials.figure import against_random, interval_half_width, loss_against_budget, loss_by_set, png
+from dselect_core.trials.figure import against_random, interval_half_width, loss_against_budget, loss_by_set
 from dselect_core.trials.report import ALL, AgainstRandom, Multiplier, TrialReport, write_report
 
 HOSTILE = "<script>alert(1)</script>\"'&$x^2$\x1b[2J\u202e|`"

@@ -326,6 +326,7 @@ def test_any_history_ends_in_the_tables_of_a_fresh_run(
 ) -> None:
     # Drawing the histograms is a third of a small refresh, and other tests see to them.
     monkeypatch.setattr("dselect_dagster.defs.asset_metadata.png", lambda figure, title: dg.MetadataValue.md(title))
+    monkeypatch.setattr("dselect_core.html_page.picture", lambda figure, words: words)
     run_state_machine_as_test(
         Histories,
         settings=settings(

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dselect_core.escape import html_text
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
@@ -64,6 +65,10 @@ def test_the_run_shows_the_verdict_its_figures_and_pictures(graph: Graph) -> Non
     assert "| coreset |" in str(shown["table"].value)
     for name in ("loss by training set", "loss against budget"):
         assert str(shown[name].value).startswith(f"![{name}](data:image/png;base64,iVBOR")
+    page = (graph.folder / ".dselect" / "reports" / "coresets" / "tried.html").read_text("utf-8")
+    assert html_text(str(shown["verdict"].value)) in page
+    assert "not tried yet" not in page
+    assert str(shown["report"].value).endswith("reports/coresets/tried.html")
 
 
 CHANGES: dict[str, dict[str, object]] = {

@@ -17,9 +17,9 @@ from dselect_core.coreset.manifest import REVISION
 from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.sample import message_text
 from dselect_core.kinds import all_kinds, assets_making
-from dselect_core.select.strategies import strategy_with_options
+from dselect_core.reports.write_reports import write_coreset_report
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_metadata import KEYS, column_schema, curve, histogram, markdown_table, path
+from dselect_dagster.defs.asset_metadata import KEYS, column_schema, link, markdown_table, path
 from dselect_dagster.defs.assets.d3_round import round_assets
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.partitions import RECIPE
@@ -109,11 +109,11 @@ def coreset(settings: Settings) -> dg.AssetsDefinition:
                 **new_coreset.counts,
                 "seconds": round(progress.seconds, 2),
                 "path": path(place.coreset(context.partition_key)),
+                "report": link(write_coreset_report(place, context.partition_key, new_coreset)),
                 "dagster/column_schema": column_schema(new_coreset.selection.order.schema, _column_descriptions()),
                 **_difference(new_coreset),
                 "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,
                 "rows reused": new_coreset.selection.reused,
-                **_pictures(new_coreset),
                 **_composition(new_coreset),
                 "first ten": markdown_table(_first(new_coreset)),
             },
@@ -149,23 +149,6 @@ def _difference(new_coreset: Coreset) -> dict[str, Any]:
         "why": markdown_table(moved.group_by("change", "cause").len("rows").sort("change", "cause")),
         "who": markdown_table(moved.head(20)),
     }
-
-
-def _pictures(new_coreset: Coreset) -> dict[str, Any]:
-    order, pool = new_coreset.selection.order, new_coreset.pool.scores
-    shown: dict[str, Any] = {}
-    if order["gain"].drop_nulls().len():
-        shown["gain by rank"] = curve(order["gain"], "gain by rank", "rank")
-    # What the recipe ranks by, then the values of the other scores that came along.
-    spec = new_coreset.spec
-    columns = [
-        *strategy_with_options(spec.strategy, spec.options).columns,
-        *(kind.value for kind in all_kinds().values()),
-    ]
-    for column in dict.fromkeys(columns):
-        if column in order.columns and order[column].drop_nulls().len():
-            shown[f"{column}, chosen and pool"] = histogram(pool[column], column, order[column])
-    return shown
 
 
 def _composition(new_coreset: Coreset) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import dagster as dg
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
+from dselect_core.reports.write_reports import write_trial_into_report
 from dselect_core.settings.settings import Settings
 from dselect_core.storage.files import read_metadata
 from dselect_core.trials.compare import Compared, multiplier_text, on_tasks
 from dselect_core.trials.figure import loss_against_budget, loss_by_set
 from dselect_core.trials.report import TrialReport
-from dselect_dagster.defs.asset_metadata import markdown_table, path, png
+from dselect_dagster.defs.asset_metadata import link, markdown_table, path, png
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.coreset_checks import due_checks
 from dselect_dagster.defs.partitions import TRIAL
@@ -94,9 +95,14 @@ def trial(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         context.log.info(clean(report.against_random.sentence))
         for note in report.notes:
             context.log.info(clean(note))
+        page = write_trial_into_report(place, recipe)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(report.version),
-            metadata={**_shown(report), "path": path(place.trial(recipe))},
+            metadata={
+                **_shown(report),
+                "path": path(place.trial(recipe)),
+                **({} if page is None else {"report": link(page)}),
+            },
         )
         for due in due_checks(place, context.instance, [recipe]):
             yield due.evaluation

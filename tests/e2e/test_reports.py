@@ -1,0 +1,77 @@
+"""The pages of coresets: written with them, self-contained, of the chosen rows and of those that nearly were."""
+
+import re
+
+import polars as pl
+
+from dselect_core.reports.coreset_page import with_trial
+from dselect_core.select.saved_order import read_saved_order
+from dselect_core.trials.standing import Standing
+from tests.e2e.conftest import RECIPES
+from tests.e2e.graph import Graph, alpaca, materialised
+from tests.e2e.test_cli import dselect
+
+HOSTILE = '<script>alert(1)</script><img src="https://example.com/a.png">'
+
+
+def page(graph: Graph, recipe: str) -> str:
+    return (graph.folder / ".dselect" / "reports" / "coresets" / f"{recipe}.html").read_text("utf-8")
+
+
+def part(graph: Graph, recipe: str, heading: str) -> str:
+    """What stands under a heading."""
+    return page(graph, recipe).split(f"<h2>{heading}</h2>")[1].split("<h2>")[0]
+
+
+def test_every_coreset_has_a_page_with_its_version_pictures_and_first_rows(first: Graph) -> None:
+    for recipe in RECIPES:
+        told = page(first, recipe)
+        version = first.order(recipe)
+        assert len(re.findall('<img alt="[^"]*" src="data:image/png;base64,', told)) == 3
+        rows = part(first, recipe, "The first rows")
+        assert [rows.find(sample) for sample in version["sample_id"].head(20)] == sorted(
+            rows.find(sample) for sample in version["sample_id"].head(20)
+        )
+        assert -1 not in [rows.find(sample) for sample in version["sample_id"].head(20)]
+        assert "not tried yet" in part(first, recipe, "Against random")
+
+
+def test_narrowly_missed_are_those_that_stand_highest(first: Graph) -> None:
+    key = first.manifest("d3")["order"]
+    saved = read_saved_order(first.workspace.orders / f"{key}.parquet", key)
+    assert saved is not None
+    waiting = saved.table.filter(pl.col("rank").is_null() & pl.col("standing").is_not_null())
+    best = waiting.sort("standing", "sample_id", descending=[True, False])["sample_id"].head(20).to_list()
+    told = part(first, "d3", "Narrowly missed")
+    assert re.findall(r"<td>([0-9a-f]{32})</td>", told) == best
+
+
+def test_an_edit_is_told_with_its_cause_and_others_text_stays_text(graph: Graph) -> None:
+    rows = alpaca(["purple"], offset=7)
+    rows[0]["output"] = HOSTILE + " and many more words that nobody has said before" * 3
+    graph.source("c", rows)
+    graph.sources("abc")
+    graph.settings(
+        coresets={"d3": {"strategy": "random", "budget": "100%"}}, reports_url="https://host.example/reports/"
+    )
+    done = graph.refresh()
+    assert done.is_whole
+    told = page(graph, "d3")
+    assert "entered" in part(graph, "d3", "What came, left and why")
+    assert "&lt;script&gt;alert(1)" in told
+    assert "<script" not in told
+    assert "<img src" not in told
+    assert materialised(done)["coreset", "d3"]["report"] == "https://host.example/reports/coresets/d3.html"
+    index = (graph.folder / ".dselect" / "reports" / "index.html").read_text("utf-8")
+    assert '<a href="coresets/d3.html">d3</a>' in index
+    assert "wide" not in index
+
+
+def test_the_command_names_the_page_and_says_where_there_is_none(graph: Graph) -> None:
+    assert "reports/coresets/d3.html" in dselect(graph.folder, "report", "d3")
+    (graph.folder / ".dselect" / "reports" / "coresets" / "d3.html").unlink()
+    assert "dselect refresh" in dselect(graph.folder, "report", "d3", code=2)
+
+
+def test_a_page_without_a_place_for_a_trial_is_left_alone() -> None:
+    assert with_trial("<p>of another version</p>", Standing("d3", None, "not tried yet")) is None
