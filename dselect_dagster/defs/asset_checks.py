@@ -4,9 +4,7 @@ import dagster as dg
 
 from dselect_core.lineage import quality_checks as checks
 from dselect_core.redact import redact_all
-from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.partitions import RECIPE, SOURCE
-from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 
@@ -19,64 +17,69 @@ def _result(verdict: checks.Verdict, severity: dg.AssetCheckSeverity) -> dg.Asse
     )
 
 
-def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
+def asset_checks(corpus: Corpus, needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     """The checks of the graph. needed: kinds of score that some recipe reads."""
+    namespace = corpus.namespace
+    raw_dataset, corpus_index, coreset = namespace.keys("raw_dataset", "corpus_index", "coreset")
 
     @dg.asset_check(
-        asset="raw_dataset",
+        asset=raw_dataset,
         blocking=True,
-        partitions_def=SOURCE,
+        partitions_def=namespace.source,
         description="rows in = samples + duplicates + quarantined",
     )
     @with_clean_errors
-    def every_row_accounted_for(
-        context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
-    ) -> dg.AssetCheckResult:
-        return _result(checks.rows_accounted_for(workspace.open(), context.partition_key), dg.AssetCheckSeverity.ERROR)
-
-    @dg.asset_check(asset="raw_dataset", partitions_def=SOURCE, description="at most 5% of the rows in quarantine")
-    @with_clean_errors
-    def quarantine_is_small(
-        context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource
-    ) -> dg.AssetCheckResult:
-        return _result(checks.quarantine_is_small(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
+    def every_row_accounted_for(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        return _result(checks.rows_accounted_for(corpus.open(), context.partition_key), dg.AssetCheckSeverity.ERROR)
 
     @dg.asset_check(
-        asset="corpus_index",
+        asset=raw_dataset,
+        partitions_def=namespace.source,
+        description="at most 5% of the rows in quarantine",
+    )
+    @with_clean_errors
+    def quarantine_is_small(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        return _result(checks.quarantine_is_small(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
+
+    @dg.asset_check(
+        asset=corpus_index,
         blocking=True,
         description="one provenance a kind; no score column mostly null, constant, or out of its range",
     )
     @with_clean_errors
-    def scores_are_sound(workspace: WorkspaceResource) -> dg.AssetCheckResult:
-        return _result(checks.scores_are_sound(workspace.open(), needed), dg.AssetCheckSeverity.ERROR)
+    def scores_are_sound() -> dg.AssetCheckResult:
+        return _result(checks.scores_are_sound(corpus.open(), needed), dg.AssetCheckSeverity.ERROR)
 
-    @dg.asset_check(asset="corpus_index", description="no source is left out of the pool")
+    @dg.asset_check(asset=corpus_index, description="no source is left out of the pool")
     @with_clean_errors
-    def every_source_complete(workspace: WorkspaceResource) -> dg.AssetCheckResult:
-        return _result(checks.every_source_complete(workspace.open()), dg.AssetCheckSeverity.WARN)
-
-    @dg.asset_check(asset="corpus_index", description="at most 5% of the pool is held out for what eval sources hold")
-    @with_clean_errors
-    def little_is_held_out(workspace: WorkspaceResource) -> dg.AssetCheckResult:
-        return _result(checks.little_is_held_out(workspace.open()), dg.AssetCheckSeverity.WARN)
+    def every_source_complete() -> dg.AssetCheckResult:
+        return _result(checks.every_source_complete(corpus.open()), dg.AssetCheckSeverity.WARN)
 
     @dg.asset_check(
-        asset="coreset",
-        partitions_def=RECIPE,
+        asset=corpus_index,
+        description="at most 5% of the pool is held out for what eval sources hold",
+    )
+    @with_clean_errors
+    def little_is_held_out() -> dg.AssetCheckResult:
+        return _result(checks.little_is_held_out(corpus.open()), dg.AssetCheckSeverity.WARN)
+
+    @dg.asset_check(
+        asset=coreset,
+        partitions_def=namespace.recipe,
         description="every source of the last coreset is in the pool, or was taken out of the settings",
     )
     @with_clean_errors
-    def every_source_kept(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> dg.AssetCheckResult:
-        return _result(checks.sources_kept(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
+    def every_source_kept(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        return _result(checks.sources_kept(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
 
     @dg.asset_check(
-        asset="coreset",
-        partitions_def=RECIPE,
+        asset=coreset,
+        partitions_def=namespace.recipe,
         description="not nearly all of one source, nor with responses a tenth, or ten times, as long as the pool's",
     )
     @with_clean_errors
-    def not_collapsed(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> dg.AssetCheckResult:
-        return _result(checks.not_collapsed(workspace.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
+    def not_collapsed(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        return _result(checks.not_collapsed(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
 
     return [
         every_row_accounted_for,
@@ -89,14 +92,18 @@ def asset_checks(needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     ]
 
 
-def near_duplicate_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
+def near_duplicate_checks(corpus: Corpus) -> list[dg.AssetChecksDefinition]:
     """The check of `near_duplicates`; none where the settings do not ask for that asset."""
-    if settings.near_duplicates is None:
+    if corpus.settings.near_duplicates is None:
         return []
+    near_duplicates = corpus.namespace.key("near_duplicates")
 
-    @dg.asset_check(asset="near_duplicates", description="at most half of the pool is alike to samples that are kept")
+    @dg.asset_check(
+        asset=near_duplicates,
+        description="at most half of the pool is alike to samples that are kept",
+    )
     @with_clean_errors
-    def few_are_near_duplicates(workspace: WorkspaceResource) -> dg.AssetCheckResult:
-        return _result(checks.few_near_duplicates(workspace.open()), dg.AssetCheckSeverity.WARN)
+    def few_are_near_duplicates() -> dg.AssetCheckResult:
+        return _result(checks.few_near_duplicates(corpus.open()), dg.AssetCheckSeverity.WARN)
 
     return [few_are_near_duplicates]

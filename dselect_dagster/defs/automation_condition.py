@@ -12,18 +12,24 @@ from collections.abc import Sequence
 import dagster as dg
 
 from dselect_core.kinds import FromForwardPass, all_kinds
-from dselect_dagster.defs.partitions import ROUNDS
+from dselect_core.rounds.round_record import asset_of_round
+from dselect_core.select.recipe import MAX_ROUNDS
+from dselect_dagster.defs.namespace import Namespace
 
 AC = dg.AutomationCondition
 
 # Assets that do not wait for every partition of their inputs.
-ALLOW_MISSING_DEPS = frozenset({dg.AssetKey("warmup_model"), dg.AssetKey("corpus_index"), dg.AssetKey("held_out")})
+ALLOW_MISSING_DEPS = frozenset({"warmup_model", "corpus_index", "held_out"})
 # Assets that are not held back from a coreset that fails a blocking check: the trial that may clear it.
-NOT_BLOCKED_BY_CORESET = frozenset({dg.AssetKey("trial")})
+NOT_BLOCKED_BY_CORESET = frozenset({"trial"})
 
 
 def on_input_change(
-    *, allow_missing_deps: bool = False, blocked_by_coreset: bool = True, waits_for: Sequence[str] = ()
+    namespace: Namespace,
+    *,
+    allow_missing_deps: bool = False,
+    blocked_by_coreset: bool = True,
+    waits_for: Sequence[str] = (),
 ) -> dg.AutomationCondition:
     """Run when an input changed, and all inputs are there, passed their blocking checks and are not being made.
 
@@ -39,33 +45,36 @@ def on_input_change(
     requested = (AC.newly_requested() | AC.initial_evaluation()).with_label("requested")
     changed = any_dep_changed.since(requested & ~any_dep_changed)
     trigger = changed | _own_change() | AC.execution_failed().newly_true()
-    ready = inputs_are_ready(allow_missing_deps=allow_missing_deps, blocked_by_coreset=blocked_by_coreset)
+    ready = inputs_are_ready(namespace, allow_missing_deps=allow_missing_deps, blocked_by_coreset=blocked_by_coreset)
     if waits_for:
-        ready = ready & ~AC.any_deps_match(_is_behind()).allow(dg.AssetSelection.assets(*waits_for))
+        ready = ready & ~AC.any_deps_match(_is_behind()).allow(dg.AssetSelection.assets(*namespace.keys(*waits_for)))
     return (trigger & ready).with_label("on_input_change")
 
 
-def once_there_is_data() -> dg.AutomationCondition:
+def once_there_is_data(namespace: Namespace) -> dg.AutomationCondition:
     """For the model: made once some source has landed, again when its settings change, never when rows do.
 
     A model that followed every new row would make every score of every row stale.
     """
     trigger = _own_change() | AC.execution_failed().newly_true()
-    return (trigger & inputs_are_ready(allow_missing_deps=True)).with_label("once_there_is_data")
+    return (trigger & inputs_are_ready(namespace, allow_missing_deps=True)).with_label("once_there_is_data")
 
 
-def inputs_are_ready(*, allow_missing_deps: bool = False, blocked_by_coreset: bool = True) -> dg.AutomationCondition:
+def inputs_are_ready(
+    namespace: Namespace, *, allow_missing_deps: bool = False, blocked_by_coreset: bool = True
+) -> dg.AutomationCondition:
     """The inputs are there (or some partition of each), passed their blocking checks, and no run of them is under way.
 
     This is the condition without its triggers. `dselect refresh` evaluates it alone. blocked_by_coreset: whether the
     blocking checks of a coreset count.
     """
     # Of the kinds that share the forward pass, one that a model cannot give fails alone, and is waited for in vain.
-    in_pass = dg.AssetSelection.assets(*_assets_of_forward_pass())
+    in_pass = dg.AssetSelection.assets(*namespace.keys(*_assets_of_forward_pass()))
     # Rounds have no checks. A coreset without rounds reads no partition of them, which is never "all of them passed".
-    checked = AC.all_deps_blocking_checks_passed().ignore(dg.AssetSelection.assets(*(str(r.name) for r in ROUNDS)))
+    rounds = (asset_of_round(number + 1) for number in range(MAX_ROUNDS))
+    checked = AC.all_deps_blocking_checks_passed().ignore(dg.AssetSelection.assets(*namespace.keys(*rounds)))
     if not blocked_by_coreset:
-        checked = checked.ignore(dg.AssetSelection.assets("coreset"))
+        checked = checked.ignore(dg.AssetSelection.assets(namespace.key("coreset")))
     present = (
         AC.all_deps_match(~AC.missing()).ignore(in_pass)
         & AC.all_deps_match(~AC.missing() | AC.execution_failed()).allow(in_pass)

@@ -18,14 +18,16 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import kinds_by_asset
 from dselect_core.lineage.lost_tables import AssetPartition, LostTables, lost_scores, lost_tables
+from dselect_core.rounds.round_record import asset_of_round
+from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.defs.partitions import RECIPE, ROUNDS, SOURCE, recipes_of
+from dselect_dagster.defs.namespace import PLAIN, Namespace
 
 State = Literal["new", "changed", "gone", "unreadable", "lost"]
 """`lost`: unchanged, but what was landed of it is gone from the storage. A recipe that comes back is `new`."""
 
-# The assets that read what is outside the graph, with their partitions.
-LANDED_ASSETS = {"raw_dataset": SOURCE, "coreset_spec": RECIPE}
+# The assets that read what is outside the graph.
+LANDED_ASSETS = ("raw_dataset", "coreset_spec")
 # All assets that hold scores of sources, and of the pool.
 _SCORES, _PAIR_SCORES = "scores of sources", "scores of the pool"
 
@@ -52,6 +54,7 @@ class ChangedInputs:
     lost: {(asset, partition): why} of all that Dagster calls made and the storage lacks, also what lands. origins:
     {source: version of the files and rows in which its samples stood when it landed last}. recipes_on, recipes_off:
     {set of partitions: recipes that have one there from now on, and that have none any more}, of trials and rounds.
+    namespace: under which names all of this is in the graph.
     """
 
     changes: list[ChangedInput]
@@ -60,6 +63,7 @@ class ChangedInputs:
     origins: Mapping[str, str]
     recipes_on: Mapping[dg.DynamicPartitionsDefinition, list[str]]
     recipes_off: Mapping[dg.DynamicPartitionsDefinition, list[str]]
+    namespace: Namespace
 
     def states(self, asset: str) -> dict[str, State]:
         """{partition: state} of the changes that one asset lands."""
@@ -74,12 +78,12 @@ class ChangedInputs:
     @property
     def partitions_to_come(self) -> dict[str, list[str]]:
         """{set of partitions: keys that it lacks, and that are made before anything runs}, but for new recipes."""
-        return {str(RECIPE.name): self.recipes_back, **_by_name(self.recipes_on)}
+        return {str(self.namespace.recipe.name): self.recipes_back, **_by_name(self.recipes_on)}
 
     @property
     def partitions_to_go(self) -> dict[str, list[str]]:
         """{set of partitions: keys that it has, and that are dropped before anything runs}."""
-        return {str(RECIPE.name): self.gone_recipes, **_by_name(self.recipes_off)}
+        return {str(self.namespace.recipe.name): self.gone_recipes, **_by_name(self.recipes_off)}
 
     @property
     def landed_versions(self) -> dict[str, str]:
@@ -93,7 +97,7 @@ def _by_name(recipes: Mapping[dg.DynamicPartitionsDefinition, list[str]]) -> dic
 
 
 def find_changed_inputs(
-    workspace: Workspace, instance: dg.DagsterInstance, *, save_verified: bool = False
+    workspace: Workspace, instance: dg.DagsterInstance, namespace: Namespace = PLAIN, *, save_verified: bool = False
 ) -> ChangedInputs:
     """Compare dselect.yaml, the files it names and the storage with what the graph read and made last. Reads no rows.
 
@@ -101,13 +105,16 @@ def find_changed_inputs(
 
     A source that cannot be read is a change of state "unreadable": its run fails with the message, in the UI's sight.
     """
-    sources = set(instance.get_dynamic_partitions(str(SOURCE.name))) | set(workspace.settings.sources)
-    recipes = set(instance.get_dynamic_partitions(str(RECIPE.name)))
+    sources = set(instance.get_dynamic_partitions(str(namespace.source.name))) | set(workspace.settings.sources)
+    recipes = set(instance.get_dynamic_partitions(str(namespace.recipe.name)))
     not_stored = lost_tables(workspace, sources, workspace.settings.coresets, save=save_verified)
-    lost = _of_made(instance, not_stored)
-    landed = {name: last_record(instance, "raw_dataset", name) for name in sorted(sources)}
+    lost = _of_made(instance, not_stored, namespace)
+    landed = {name: last_record(instance, namespace.key("raw_dataset"), name) for name in sorted(sources)}
     changes = [_changed_source(workspace, name, record, lost) for name, record in landed.items()]
-    changes += [_changed_recipe(workspace, instance, name, lost, recipes) for name in workspace.settings.coresets]
+    recorded = {
+        name: last_record(instance, namespace.key("coreset_spec"), name) for name in workspace.settings.coresets
+    }
+    changes += [_changed_recipe(workspace, name, record, lost, recipes) for name, record in recorded.items()]
     gone = sorted(recipes - set(workspace.settings.coresets))
     of_landed = {name: record.asset_materialization for name, record in landed.items() if record is not None}
     origins = {
@@ -115,7 +122,7 @@ def find_changed_inputs(
         for name, landing in of_landed.items()
         if landing is not None and "origins" in landing.metadata
     }
-    wanted = recipes_of(workspace.settings.coresets)
+    wanted = namespace.recipes_of(workspace.settings.coresets)
     present = {definition: set(instance.get_dynamic_partitions(str(definition.name))) for definition in wanted}
     return ChangedInputs(
         [change for change in changes if change is not None],
@@ -124,25 +131,28 @@ def find_changed_inputs(
         origins,
         recipes_on={definition: sorted(names - present[definition]) for definition, names in wanted.items()},
         recipes_off={definition: sorted(present[definition] - names) for definition, names in wanted.items()},
+        namespace=namespace,
     )
 
 
-def find_lost_scores(workspace: Workspace, instance: dg.DagsterInstance) -> dict[AssetPartition, str]:
+def find_lost_scores(
+    workspace: Workspace, instance: dg.DagsterInstance, namespace: Namespace = PLAIN
+) -> dict[AssetPartition, str]:
     """The scores that Dagster calls made and the stores have no more. Reads the keys of the stores."""
-    sources = set(instance.get_dynamic_partitions(str(SOURCE.name))) & set(workspace.settings.sources)
-    return _of_made(instance, lost_scores(workspace, sources))
+    sources = set(instance.get_dynamic_partitions(str(namespace.source.name))) & set(workspace.settings.sources)
+    return _of_made(instance, lost_scores(workspace, sources), namespace)
 
 
-def _of_made(instance: dg.DagsterInstance, lost: LostTables) -> dict[AssetPartition, str]:
+def _of_made(instance: dg.DagsterInstance, lost: LostTables, namespace: Namespace) -> dict[AssetPartition, str]:
     """Of what is lost, what Dagster calls made. The rest it calls missing."""
 
     @cache
     def made_partitions(asset: str) -> set[str]:
-        return instance.get_materialized_partitions(dg.AssetKey(asset))
+        return instance.get_materialized_partitions(namespace.key(asset))
 
     @cache
     def is_made(asset: str) -> bool:
-        return instance.get_latest_materialization_event(dg.AssetKey(asset)) is not None
+        return instance.get_latest_materialization_event(namespace.key(asset)) is not None
 
     return {
         (asset, partition): why
@@ -173,9 +183,8 @@ def _changed_source(
 
 
 def _changed_recipe(
-    workspace: Workspace, instance: dg.DagsterInstance, name: str, lost: LostTables, partitions: set[str]
+    workspace: Workspace, name: str, record: dg.EventLogRecord | None, lost: LostTables, partitions: set[str]
 ) -> ChangedInput | None:
-    record = last_record(instance, "coreset_spec", name)
     landed_version = None if record is None else data_version_of(record.asset_materialization)
     version = spec_version(workspace.settings.coresets[name])
     if record is None or landed_version != version:
@@ -203,9 +212,13 @@ def partition_requests(
     changed_inputs: ChangedInputs,
 ) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
     """The same as requests, which a sensor returns."""
-    new = {definition: list(changed_inputs.states(asset)) for asset, definition in LANDED_ASSETS.items()}
-    new |= changed_inputs.recipes_on
-    old = {RECIPE: changed_inputs.gone_recipes, **changed_inputs.recipes_off}
+    namespace = changed_inputs.namespace
+    new = {
+        namespace.source: list(changed_inputs.states("raw_dataset")),
+        namespace.recipe: list(changed_inputs.states("coreset_spec")),
+        **changed_inputs.recipes_on,
+    }
+    old = {namespace.recipe: changed_inputs.gone_recipes, **changed_inputs.recipes_off}
     return [
         *(definition.build_add_request(keys) for definition, keys in new.items() if keys),
         *(definition.build_delete_request(keys) for definition, keys in old.items() if keys),
@@ -217,7 +230,7 @@ def landing_runs(changed_inputs: ChangedInputs, assets: Iterable[str]) -> list[d
     return [
         dg.RunRequest(
             run_key=f"{change.asset}:{change.partition}:{change.signature}",
-            asset_selection=[dg.AssetKey(change.asset)],
+            asset_selection=[changed_inputs.namespace.key(change.asset)],
             partition_key=change.partition,
             tags={"dselect/cause": change.state},
         )
@@ -236,7 +249,8 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
     if lands or not lost:
         return []
     over_rows = ["warmup_model", _SCORES, "corpus_index", "neighbors", "near_duplicates", _PAIR_SCORES]
-    rounds = [str(definition.name) for definition in ROUNDS]
+    namespace = changed_inputs.namespace
+    rounds = [asset_of_round(number + 1) for number in range(MAX_ROUNDS)]
     order = [*LANDED_ASSETS, *over_rows, *rounds, "coreset", "held_out", "trial"]
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
 
@@ -246,8 +260,8 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
     first = min(place(asset) for asset, _ in lost)
     return [
         dg.RunRequest(
-            run_key=f"{asset}:{partition}:lost after {_last_record_id(instance, asset, partition)}",
-            asset_selection=[dg.AssetKey(asset)],
+            run_key=f"{asset}:{partition}:lost after {_last_record_id(instance, namespace.key(asset), partition)}",
+            asset_selection=[namespace.key(asset)],
             partition_key=partition,
             tags={"dselect/cause": "lost"},
         )
@@ -256,16 +270,16 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
     ]
 
 
-def _last_record_id(instance: dg.DagsterInstance, asset: str, partition: str | None) -> int | None:
+def _last_record_id(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str | None) -> int | None:
     record = last_record(instance, asset, partition)
     return None if record is None else record.storage_id
 
 
-def last_record(instance: dg.DagsterInstance, asset: str, partition: str | None) -> dg.EventLogRecord | None:
+def last_record(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str | None) -> dg.EventLogRecord | None:
     """The last materialization of an asset, or of one of its partitions; None where it was never made."""
     partitions = None if partition is None else [partition]
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=partitions), limit=1
+        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=partitions), limit=1
     ).records
     return records[0] if records else None
 

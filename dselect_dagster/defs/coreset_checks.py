@@ -18,49 +18,48 @@ import dagster as dg
 
 from dselect_core.lineage.quality_checks import Verdict, beats_random, requirements_met
 from dselect_core.redact import redact_all
-from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.dagster_private import evaluation_of, last_evaluation
 from dselect_dagster.defs.changed_inputs import last_record
-from dselect_dagster.defs.partitions import RECIPE
-from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.corpus import Corpus
+from dselect_dagster.defs.namespace import Namespace
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
-_CORESET = dg.AssetKey("coreset")
-_BEATS, _MET = dg.AssetCheckKey(_CORESET, "beats_random"), dg.AssetCheckKey(_CORESET, "requirements_met")
-_UP_TO_CORESET = {dg.AssetKey("coreset_spec"), dg.AssetKey("candidates"), _CORESET}
+_BEATS, _MET = "beats_random", "requirements_met"
+_UP_TO_CORESET = {"coreset_spec", "candidates", "coreset"}
 
 
-def coreset_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
+def coreset_checks(corpus: Corpus) -> list[dg.AssetChecksDefinition]:
     """`beats_random` where some recipe is tried, and `requirements_met` where some recipe requires something."""
+    coreset = corpus.namespace.key("coreset")
 
     @dg.multi_asset_check(
-        name="coreset_beats_random",
-        specs=[_spec_of_beats()],
+        name=corpus.namespace.prefixed("coreset_beats_random"),
+        specs=[_spec_of_beats(corpus.namespace)],
         can_subset=True,  # so that it may say nothing
     )
     @with_clean_errors
-    def beats(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> Iterator[dg.AssetCheckResult]:
-        place, recipe = workspace.open(), context.partition_key
+    def beats(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        place, recipe = corpus.open(), context.partition_key
         verdict = beats_random(place, recipe)
         if verdict is not None:
             yield dg.AssetCheckResult(
-                asset_key=_CORESET, check_name=_BEATS.name, **_shown(verdict, _severity_of_beats(place, recipe))
+                asset_key=coreset, check_name=_BEATS, **_shown(verdict, _severity_of_beats(place, recipe))
             )
 
     @dg.asset_check(
-        asset=_CORESET,
-        name=_MET.name,
-        partitions_def=RECIPE,
+        asset=coreset,
+        name=_MET,
+        partitions_def=corpus.namespace.recipe,
         blocking=True,
         description="what the recipe's `require` names holds; else all but its trial is held back",
     )
     @with_clean_errors
-    def met(context: dg.AssetCheckExecutionContext, workspace: WorkspaceResource) -> dg.AssetCheckResult:
-        verdict = requirements_met(workspace.open(), context.partition_key)
-        return dg.AssetCheckResult(**_shown(verdict, _severity_of_met(verdict, context)))
+    def met(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        verdict = requirements_met(corpus.open(), context.partition_key)
+        return dg.AssetCheckResult(**_shown(verdict, _severity_of_met(verdict, _selected(context, corpus.namespace))))
 
-    specs = settings.coresets.values()
+    specs = corpus.settings.coresets.values()
     checks: list[dg.AssetChecksDefinition] = []
     if any(spec.trial for spec in specs):
         checks.append(beats)
@@ -69,13 +68,13 @@ def coreset_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     return checks
 
 
-def _spec_of_beats() -> dg.AssetCheckSpec:
+def _spec_of_beats(namespace: Namespace) -> dg.AssetCheckSpec:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # of partitions, which the other checks have too
         return dg.AssetCheckSpec(
-            _BEATS.name,
-            asset=_CORESET,
-            partitions_def=RECIPE,
+            _BEATS,
+            asset=namespace.key("coreset"),
+            partitions_def=namespace.recipe,
             description="tuned on, it beats random draws of its size at 95%; said by its trial, where it has one",
         )
 
@@ -100,25 +99,30 @@ class DueCheck:
 
 
 def due_checks(
-    workspace: Workspace, instance: dg.DagsterInstance, recipes: Collection[str] | None = None
+    workspace: Workspace,
+    instance: dg.DagsterInstance,
+    namespace: Namespace,
+    recipes: Collection[str] | None = None,
 ) -> list[DueCheck]:
     """The checks to evaluate anew, of the coresets as they were made last. recipes: by default all."""
     specs = workspace.settings.coresets
     if not any(spec.trial for spec in specs.values()):
         return []
+    coreset = namespace.key("coreset")
     some_require = any(spec.require for spec in specs.values())
     due = []
-    for recipe in sorted(instance.get_dynamic_partitions(str(RECIPE.name)) if recipes is None else recipes):
-        made = last_record(instance, "coreset", recipe)
+    for recipe in sorted(instance.get_dynamic_partitions(str(namespace.recipe.name)) if recipes is None else recipes):
+        made = last_record(instance, coreset, recipe)
         if made is None or recipe not in specs:
             continue
         results = [(_BEATS, beats_random(workspace, recipe), _severity_of_beats(workspace, recipe))]
         if some_require:
             met = requirements_met(workspace, recipe)
             results.append((_MET, met, _severity_of_met(met)))
-        for check, verdict, severity in results:
+        for name, verdict, severity in results:
             if verdict is None:
                 continue
+            check = dg.AssetCheckKey(coreset, name)
             shown, last = _shown(verdict, severity), last_evaluation(instance, made, check, recipe)
             is_same = last.result is not None and all(
                 getattr(last.result, part) == shown[part] for part in ("passed", "severity", "description")
@@ -157,13 +161,20 @@ def _severity_of_beats(workspace: Workspace, recipe: str) -> dg.AssetCheckSeveri
     return dg.AssetCheckSeverity.ERROR if required else dg.AssetCheckSeverity.WARN
 
 
-def _severity_of_met(verdict: Verdict, context: dg.AssetCheckExecutionContext | None = None) -> dg.AssetCheckSeverity:
+def _selected(context: dg.AssetCheckExecutionContext, namespace: Namespace) -> set[str] | None:
+    """The assets that the check's run makes, by plain name; None: all."""
+    selected = context.run.asset_selection
+    return None if selected is None else {namespace.asset(key) for key in selected}
+
+
+def _severity_of_met(verdict: Verdict, selected: Collection[str] | None = ()) -> dg.AssetCheckSeverity:
     """An error; a warning where nothing is known yet, or each run that makes a coreset would fail until it is tried.
+
+    selected: assets that the run of the check makes; None: all. Empty: the check alone.
 
     An automation condition is held back by either. Where more than the coreset is in the run, only an error holds the
     rest back.
     """
-    selected = None if context is None else context.run.asset_selection
-    is_alone = context is None or (selected is not None and selected <= _UP_TO_CORESET)
+    is_alone = selected is not None and set(selected) <= _UP_TO_CORESET
     is_known = verdict.facts.get("known", True)
     return dg.AssetCheckSeverity.WARN if not is_known and is_alone else dg.AssetCheckSeverity.ERROR

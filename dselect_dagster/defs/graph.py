@@ -17,40 +17,50 @@ from dselect_dagster.defs.assets import (
 )
 from dselect_dagster.defs.code_versions import code_versions
 from dselect_dagster.defs.coreset_checks import coreset_checks
-from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.schedules import landing_schedules
 from dselect_dagster.defs.sensors import automation, sources_and_recipes
 
 
 def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
-    """The graph for these settings. `config`: path the runs read the settings from ("" for the one in force).
+    """The code location of one corpus, under plain names. config: path the runs read the settings from.
+
+    "" for the file in force.
+    """
+    # One process a run: the steps share one loaded model, and torch is imported once.
+    return dg.Definitions.merge(
+        corpus_definitions(Corpus.of_file(settings, config)), dg.Definitions(executor=dg.in_process_executor)
+    )
+
+
+def corpus_definitions(corpus: Corpus) -> dg.Definitions:
+    """The graph of one corpus, to stand beside others: no resource, no executor, nothing under a name that is not ours.
 
     An asset that no recipe reads is in the graph, to be materialised by hand, but nothing requests it. So is `trial`
     where no recipe is tried. Of d3's rounds there are as many as some recipe has.
     """
+    settings = corpus.settings
     needed = needed_kinds(settings)
     versions = code_versions(settings)
     assets = [
-        raw_dataset.raw_dataset(settings.owners),
-        warmup_model.warmup_model(settings, versions["warmup_model"]),
-        *scores.score_assets(settings, needed, versions),
-        pool.corpus_index(settings, needed),
-        pool.neighbors(settings, versions["neighbors"]),
-        *near_duplicates.near_duplicates(settings, versions),
-        *pool.pair_score_assets(settings, needed, versions),
-        coreset.coreset_spec(settings),
-        coreset.candidates(settings, needed),
-        *d3_round.d3_rounds(settings, versions["d3_round"]),
-        coreset.coreset(settings),
-        trial.held_out(settings, versions["held_out"]),
-        trial.trial(settings, versions["trial"]),
+        raw_dataset.raw_dataset(corpus),
+        warmup_model.warmup_model(corpus, versions["warmup_model"]),
+        *scores.score_assets(corpus, needed, versions),
+        pool.corpus_index(corpus, needed),
+        pool.neighbors(corpus, versions["neighbors"]),
+        *near_duplicates.near_duplicates(corpus, versions),
+        *pool.pair_score_assets(corpus, needed, versions),
+        coreset.coreset_spec(corpus),
+        coreset.candidates(corpus, needed),
+        *d3_round.d3_rounds(corpus, versions["d3_round"]),
+        coreset.coreset(corpus),
+        trial.held_out(corpus, versions["held_out"]),
+        trial.trial(corpus, versions["trial"]),
     ]
+    own = dg.AssetSelection.assets(*(key for asset in assets for key in asset.keys))
     return dg.Definitions(
         assets=assets,
-        asset_checks=[*asset_checks(needed), *near_duplicate_checks(settings), *coreset_checks(settings)],
-        sensors=[sources_and_recipes, automation],
-        schedules=landing_schedules(settings.schedule),
-        resources={"workspace": WorkspaceResource(config=config)},
-        # One process a run: the steps share one loaded model, and torch is imported once.
-        executor=dg.in_process_executor,
+        asset_checks=[*asset_checks(corpus, needed), *near_duplicate_checks(corpus), *coreset_checks(corpus)],
+        sensors=[sources_and_recipes(corpus, own), automation(corpus, own)],
+        schedules=landing_schedules(corpus),
     )

@@ -16,41 +16,49 @@ from dselect_dagster.defs.changed_inputs import (
     restoring_runs,
 )
 from dselect_dagster.defs.coreset_checks import check_runs, due_checks
-from dselect_dagster.defs.resources import WorkspaceResource
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.run_errors import with_clean_errors
 
 
-@dg.sensor(
-    asset_selection=dg.AssetSelection.all(),
-    minimum_interval_seconds=60,
-    description=(
-        "Lands sources and recipes that are new, changed or gone: by file size and etag or time. Makes again what was "
-        "made and is not in the storage any more."
-    ),
-)
-@with_clean_errors
-def sources_and_recipes(context: dg.SensorEvaluationContext, workspace: WorkspaceResource) -> dg.SensorResult:
-    """Request a run for each change, with a partition where it is new, and for what is lost.
+def sources_and_recipes(corpus: Corpus, own: dg.AssetSelection) -> dg.SensorDefinition:
+    """The sensor that lands. own: all assets of the corpus."""
 
-    Checks that a change of the settings alone decides anew, as an edited `require` does, are evaluated.
-    """
-    place = workspace.open()
-    changed_inputs = find_changed_inputs(place, context.instance)
-    return dg.SensorResult(
-        run_requests=[
-            *landing_runs(changed_inputs, LANDED_ASSETS),
-            *restoring_runs(changed_inputs, context.instance),
-            *check_runs(due_checks(place, context.instance)),
-        ],
-        dynamic_partitions_requests=partition_requests(changed_inputs),
+    @dg.sensor(
+        name=corpus.namespace.prefixed("sources_and_recipes"),
+        asset_selection=own,
+        minimum_interval_seconds=60,
+        description=(
+            "Lands sources and recipes that are new, changed or gone: by file size and etag or time. Makes again what "
+            "was made and is not in the storage any more."
+        ),
     )
+    @with_clean_errors
+    def sources_and_recipes(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        """Request a run for each change, with a partition where it is new, and for what is lost.
+
+        Checks that a change of the settings alone decides anew, as an edited `require` does, are evaluated.
+        """
+        place, namespace = corpus.open(), corpus.namespace
+        changed_inputs = find_changed_inputs(place, context.instance, namespace)
+        return dg.SensorResult(
+            run_requests=[
+                *landing_runs(changed_inputs, LANDED_ASSETS),
+                *restoring_runs(changed_inputs, context.instance),
+                *check_runs(due_checks(place, context.instance, namespace)),
+            ],
+            dynamic_partitions_requests=partition_requests(changed_inputs),
+        )
+
+    return sources_and_recipes
 
 
-automation = dg.AutomationConditionSensorDefinition(
-    "automation",
-    target=dg.AssetSelection.all(),
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.STOPPED,
-    # Plain runs: a backfill is one more thing that can be left half done.
-    emit_backfills=False,
-)
+def automation(corpus: Corpus, own: dg.AssetSelection) -> dg.AutomationConditionSensorDefinition:
+    """The sensor that makes what follows. own: all assets of the corpus, so that a team's own keep their sensor."""
+    return dg.AutomationConditionSensorDefinition(
+        corpus.namespace.prefixed("automation"),
+        target=own,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        # Plain runs: a backfill is one more thing that can be left half done.
+        emit_backfills=False,
+    )

@@ -19,7 +19,7 @@ from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata
 from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, find_lost_scores
-from dselect_dagster.defs.partitions import may_read
+from dselect_dagster.defs.namespace import Namespace
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.scope import Scope
 
@@ -31,13 +31,20 @@ class LostPartitions:
     """
 
     def __init__(
-        self, workspace: Workspace, instance: dg.DagsterInstance, scope: Scope, graph: AssetGraph, found: LostTables
+        self,
+        workspace: Workspace,
+        instance: dg.DagsterInstance,
+        namespace: Namespace,
+        scope: Scope,
+        graph: AssetGraph,
+        found: LostTables,
     ):
         self._workspace = workspace
         self._instance = instance
+        self._namespace = namespace
         self._scope = scope
         self._graph = graph
-        self._tried = {key for key in self._in_scope(found) if key[0].to_user_string() in LANDED_ASSETS}
+        self._tried = {key for key in self._in_scope(found) if namespace.asset(key[0]) in LANDED_ASSETS}
         self._is_checked = not found
         self.lost = self._in_scope(found)
 
@@ -46,7 +53,9 @@ class LostPartitions:
         blocked = set(failed)
         restorable = []
         for key in self._graph.sorted(set(self.lost) - self._tried):
-            if key in failed or (key[0] not in ALLOW_MISSING_DEPS and self._reads_any(key, blocked)):
+            if key in failed or (
+                self._namespace.asset(key[0]) not in ALLOW_MISSING_DEPS and self._reads_any(key, blocked)
+            ):
                 blocked.add(key)
             else:
                 restorable.append(key)
@@ -56,7 +65,7 @@ class LostPartitions:
         """Note that these partitions were made, or failed. Attempts that failed in them are for the next refresh."""
         settings = self._workspace.settings
         retrying = {kind.asset for kind in all_kinds().values() if kind.retry(settings)}
-        done = {key for key in keys if key in self.lost or key[0].to_user_string() in retrying}
+        done = {key for key in keys if key in self.lost or self._namespace.asset(key[0]) in retrying}
         self._tried |= done
         self._is_checked = self._is_checked and not done
 
@@ -65,8 +74,9 @@ class LostPartitions:
         if self._is_checked:
             return False
         self._is_checked = True
-        changed_inputs = find_changed_inputs(self._workspace, self._instance, save_verified=True)
-        self.lost = self._in_scope({**changed_inputs.lost, **find_lost_scores(self._workspace, self._instance)})
+        changed_inputs = find_changed_inputs(self._workspace, self._instance, self._namespace, save_verified=True)
+        scores = find_lost_scores(self._workspace, self._instance, self._namespace)
+        self.lost = self._in_scope({**changed_inputs.lost, **scores})
         return bool(self.restorable(failed))
 
     def look_at_origins(self, origins: Mapping[str, str], failed: set[AssetPartition]) -> bool:
@@ -75,7 +85,7 @@ class LostPartitions:
         They are written again. origins: by source, as it landed last on this instance; the tables decide, for others
         may have landed since. Returns whether there is more to restore.
         """
-        made = self._instance.get_materialized_partitions(dg.AssetKey("coreset")) if origins else set()
+        made = self._instance.get_materialized_partitions(self._namespace.key("coreset")) if origins else set()
         found: dict[tuple[str, str | None], str] = {}
         for recipe in made & set(self._workspace.settings.coresets):
             manifest = readable_manifest(self._workspace, recipe)
@@ -85,14 +95,15 @@ class LostPartitions:
         return bool(self.restorable(failed))
 
     def _in_scope(self, lost: LostTables) -> dict[AssetPartition, str]:
-        keyed = {(dg.AssetKey.from_user_string(asset), partition): why for (asset, partition), why in lost.items()}
+        keyed = {(self._namespace.key(asset), partition): why for (asset, partition), why in lost.items()}
         return {key: why for key, why in keyed.items() if self._scope.includes(*key)}
 
     def _reads_any(self, key: AssetPartition, others: set[AssetPartition]) -> bool:
         asset, partition = key
         parents, own_partitions = self._graph.parents(asset), self._graph.partitions(asset)
         return any(
-            other in parents and may_read(own_partitions, partition, self._graph.partitions(other), other_partition)
+            other in parents
+            and self._namespace.may_read(own_partitions, partition, self._graph.partitions(other), other_partition)
             for other, other_partition in others
         )
 

@@ -11,7 +11,7 @@ from dselect_core.lineage.make_plan import make_plan
 from dselect_core.lineage.plan import Plan, Rate
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.changed_inputs import ChangedInputs, data_version_of, find_changed_inputs, last_record
-from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness
 
@@ -26,37 +26,38 @@ def plan_refresh(
     *,
     select: dg.AssetSelection | None = None,
     recipe: str | None = None,
+    namespace: Namespace = PLAIN,
 ) -> tuple[ChangedInputs, Plan]:
     """What `refresh` would do with the same arguments. Runs nothing and writes nothing.
 
     Raises DselectError where the settings name something that cannot be read.
     """
-    changed_inputs = find_changed_inputs(workspace, instance)
+    changed_inputs = find_changed_inputs(workspace, instance, namespace)
     back = changed_inputs.recipes_back
     recipes = [name for name, state in changed_inputs.states("coreset_spec").items() if state != "lost"]
-    stale_partitions = Staleness(defs, instance).stale_partitions(
+    stale_partitions = Staleness(defs, instance, namespace).stale_partitions(
         changed_inputs.partitions_to_come, changed_inputs.partitions_to_go
     )
-    indexed = last_record(instance, "corpus_index", None)
+    indexed = last_record(instance, namespace.key("corpus_index"), None)
     plan = make_plan(
         workspace,
         landing=changed_inputs.states("raw_dataset"),
         recipes=[name for name in recipes if name not in back],
         back=back,
-        sources=set(instance.get_dynamic_partitions(str(SOURCE.name))) | set(workspace.settings.sources),
-        stale={(stale.asset.to_user_string(), stale.partition): stale.why for stale in stale_partitions},
-        rates=read_rates(defs, instance),
+        sources=set(instance.get_dynamic_partitions(str(namespace.source.name))) | set(workspace.settings.sources),
+        stale={(namespace.asset(stale.asset), stale.partition): stale.why for stale in stale_partitions},
+        rates=read_rates(defs, instance, namespace),
         lost=changed_inputs.lost,
         landed_versions=changed_inputs.landed_versions,
         index_version=None if indexed is None else data_version_of(indexed.asset_materialization),
     )
-    scope = Scope(defs, select, recipe)
-    steps = [step for step in plan.steps if scope.includes(dg.AssetKey.from_user_string(step.asset), step.partition)]
-    lost = {key: why for key, why in plan.lost.items() if scope.includes(dg.AssetKey.from_user_string(key[0]), key[1])}
+    scope = Scope(defs, select, recipe, namespace)
+    steps = [step for step in plan.steps if scope.includes(namespace.key(step.asset), step.partition)]
+    lost = {key: why for key, why in plan.lost.items() if scope.includes(namespace.key(key[0]), key[1])}
     return changed_inputs, replace(plan, steps=steps, lost=lost)
 
 
-def read_rates(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Rate]:
+def read_rates(defs: dg.Definitions, instance: dg.DagsterInstance, namespace: Namespace) -> dict[str, Rate]:
     """Per asset what its last runs took: seconds per computed row and token, and of a run that computed nothing."""
     rates = {}
     for asset in defs.resolve_all_asset_keys():
@@ -69,5 +70,5 @@ def read_rates(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, 
             if record.asset_materialization is not None
         ]
         if figures:
-            rates[asset.to_user_string()] = Rate.of(figures)
+            rates[namespace.asset(asset)] = Rate.of(figures)
     return rates

@@ -41,6 +41,7 @@ from dselect_dagster.defs.changed_inputs import (
     register_partitions,
 )
 from dselect_dagster.defs.coreset_checks import due_checks
+from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.condition_cursor import ConditionCursor
 from dselect_dagster.refresh.lost_partitions import LostPartitions
@@ -107,32 +108,36 @@ def refresh(
     *,
     select: dg.AssetSelection | None = None,
     recipe: str | None = None,
+    namespace: Namespace = PLAIN,
     lost: LostTables | None = None,
     on_run: Callable[[str], None] = lambda _: None,
 ) -> RefreshResult:
     """Bring the graph up to date.
 
-    select: only these assets; recipe: only this recipe's coreset (what it rests on is made for all).
+    select: only these assets; recipe: only this recipe's coreset (what it rests on is made for all). namespace: the
+    names that the definitions carry.
     lost: what `plan_refresh` found lost; None: it is looked for here.
     on_run: called with the name of each run as it starts.
 
     A run that fails raises nothing: its errors are in the result. Raises Stopped when somebody asks to stop
     (dselect_core/stop.py): what the run in hand finished is kept, and no other starts.
     """
-    scope = Scope(defs, select, recipe)
+    scope = Scope(defs, select, recipe, namespace)
     _fail_abandoned_runs(instance)
-    changed_inputs = find_changed_inputs(workspace, instance, save_verified=True)
+    changed_inputs = find_changed_inputs(workspace, instance, namespace, save_verified=True)
     register_partitions(changed_inputs, instance)
     result = RefreshResult(changed_inputs)
 
-    landing = [(dg.AssetKey(change.asset), change.partition) for change in changed_inputs.changes]
+    landing = [(namespace.key(change.asset), change.partition) for change in changed_inputs.changes]
     _run(defs, instance, [key for key in landing if scope.includes(*key)], result, on_run)
 
-    graph, readiness, cursor = AssetGraph(defs), _with_readiness_conditions(defs), ConditionCursor(defs, instance)
-    found_lost = {**changed_inputs.lost, **(find_lost_scores(workspace, instance) if lost is None else lost)}
-    restoring = LostPartitions(workspace, instance, scope, graph, found_lost)
+    graph, readiness = AssetGraph(defs), _with_readiness_conditions(defs, namespace)
+    cursor = ConditionCursor(defs, instance, namespace)
+    lost_scores = find_lost_scores(workspace, instance, namespace) if lost is None else lost
+    found_lost = {**changed_inputs.lost, **lost_scores}
+    restoring = LostPartitions(workspace, instance, namespace, scope, graph, found_lost)
     while True:
-        staleness = Staleness(defs, instance)
+        staleness = Staleness(defs, instance, namespace)
         not_compared = {asset for asset in graph if staleness.is_over_partition_limit(asset)}
         stale_partitions = staleness.stale_partitions()
         # Nothing runs again in one refresh after it failed: its message is already in the result.
@@ -155,18 +160,19 @@ def refresh(
         cursor.save(postponed=[key for key in requested if key not in keys])
         restoring.tried(keys)
         # Coresets that were made meanwhile name the files of now.
-        origins, failed = {**changed_inputs.origins, **_origins_of(result)}, result.failed_partitions
+        origins, failed = {**changed_inputs.origins, **_origins_of(result, namespace)}, result.failed_partitions
         if not keys and not restoring.look_again(failed) and not restoring.look_at_origins(origins, failed):
-            _evaluate_checks(defs, instance, workspace, result)
+            _evaluate_checks(defs, instance, workspace, namespace, result)
             result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
             result.held_back = held_back(workspace, [recipe] if recipe else None)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
             return result
 
 
-def _origins_of(result: RefreshResult) -> dict[str, str]:
+def _origins_of(result: RefreshResult, namespace: Namespace) -> dict[str, str]:
     """{source: version of where its samples stand} of the sources that the refresh landed."""
-    landed = [m for run in result.runs for m in run.materializations if m.asset_key == dg.AssetKey("raw_dataset")]
+    raw_dataset = namespace.key("raw_dataset")
+    landed = [m for run in result.runs for m in run.materializations if m.asset_key == raw_dataset]
     return {str(m.partition): str(m.metadata["origins"].value) for m in landed}
 
 
@@ -180,11 +186,15 @@ def _left_out(workspace: Workspace, recipe: str | None) -> dict[str, str]:
 
 
 def _evaluate_checks(
-    defs: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace, result: RefreshResult
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    workspace: Workspace,
+    namespace: Namespace,
+    result: RefreshResult,
 ) -> None:
     """Those that no run of this refresh evaluated, and that say something else by now."""
     checks: dict[str, list[dg.AssetCheckKey]] = defaultdict(list)
-    for due in due_checks(workspace, instance):
+    for due in due_checks(workspace, instance, namespace):
         checks[due.recipe].append(due.check)
     for recipe, keys in checks.items():
         run_checks(defs, instance, keys, recipe, _tags(result))
@@ -216,13 +226,15 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _with_readiness_conditions(defs: dg.Definitions) -> dg.Definitions:
+def _with_readiness_conditions(defs: dg.Definitions, namespace: Namespace) -> dg.Definitions:
     """The same graph with conditions without triggers: the inputs are there and passed their checks."""
 
     def set_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
+        asset = namespace.asset(spec.key)
         condition = inputs_are_ready(
-            allow_missing_deps=spec.key in ALLOW_MISSING_DEPS,
-            blocked_by_coreset=spec.key not in NOT_BLOCKED_BY_CORESET,
+            namespace,
+            allow_missing_deps=asset in ALLOW_MISSING_DEPS,
+            blocked_by_coreset=asset not in NOT_BLOCKED_BY_CORESET,
         )
         return spec.replace_attributes(automation_condition=condition if spec.automation_condition else None)
 

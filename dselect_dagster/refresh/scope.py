@@ -3,7 +3,7 @@
 import dagster as dg
 
 from dselect_dagster.dagster_private import select_assets
-from dselect_dagster.defs.partitions import OF_RECIPES
+from dselect_dagster.defs.namespace import Namespace
 from dselect_dagster.refresh.asset_graph import AssetGraph
 
 
@@ -13,8 +13,11 @@ class Scope:
     select: only these assets; recipe: only this recipe's coreset and trial, and all of what they rest on. None: all.
     """
 
-    def __init__(self, defs: dg.Definitions, select: dg.AssetSelection | None, recipe: str | None):
+    def __init__(
+        self, defs: dg.Definitions, select: dg.AssetSelection | None, recipe: str | None, namespace: Namespace
+    ):
         self._graph = AssetGraph(defs)
+        self._of_recipes = namespace.of_recipes
         self._assets = set(self._graph) if select is None else select_assets(defs, select)
         self._recipe = recipe
 
@@ -22,4 +25,6 @@ class Scope:
         """Whether the command may make this partition."""
         if asset not in self._assets:
             return False
-        return self._recipe is None or self._graph.partitions(asset) not in OF_RECIPES or partition == self._recipe
+        return (
+            self._recipe is None or self._graph.partitions(asset) not in self._of_recipes or partition == self._recipe
+        )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from dselect_core.rounds.round_record import asset_of_round
+from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_dagster.dagster_private import (
     StaleCause,
     StaleCauseCategory,
@@ -16,14 +18,12 @@ from dselect_dagster.dagster_private import (
     staleness_partition_limit,
 )
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
-from dselect_dagster.defs.partitions import ROUNDS, may_read
+from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 
 # Made once and kept: new rows do not make another model (see its condition in defs/automation_condition.py).
-PINNED_ASSETS = frozenset({dg.AssetKey("warmup_model")})
-
-
-_ROUNDS = frozenset(dg.AssetKey(str(definition.name)) for definition in ROUNDS)
+PINNED_ASSETS = frozenset({"warmup_model"})
+_ROUNDS = frozenset(asset_of_round(number + 1) for number in range(MAX_ROUNDS))
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class StalePartition:
 class Staleness:
     """The staleness of the graph at one moment: make a new one after runs."""
 
-    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance):
+    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, namespace: Namespace = PLAIN):
         self.graph = AssetGraph(defs)
+        self._namespace = namespace
         self._resolver = StalenessResolver(defs, instance)
 
     def check(self, asset: dg.AssetKey, partition: str | None) -> StalePartition | None:
@@ -51,7 +52,7 @@ class Staleness:
         if status == StaleStatus.MISSING:
             return StalePartition(asset, partition, True, "never made")
         causes = [cause for cause in self._resolver.get_stale_causes(asset, partition) if not self._is_past(cause)]
-        if asset in PINNED_ASSETS:
+        if self._namespace.asset(asset) in PINNED_ASSETS:
             causes = [cause for cause in causes if cause.category == StaleCauseCategory.CODE]
         if not causes:
             return None
@@ -63,7 +64,7 @@ class Staleness:
         return (
             cause.category == StaleCauseCategory.DEPENDENCIES
             and dependency is not None
-            and dependency.asset_key in _ROUNDS
+            and self._namespace.asset(dependency.asset_key) in _ROUNDS
             and dependency.asset_key not in self.graph.specs
         )
 
@@ -93,7 +94,7 @@ class Staleness:
 
     def unused_assets(self) -> list[dg.AssetKey]:
         """Score assets that no recipe reads, so that nothing requests them."""
-        others = {dg.AssetKey(asset) for asset in (*LANDED_ASSETS, "held_out", "trial")}
+        others = set(self._namespace.keys(*LANDED_ASSETS, "held_out", "trial"))
         return [asset for asset in self.graph if asset not in others and not self.graph.is_automated(asset)]
 
     def waits_for_any(self, asset_partition: AssetPartition, upcoming: list[AssetPartition]) -> bool:
@@ -102,7 +103,8 @@ class Staleness:
         ancestors = self.graph.ancestors(asset)
         own_partitions = self.graph.partitions(asset)
         return any(
-            other in ancestors and may_read(own_partitions, partition, self.graph.partitions(other), other_partition)
+            other in ancestors
+            and self._namespace.may_read(own_partitions, partition, self.graph.partitions(other), other_partition)
             for other, other_partition in upcoming
         )
 
@@ -121,10 +123,11 @@ class Staleness:
         return list(definition.get_partition_keys(dynamic_partitions_store=self._resolver.partition_names))
 
 
-def stale_trials(defs: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, str]:
+def stale_trials(defs: dg.Definitions, instance: dg.DagsterInstance, namespace: Namespace = PLAIN) -> dict[str, str]:
     """{recipe: why} of the trials that were made and are behind their inputs."""
-    stale = Staleness(defs, instance).stale_partitions()
-    return {str(each.partition): each.why for each in stale if each.asset == dg.AssetKey("trial") and not each.missing}
+    stale = Staleness(defs, instance, namespace).stale_partitions()
+    trial = namespace.key("trial")
+    return {str(each.partition): each.why for each in stale if each.asset == trial and not each.missing}
 
 
 def _describe(cause: StaleCause) -> str:

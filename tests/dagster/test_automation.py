@@ -5,6 +5,7 @@ import pytest
 
 from dselect_dagster.dagster_private import evaluate_conditions
 from dselect_dagster.defs.automation_condition import on_input_change, once_there_is_data
+from dselect_dagster.defs.namespace import PLAIN
 from tests.dagster.dagster_private import end_run, start_run
 
 PARTS = dg.DynamicPartitionsDefinition(name="part")
@@ -23,15 +24,15 @@ class Model:
         def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             return dg.MaterializeResult(data_version=dg.DataVersion(self.content[context.partition_key]))
 
-        @dg.asset(partitions_def=PARTS, deps=[raw], automation_condition=on_input_change())
+        @dg.asset(partitions_def=PARTS, deps=[raw], automation_condition=on_input_change(PLAIN))
         def score(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             return dg.MaterializeResult(data_version=dg.DataVersion("s" + self.content[context.partition_key]))
 
-        @dg.asset(deps=[score], automation_condition=on_input_change(allow_missing_deps=True))
+        @dg.asset(deps=[score], automation_condition=on_input_change(PLAIN, allow_missing_deps=True))
         def index() -> dg.MaterializeResult:
             return dg.MaterializeResult(data_version=dg.DataVersion(str(sorted(self.content.items()))))
 
-        @dg.asset(deps=[raw], automation_condition=once_there_is_data())
+        @dg.asset(deps=[raw], automation_condition=once_there_is_data(PLAIN))
         def model() -> None: ...
 
         @dg.asset_check(asset=raw, blocking=True, partitions_def=PARTS)

@@ -5,7 +5,7 @@ import pytest
 
 from dselect_dagster.dagster_private import evaluate_conditions
 from dselect_dagster.defs.automation_condition import on_input_change
-from dselect_dagster.defs.partitions import RECIPE, ROUNDS
+from dselect_dagster.defs.namespace import PLAIN
 
 ASSETS = ["index", "candidates", "d3_round_1", "d3_round_2", "coreset"]
 
@@ -18,9 +18,9 @@ class Model:
         self.cursor: str | None = None
         self.content = "1"
         self.define("1")
-        self.instance.add_dynamic_partitions(str(RECIPE.name), ["plain", "rounds"])
+        self.instance.add_dynamic_partitions(str(PLAIN.recipe.name), ["plain", "rounds"])
         for number in (0, 1):
-            self.instance.add_dynamic_partitions(str(ROUNDS[number].name), ["rounds"])
+            self.instance.add_dynamic_partitions(str(PLAIN.rounds[number].name), ["rounds"])
 
     def define(self, code: str) -> None:
         """The definitions, with this code of the rounds."""
@@ -32,7 +32,7 @@ class Model:
             return [dg.AssetDep(name, partition_mapping=dg.IdentityPartitionMapping()) for name in names]
 
         def condition(*waits_for: str) -> dg.AutomationCondition:
-            return on_input_change(waits_for=waits_for)
+            return on_input_change(PLAIN, waits_for=waits_for)
 
         first, second = ASSETS[2:4]
 
@@ -40,14 +40,14 @@ class Model:
         def index() -> dg.MaterializeResult:
             return version()
 
-        @dg.asset(deps=[index], partitions_def=RECIPE, automation_condition=condition())
+        @dg.asset(deps=[index], partitions_def=PLAIN.recipe, automation_condition=condition())
         def candidates() -> dg.MaterializeResult:
             return version()
 
         @dg.asset(
             name=first,
             deps=of_recipe("candidates"),
-            partitions_def=ROUNDS[0],
+            partitions_def=PLAIN.rounds[0],
             code_version=code,
             automation_condition=condition(),
         )
@@ -57,7 +57,7 @@ class Model:
         @dg.asset(
             name=second,
             deps=of_recipe("candidates", first),
-            partitions_def=ROUNDS[1],
+            partitions_def=PLAIN.rounds[1],
             code_version=code,
             automation_condition=condition(first),
         )
@@ -66,7 +66,7 @@ class Model:
 
         @dg.asset(
             deps=["candidates", *of_recipe(first, second)],
-            partitions_def=RECIPE,
+            partitions_def=PLAIN.recipe,
             automation_condition=condition(first, second),
         )
         def coreset() -> dg.MaterializeResult:

@@ -8,10 +8,9 @@ import pytest
 import yaml
 
 from dselect_core.settings.settings import load_settings
+from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, landing_runs
 from dselect_dagster.defs.graph import build_definitions
-from dselect_dagster.defs.resources import WorkspaceResource
-from dselect_dagster.defs.sensors import sources_and_recipes
 
 ROW = {"instruction": "Say a", "input": "", "output": "a"}
 
@@ -30,9 +29,8 @@ class Deployment:
 
     def tick(self) -> list[tuple[str, str | None]]:
         """One evaluation; what it asks for is run, as the daemon would."""
-        resource = WorkspaceResource(config=str(self.config))
-        context = dg.build_sensor_context(instance=self.instance, resources={"workspace": resource})
-        result = sources_and_recipes(context)
+        defs = build_definitions(load_settings(self.config), str(self.config))
+        result = defs.resolve_sensor_def("sources_and_recipes")(dg.build_sensor_context(instance=self.instance))
         assert isinstance(result, dg.SensorResult)
         for request in result.dynamic_partitions_requests or []:
             name = request.partitions_def_name
@@ -41,7 +39,7 @@ class Deployment:
             else:
                 for key in request.partition_keys:
                     self.instance.delete_dynamic_partition(name, key)
-        job = build_definitions(load_settings(self.config), str(self.config)).resolve_implicit_global_asset_job_def()
+        job = defs.resolve_implicit_global_asset_job_def()
         asked = []
         for run in result.run_requests or []:
             assert run.asset_selection is not None
@@ -98,8 +96,7 @@ def test_each_loss_and_each_return_of_a_recipe_has_a_run_of_its_own(deployment: 
     path = deployment.folder / ".dselect" / "raw" / "a" / "samples.parquet"
 
     def keys() -> list[str | None]:
-        workspace = WorkspaceResource(config=str(deployment.config)).open()
-        changed_inputs = find_changed_inputs(workspace, deployment.instance)
+        changed_inputs = find_changed_inputs(Workspace(load_settings(deployment.config)), deployment.instance)
         return [run.run_key for run in landing_runs(changed_inputs, LANDED_ASSETS)]
 
     seen = []
@@ -118,12 +115,9 @@ def test_each_loss_and_each_return_of_a_recipe_has_a_run_of_its_own(deployment: 
 
 
 def at_night(deployment: Deployment, schedule: str = "refresh_sources") -> list[dg.RunRequest]:
-    resource = WorkspaceResource(config=str(deployment.config))
     repository = build_definitions(load_settings(deployment.config), str(deployment.config)).get_repository_def()
     # Left open, the instance that the context enters would stay Dagster's current one, also once it is gone.
-    with dg.build_schedule_context(
-        instance=deployment.instance, repository_def=repository, resources={"workspace": resource}
-    ) as context:
+    with dg.build_schedule_context(instance=deployment.instance, repository_def=repository) as context:
         return list(repository.get_schedule_def(schedule).evaluate_tick(context).run_requests or [])
 
 

@@ -13,9 +13,7 @@ import pytest
 from dselect_core.trials.report import AgainstRandom, Word, read_report, write_report
 from dselect_dagster.dagster_private import evaluate_conditions, last_evaluation, run_assets, run_checks
 from dselect_dagster.defs.graph import build_definitions
-from dselect_dagster.defs.partitions import RECIPE
-from dselect_dagster.defs.resources import WorkspaceResource
-from dselect_dagster.defs.sensors import sources_and_recipes
+from dselect_dagster.defs.namespace import PLAIN
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import Graph, alpaca, settings_of
 from tests.e2e.test_cli import dselect
@@ -29,7 +27,7 @@ CORESET = dg.AssetKey("coreset")
 
 
 @dg.asset(
-    partitions_def=RECIPE,
+    partitions_def=PLAIN.recipe,
     deps=["coreset"],
     automation_condition=dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed(),
 )
@@ -176,10 +174,9 @@ def test_the_landing_sensor_asks_once_for_a_check_that_the_settings_decide_anew(
     def asked() -> list[dg.RunRequest]:
         with graph.instance() as instance:
             defs = build_definitions(settings_of(graph), str(graph.config))
-            resource = {"workspace": WorkspaceResource(config=str(graph.config))}
             repository = defs.get_repository_def()
-            context = dg.build_sensor_context(instance=instance, repository_def=repository, resources=resource)
-            requests = list(sources_and_recipes.evaluate_tick(context).run_requests or [])
+            context = dg.build_sensor_context(instance=instance, repository_def=repository)
+            requests = list(repository.get_sensor_def("sources_and_recipes").evaluate_tick(context).run_requests or [])
             for request in requests:
                 assert request.asset_selection == []  # nothing is made
                 run_checks(defs, instance, request.asset_check_keys or [], str(request.partition_key))

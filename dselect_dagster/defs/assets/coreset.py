@@ -18,30 +18,29 @@ from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.sample import message_text
 from dselect_core.kinds import all_kinds, assets_making
 from dselect_core.reports.write_reports import write_coreset_report
-from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import KEYS, column_schema, link, markdown_table, path
 from dselect_dagster.defs.assets.d3_round import round_assets
 from dselect_dagster.defs.automation_condition import on_input_change
-from dselect_dagster.defs.partitions import RECIPE
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 
-def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
+def coreset_spec(corpus: Corpus) -> dg.AssetsDefinition:
     """The asset that records a recipe."""
 
     @dg.asset(
-        partitions_def=RECIPE,
-        group_name="selection",
+        key=corpus.namespace.key("coreset_spec"),
+        partitions_def=corpus.namespace.recipe,
+        group_name=corpus.namespace.prefixed("selection"),
         kinds={"yaml"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version="1",
         description="A recipe of dselect.yaml: strategy, budget, seed. Requested by `dselect refresh` or the sensor.",
     )
     @with_clean_errors
-    def coreset_spec(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        spec, version = write_spec(workspace.open(), context.partition_key)
+    def coreset_spec(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        spec, version = write_spec(corpus.open(), context.partition_key)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),
             metadata={"strategy": spec.strategy, "budget": str(spec.budget), "seed": spec.seed},
@@ -50,26 +49,28 @@ def coreset_spec(settings: Settings) -> dg.AssetsDefinition:
     return coreset_spec
 
 
-def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
+def candidates(corpus: Corpus, needed: frozenset[str]) -> dg.AssetsDefinition:
     """The asset that says what a recipe chooses from. needed: kinds of score that some recipe reads."""
 
+    # What is made over the pool is not seen through the corpus index.
+    over_pool = assets_making(needed, by_source=False)
     # That samples are alike is no score of a recipe: with the setting it is an input of every one, without it of none.
-    near_duplicates = [] if settings.near_duplicates is None else ["near_duplicates"]
+    near_duplicates = [] if corpus.settings.near_duplicates is None else ["near_duplicates"]
 
     @dg.asset(
-        # What is made over the pool is not seen through the corpus index.
-        deps=["corpus_index", "coreset_spec", *assets_making(needed, by_source=False), *near_duplicates],
-        partitions_def=RECIPE,
-        group_name="selection",
+        key=corpus.namespace.key("candidates"),
+        deps=corpus.namespace.keys("corpus_index", "coreset_spec", *over_pool, *near_duplicates),
+        partitions_def=corpus.namespace.recipe,
+        group_name=corpus.namespace.prefixed("selection"),
         kinds={"json"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version="-".join([str(REVISION), *near_duplicates]),
-        automation_condition=on_input_change(),
+        automation_condition=on_input_change(corpus.namespace),
         description="What a recipe chooses from: the pool's samples, and the versions of exactly the scores it reads.",
     )
     @with_clean_errors
-    def candidates(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        of_recipe = recipe_candidates(workspace.open(), context.partition_key)
+    def candidates(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        of_recipe = recipe_candidates(corpus.open(), context.partition_key)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(of_recipe.version),
             metadata={"dagster/partition_row_count": of_recipe.rows, "reads": dg.MetadataValue.json(of_recipe.scores)},
@@ -78,28 +79,31 @@ def candidates(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinitio
     return candidates
 
 
-def coreset(settings: Settings) -> dg.AssetsDefinition:
+def coreset(corpus: Corpus) -> dg.AssetsDefinition:
     """The asset that chooses, or that takes what the recipe's rounds chose."""
-    rounds = round_assets(settings)
+    rounds = round_assets(corpus.settings)
     # A recipe without rounds has no partition among them, and reads none.
-    of_rounds = [dg.AssetDep(name, partition_mapping=dg.IdentityPartitionMapping()) for name in rounds]
+    of_rounds = [
+        dg.AssetDep(key, partition_mapping=dg.IdentityPartitionMapping()) for key in corpus.namespace.keys(*rounds)
+    ]
 
     @dg.asset(
-        deps=["candidates", "coreset_spec", *of_rounds],
-        partitions_def=RECIPE,
-        group_name="selection",
+        key=corpus.namespace.key("coreset"),
+        deps=[*corpus.namespace.keys("candidates", "coreset_spec"), *of_rounds],
+        partitions_def=corpus.namespace.recipe,
+        group_name=corpus.namespace.prefixed("selection"),
         kinds={"parquet", "json", "huggingface"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version=str(REVISION),
-        automation_condition=on_input_change(waits_for=rounds),
+        automation_condition=on_input_change(corpus.namespace, waits_for=rounds),
         description=(
             "The chosen samples in order, with gains and scores, as files a trainer loads: JSONL of messages, Parquet, "
             "Alpaca JSON, a `datasets` folder, and a manifest of all that made them."
         ),
     )
     @with_clean_errors
-    def coreset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        place = workspace.open()
+    def coreset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        place = corpus.open()
         progress = RunProgress(context, f"coreset {context.partition_key}")
         new_coreset = make_coreset(place, context.partition_key, progress)
         return dg.MaterializeResult(

@@ -14,9 +14,8 @@ from dselect_core.rounds.round_record import WARM_UP, asset_of_round
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import curve, histogram, markdown_table, path
 from dselect_dagster.defs.automation_condition import on_input_change
-from dselect_dagster.defs.partitions import ROUNDS
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
 
@@ -26,27 +25,27 @@ def round_assets(settings: Settings) -> list[str]:
     return [asset_of_round(number + 1) for number in range(max(counts, default=0))]
 
 
-def d3_rounds(settings: Settings, code_version: str) -> list[dg.AssetsDefinition]:
+def d3_rounds(corpus: Corpus, code_version: str) -> list[dg.AssetsDefinition]:
     """The assets of the rounds."""
-    return [_d3_round(settings, number + 1, code_version) for number in range(len(round_assets(settings)))]
+    return [_d3_round(corpus, number + 1, code_version) for number in range(len(round_assets(corpus.settings)))]
 
 
-def _d3_round(settings: Settings, number: int, code_version: str) -> dg.AssetsDefinition:
+def _d3_round(corpus: Corpus, number: int, code_version: str) -> dg.AssetsDefinition:
     earlier = [asset_of_round(n) for n in range(1, number)]
-    of_recipe = ["candidates", "coreset_spec", *earlier]
+    of_recipe = corpus.namespace.keys("candidates", "coreset_spec", *earlier)
 
     @dg.asset(
-        name=asset_of_round(number),
+        key=corpus.namespace.key(asset_of_round(number)),
         deps=[
-            *(dg.AssetDep(name, partition_mapping=dg.IdentityPartitionMapping()) for name in of_recipe),
-            "warmup_model",
+            *(dg.AssetDep(key, partition_mapping=dg.IdentityPartitionMapping()) for key in of_recipe),
+            corpus.namespace.key("warmup_model"),
         ],
-        partitions_def=ROUNDS[number - 1],
-        group_name="rounds",
+        partitions_def=corpus.namespace.rounds[number - 1],
+        group_name=corpus.namespace.prefixed("rounds"),
         kinds={"torch", "parquet"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change(waits_for=earlier),
+        automation_condition=on_input_change(corpus.namespace, waits_for=earlier),
         description=(
             f"Round {number} of the recipes with so many rounds of d3. The model is tuned on "
             f"{'the warm-up rows, where there are some,' if number == 1 else 'all rows that were chosen before'} and "
@@ -55,10 +54,10 @@ def _d3_round(settings: Settings, number: int, code_version: str) -> dg.AssetsDe
         ),
     )
     @with_clean_errors
-    def d3_round(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+    def d3_round(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from dselect_core.rounds.make_round import make_round
 
-        place, recipe = workspace.open(), context.partition_key
+        place, recipe = corpus.open(), context.partition_key
         progress = RunProgress(context, f"round {number} of {recipe}")
         made = make_round(rounds_of(place, recipe), number, progress)
         record, facts = made.record, made.record.facts

@@ -11,11 +11,10 @@ import polars as pl
 from dselect_core.neighbors.update_near_duplicates import Report
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.near_duplicates import SCHEMA
-from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, histogram, markdown_table
 from dselect_dagster.defs.automation_condition import on_input_change
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
 _COLUMNS = {
@@ -28,19 +27,20 @@ _COLUMNS = {
 }
 
 
-def near_duplicates(settings: Settings, code_versions: dict[str, str]) -> list[dg.AssetsDefinition]:
+def near_duplicates(corpus: Corpus, code_versions: dict[str, str]) -> list[dg.AssetsDefinition]:
     """The asset that finds near-duplicates; none where the settings do not ask for it."""
-    if settings.near_duplicates is None:
+    if corpus.settings.near_duplicates is None:
         return []
 
     @dg.asset(
+        key=corpus.namespace.key("near_duplicates"),
         # Grades and difficulties, by which the kept one is elected, are seen through the index.
-        deps=["corpus_index", "neighbors"],
-        group_name="corpus",
+        deps=corpus.namespace.keys("corpus_index", "neighbors"),
+        group_name=corpus.namespace.prefixed("corpus"),
         kinds={"numpy", "parquet"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version=code_versions["near_duplicates"],
-        automation_condition=on_input_change(),
+        automation_condition=on_input_change(corpus.namespace),
         metadata={"dagster/column_schema": column_schema(SCHEMA, _COLUMNS)},
         description=(
             "The samples that no recipe chooses, because a sample that is kept is alike to them, and which one it is. "
@@ -48,10 +48,10 @@ def near_duplicates(settings: Settings, code_versions: dict[str, str]) -> list[d
         ),
     )
     @with_clean_errors
-    def near_duplicates(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+    def near_duplicates(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from dselect_core.neighbors.update_near_duplicates import update_near_duplicates
 
-        place = workspace.open()
+        place = corpus.open()
         progress = RunProgress(context, "near-duplicates")
         report = update_near_duplicates(place, read_index(place), progress)
         return dg.MaterializeResult(

@@ -18,9 +18,8 @@ from dselect_core.redact import redact_all
 from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import column_schema, columns_of_kinds, markdown_table, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
-from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 _NEIGHBOR_COLUMNS = {
@@ -31,19 +30,21 @@ _NEIGHBOR_COLUMNS = {
 _INDEX_COLUMNS = {"sample_id": "128-bit hash of the messages", "sources": "sources that hold the sample"}
 
 
-def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinition:
+def corpus_index(corpus: Corpus, needed: frozenset[str]) -> dg.AssetsDefinition:
     """The asset that lists the pool. needed: kinds of score that some recipe reads."""
     by_source = assets_making(needed, by_source=True)
+    settings = corpus.settings
 
     @dg.asset(
+        key=corpus.namespace.key("corpus_index"),
         # Not on raw_dataset beside the scores: both would be asked for at once, and the index made too early.
-        deps=by_source or ["raw_dataset"],
-        group_name="corpus",
+        deps=corpus.namespace.keys(*(by_source or ["raw_dataset"])),
+        group_name=corpus.namespace.prefixed("corpus"),
         kinds={"polars", "parquet"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         # The kinds that make a source complete are part of what this asset does, and so are the roles of sources.
         code_version="-".join(["1", *sorted(needed), *_roles_version(settings), *_targets_version(settings)]),
-        automation_condition=on_input_change(allow_missing_deps=True),
+        automation_condition=on_input_change(corpus.namespace, allow_missing_deps=True),
         description=(
             "The pool: the samples of every complete source, once each, and the versions of their score tables. "
             "Sources that lack a score are left out and listed. Eval and target sources are never in it, and what the "
@@ -52,12 +53,12 @@ def corpus_index(settings: Settings, needed: frozenset[str]) -> dg.AssetsDefinit
         metadata={"dagster/column_schema": column_schema(SCHEMA, _INDEX_COLUMNS)},
     )
     @with_clean_errors
-    def corpus_index(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+    def corpus_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from dselect_core.scores.forward_scores import uncomputable_kinds
 
         progress = RunProgress(context, "corpus_index")
-        names = sorted(SOURCE.get_partition_keys(dynamic_partitions_store=context.instance))
-        place = workspace.open()
+        names = sorted(corpus.namespace.source.get_partition_keys(dynamic_partitions_store=context.instance))
+        place = corpus.open()
         absent = uncomputable_kinds(place)
         index = build_index(place, names, needed - absent.keys())
         progress(index.frame.height, index.frame.height)
@@ -111,16 +112,17 @@ def _of_held_out(index: Index) -> dict[str, Any]:
     return shown
 
 
-def neighbors(settings: Settings, code_version: str) -> dg.AssetsDefinition:
+def neighbors(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
     """The asset that finds each sample's nearest other sample, due where pair scores or near-duplicates read it."""
 
     @dg.asset(
-        deps=["corpus_index"],
-        group_name="corpus",
+        key=corpus.namespace.key("neighbors"),
+        deps=[corpus.namespace.key("corpus_index")],
+        group_name=corpus.namespace.prefixed("corpus"),
         kinds={"numpy", "parquet"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change() if needs_neighbors(settings) else None,
+        automation_condition=on_input_change(corpus.namespace) if needs_neighbors(corpus.settings) else None,
         metadata={"dagster/column_schema": column_schema(NEIGHBORS, _NEIGHBOR_COLUMNS)},
         description=(
             "The nearest other sample of each sample by cosine over prompts: MIWV's shot. Its data version hashes the "
@@ -128,10 +130,10 @@ def neighbors(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         ),
     )
     @with_clean_errors
-    def neighbors(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+    def neighbors(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from dselect_core.neighbors.update_neighbors import update_neighbors
 
-        place = workspace.open()
+        place = corpus.open()
         progress = RunProgress(context, "neighbors")
         report = update_neighbors(place, read_index(place), progress)
         context.log.info(clean(", ".join(f"{name}: {figure}" for name, figure in report.figures.items())))
@@ -144,35 +146,35 @@ def neighbors(settings: Settings, code_version: str) -> dg.AssetsDefinition:
 
 
 def pair_score_assets(
-    settings: Settings, needed: frozenset[str], code_versions: dict[str, str]
+    corpus: Corpus, needed: frozenset[str], code_versions: dict[str, str]
 ) -> list[dg.AssetsDefinition]:
     """The assets of all kinds of score that are made for samples with their shots (miwv_values)."""
     by_asset = kinds_by_asset(by_source=False)
-    return [_pair_scores(asset, kinds, settings, needed, code_versions[asset]) for asset, kinds in by_asset.items()]
+    return [_pair_scores(asset, kinds, corpus, needed, code_versions[asset]) for asset, kinds in by_asset.items()]
 
 
 def _pair_scores(
-    asset: str, kinds: tuple[Kind, ...], settings: Settings, needed: frozenset[str], code_version: str
+    asset: str, kinds: tuple[Kind, ...], corpus: Corpus, needed: frozenset[str], code_version: str
 ) -> dg.AssetsDefinition:
     names = [kind.name for kind in kinds]
 
     @dg.asset(
-        name=asset,
+        key=corpus.namespace.key(asset),
         # The zero-shot losses and the texts are reached through the index; the pairs are the neighbours'.
-        deps=["corpus_index", "neighbors", "warmup_model"],
-        group_name="scores",
+        deps=corpus.namespace.keys("corpus_index", "neighbors", "warmup_model"),
+        group_name=corpus.namespace.prefixed("scores"),
         kinds={"torch", "parquet"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change() if needed & set(names) else None,
-        description=" ".join(kind.described(settings) for kind in kinds),
+        automation_condition=on_input_change(corpus.namespace) if needed & set(names) else None,
+        description=" ".join(kind.described(corpus.settings) for kind in kinds),
         metadata={"dagster/column_schema": columns_of_kinds(kinds)},
     )
     @with_clean_errors
-    def pair_scores(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+    def pair_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from dselect_core.scores.update_pairs import update_pairs
 
-        place = workspace.open()
+        place = corpus.open()
         progress = RunProgress(context, ", ".join(names))
         index = read_index(place)
         reports = {name: update_pairs(place, name, index, progress) for name in names}

@@ -7,20 +7,20 @@ import dagster as dg
 from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.corpus.sample import SAMPLES
 from dselect_dagster.defs.asset_metadata import column_schema, markdown_table, path
-from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
 
-def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
+def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
     """The asset that lands sources."""
 
     @dg.asset(
-        partitions_def=SOURCE,
-        group_name="corpus",
+        key=corpus.namespace.key("raw_dataset"),
+        partitions_def=corpus.namespace.source,
+        group_name=corpus.namespace.prefixed("corpus"),
         kinds={"polars", "parquet"},
-        owners=owners,
+        owners=corpus.settings.owners,
         code_version="1",
         description=(
             "The samples of one source in one schema: rows of any known shape read as messages, exact duplicates "
@@ -30,8 +30,8 @@ def raw_dataset(owners: list[str]) -> dg.AssetsDefinition:
         metadata={"dagster/column_schema": column_schema(SAMPLES, {"sample_id": "128-bit hash of the messages"})},
     )
     @with_clean_errors
-    def raw_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        place = workspace.open()
+    def raw_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        place = corpus.open()
         progress = RunProgress(context, f"raw_dataset {context.partition_key}")
         landed = land_source(place, context.partition_key)
         progress(landed.row_counts["rows"], landed.row_counts["rows"])

@@ -10,32 +10,28 @@ import dagster as dg
 
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import FromForwardPass, FromSamples, Kind, kinds_by_asset
-from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import columns_of_kinds, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
-from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
 REFRESH_TAG = "dselect/refresh"
 """Tag of a run: the refresh that it is a part of. What a refresh may spend is counted over its runs."""
 
 
-def score_assets(
-    settings: Settings, needed: frozenset[str], code_versions: dict[str, str]
-) -> list[dg.AssetsDefinition]:
+def score_assets(corpus: Corpus, needed: frozenset[str], code_versions: dict[str, str]) -> list[dg.AssetsDefinition]:
     """The assets of all kinds that are made source by source. needed: names of the kinds that some recipe reads."""
     by_asset = kinds_by_asset(by_source=True)
     from_pass = {
         asset: kinds
         for asset, kinds in by_asset.items()
-        if any(isinstance(kind.computed_by(settings), FromForwardPass) for kind in kinds)
+        if any(isinstance(kind.computed_by(corpus.settings), FromForwardPass) for kind in kinds)
     }
-    specs = [_spec(asset, kinds, settings, needed, code_versions[asset]) for asset, kinds in from_pass.items()]
-    forward_pass = [_score_asset("score_source", specs, from_pass, needed)] if specs else []
+    specs = [_spec(asset, kinds, corpus, needed, code_versions[asset]) for asset, kinds in from_pass.items()]
+    forward_pass = [_score_asset(corpus, "score_source", specs, from_pass, needed)] if specs else []
     apart = [
-        _score_asset(asset, [_spec(asset, kinds, settings, needed, code_versions[asset])], {asset: kinds}, needed)
+        _score_asset(corpus, asset, [_spec(asset, kinds, corpus, needed, code_versions[asset])], {asset: kinds}, needed)
         for asset, kinds in by_asset.items()
         if asset not in from_pass
     ]
@@ -43,8 +39,9 @@ def score_assets(
 
 
 def _spec(
-    asset: str, kinds: tuple[Kind, ...], settings: Settings, needed: frozenset[str], code_version: str
+    asset: str, kinds: tuple[Kind, ...], corpus: Corpus, needed: frozenset[str], code_version: str
 ) -> dg.AssetSpec:
+    settings = corpus.settings
     computations = [kind.computed_by(settings) for kind in kinds]
     if any(
         isinstance(computation, FromForwardPass) or (isinstance(computation, FromSamples) and computation.runs_model)
@@ -57,40 +54,40 @@ def _spec(
     reads_model = any(kind.reads_model(settings) for kind in kinds)
     is_needed = any(kind.name in needed for kind in kinds)
     return dg.AssetSpec(
-        asset,
-        deps=["raw_dataset", *(["warmup_model"] if reads_model else [])],
-        group_name="scores",
+        corpus.namespace.key(asset),
+        deps=corpus.namespace.keys("raw_dataset", *(["warmup_model"] if reads_model else [])),
+        group_name=corpus.namespace.prefixed("scores"),
         kinds={tool, "parquet"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         description=" ".join(kind.described(settings) for kind in kinds),
         code_version=code_version,
-        automation_condition=on_input_change() if is_needed else None,
-        partitions_def=SOURCE,
+        automation_condition=on_input_change(corpus.namespace) if is_needed else None,
+        partitions_def=corpus.namespace.source,
         skippable=True,
         metadata={"dagster/column_schema": columns_of_kinds(kinds)},
     )
 
 
 def _score_asset(
-    name: str, specs: list[dg.AssetSpec], kinds_of: dict[str, tuple[Kind, ...]], needed: frozenset[str]
+    corpus: Corpus, name: str, specs: list[dg.AssetSpec], kinds_of: dict[str, tuple[Kind, ...]], needed: frozenset[str]
 ) -> dg.AssetsDefinition:
-    @dg.multi_asset(specs=specs, can_subset=len(specs) > 1, name=name)
+    @dg.multi_asset(specs=specs, can_subset=len(specs) > 1, name=corpus.namespace.prefixed(name))
     @with_clean_errors
-    def score_source(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> Iterator[dg.MaterializeResult]:
+    def score_source(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         from dselect_core.graders.spend import Purpose
         from dselect_core.scores.update import KindsNotComputedError, update_scores
 
         # Of an asset that no recipe reads, and that was asked for by hand, all kinds.
         names_by_key = {}
         for key in sorted(context.selected_asset_keys):
-            names = frozenset(kind.name for kind in kinds_of[key.to_user_string()])
+            names = frozenset(kind.name for kind in kinds_of[corpus.namespace.asset(key)])
             names_by_key[key] = names & needed or names
         all_names = frozenset[str]().union(*names_by_key.values())
         progress = RunProgress(context, f"{', '.join(sorted(all_names))} of {context.partition_key}")
         failure: KindsNotComputedError | None = None
         try:
             purpose = Purpose(context.run.tags.get(REFRESH_TAG, context.run_id), context.partition_key)
-            reports = update_scores(workspace.open(), context.partition_key, all_names, progress, purpose)
+            reports = update_scores(corpus.open(), context.partition_key, all_names, progress, purpose)
         except KindsNotComputedError as error:
             # What was computed is made all the same; then the step fails with the message.
             reports, failure = error.reports, error

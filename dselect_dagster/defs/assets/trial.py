@@ -12,7 +12,6 @@ import dagster as dg
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.reports.write_reports import write_trial_into_report
-from dselect_core.settings.settings import Settings
 from dselect_core.storage.files import read_metadata
 from dselect_core.trials.compare import Compared, multiplier_text, on_tasks
 from dselect_core.trials.figure import loss_against_budget, loss_by_set
@@ -20,30 +19,31 @@ from dselect_core.trials.report import TrialReport
 from dselect_dagster.defs.asset_metadata import link, markdown_table, path, png
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.coreset_checks import due_checks
-from dselect_dagster.defs.partitions import TRIAL
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 _GROUP = "proof"
 _OF_RECIPE = ("coreset", "candidates")
 
 
-def held_out(settings: Settings, code_version: str) -> dg.AssetsDefinition:
+def held_out(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
     """The asset that names the rows that trials measure on."""
+    condition = on_input_change(corpus.namespace, allow_missing_deps=True)
 
     @dg.asset(
-        deps=["raw_dataset"],
+        key=corpus.namespace.key("held_out"),
+        deps=[corpus.namespace.key("raw_dataset")],
         group_name=_GROUP,
         kinds={"json"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change(allow_missing_deps=True) if _is_any_tried(settings) else None,
+        automation_condition=condition if _is_any_tried(corpus) else None,
         description="The samples of the sources with `role: eval`, by their versions: what trials measure on.",
     )
     @with_clean_errors
-    def held_out(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
-        place = workspace.open()
+    def held_out(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        place = corpus.open()
         versions: dict[str, str] = {}
         for source in place.settings.sources_of("eval"):
             try:
@@ -62,22 +62,23 @@ def held_out(settings: Settings, code_version: str) -> dg.AssetsDefinition:
     return held_out
 
 
-def trial(settings: Settings, code_version: str) -> dg.AssetsDefinition:
+def trial(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
     """The asset that tries a coreset against random draws."""
+    # A coreset that has to beat random is not held back from its trial, or it never could.
+    condition = on_input_change(corpus.namespace, blocked_by_coreset=False)
+    of_recipe = [
+        dg.AssetDep(key, partition_mapping=dg.IdentityPartitionMapping()) for key in corpus.namespace.keys(*_OF_RECIPE)
+    ]
 
     @dg.asset(
-        deps=[
-            *(dg.AssetDep(name, partition_mapping=dg.IdentityPartitionMapping()) for name in _OF_RECIPE),
-            "warmup_model",
-            "held_out",
-        ],
-        partitions_def=TRIAL,
+        key=corpus.namespace.key("trial"),
+        deps=[*of_recipe, *corpus.namespace.keys("warmup_model", "held_out")],
+        partitions_def=corpus.namespace.trial,
         group_name=_GROUP,
         kinds={"torch", "json"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version=code_version,
-        # A coreset that has to beat random is not held back from its trial, or it never could.
-        automation_condition=on_input_change(blocked_by_coreset=False) if _is_any_tried(settings) else None,
+        automation_condition=condition if _is_any_tried(corpus) else None,
         description=(
             "A model tuned on the coreset, and on random draws of as many rows, of as many tokens and of more, "
             "measured on held-out rows: whether the choice was worth making. For recipes with `trial: true`. What was "
@@ -85,12 +86,10 @@ def trial(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         ),
     )
     @with_clean_errors
-    def trial(
-        context: dg.AssetExecutionContext, workspace: WorkspaceResource
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckEvaluation]:
+    def trial(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetCheckEvaluation]:
         from dselect_core.trials.make_trial import make_trial
 
-        place, recipe = workspace.open(), context.partition_key
+        place, recipe = corpus.open(), context.partition_key
         report = make_trial(place, recipe, RunProgress(context, f"trial {recipe}"))
         context.log.info(clean(report.against_random.sentence))
         for note in report.notes:
@@ -104,14 +103,14 @@ def trial(settings: Settings, code_version: str) -> dg.AssetsDefinition:
                 **({} if page is None else {"report": link(page)}),
             },
         )
-        for due in due_checks(place, context.instance, [recipe]):
+        for due in due_checks(place, context.instance, corpus.namespace, [recipe]):
             yield due.evaluation
 
     return trial
 
 
-def _is_any_tried(settings: Settings) -> bool:
-    return any(spec.trial for spec in settings.coresets.values())
+def _is_any_tried(corpus: Corpus) -> bool:
+    return any(spec.trial for spec in corpus.settings.coresets.values())
 
 
 def _shown(report: TrialReport) -> dict[str, Any]:

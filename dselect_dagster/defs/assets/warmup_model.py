@@ -5,24 +5,23 @@ from typing import Any
 import dagster as dg
 
 from dselect_core.pool.held_out import candidate_samples
-from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.automation_condition import once_there_is_data
-from dselect_dagster.defs.partitions import SOURCE
+from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.resources import WorkspaceResource
 from dselect_dagster.defs.run_errors import with_clean_errors
 
 
-def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
+def warmup_model(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
     """The asset that makes or resolves the target model."""
 
     @dg.asset(
-        deps=["raw_dataset"],
-        group_name="model",
+        key=corpus.namespace.key("warmup_model"),
+        deps=[corpus.namespace.key("raw_dataset")],
+        group_name=corpus.namespace.prefixed("model"),
         kinds={"torch", "huggingface"},
-        owners=settings.owners,
+        owners=corpus.settings.owners,
         code_version=code_version,
-        automation_condition=once_there_is_data(),
+        automation_condition=once_there_is_data(corpus.namespace),
         description=(
             "The model whose losses, states and neurons are the scores. The builtin one is tuned here on a small "
             "seeded part of the pool; any other is resolved, opened and identified by its weights. Pinned on purpose: "
@@ -30,12 +29,12 @@ def warmup_model(settings: Settings, code_version: str) -> dg.AssetsDefinition:
         ),
     )
     @with_clean_errors
-    def warmup_model(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> dg.MaterializeResult:
+    def warmup_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from dselect_core.lm.target_model import make_target_model
 
-        place = workspace.open()
+        place = corpus.open()
         progress = RunProgress(context, "warmup_model")
-        names = SOURCE.get_partition_keys(dynamic_partitions_store=context.instance)
+        names = corpus.namespace.source.get_partition_keys(dynamic_partitions_store=context.instance)
         record = make_target_model(place, lambda: candidate_samples(place, names), progress)
         if record["template_is_fallback"]:
             context.log.warning(
