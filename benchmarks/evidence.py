@@ -8,7 +8,8 @@ Model: a Hugging Face causal LM with a chat template. --work (./evidence by defa
 - rows    a pool and held-out rows from the corpora (evidence_rows.py), and a dselect.yaml of a recipe for each strategy
           and budget, by rows and by response tokens;
 - score   `dselect refresh` of it: scores and coresets;
-- try     the runs of `dselect_core.trials`, the most important first (evidence_grid.py), by --processes at once;
+- try     the runs of `dselect_core.trials`, the most important first (evidence_grid.py), by --processes at once; those
+          that the files in --tables have are not run again;
 - tables  CSV files into --tables, and the table in Markdown on the screen (evidence_report.py).
 
 Without a step: all of them. Each goes on where it stopped. Nothing is tuned to make a strategy win: model, steps and
@@ -23,6 +24,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -76,74 +78,88 @@ TRIALS = {
     "multiples": [],
     "baselines": ["balanced"],
     "keep_models": True,
-    "precision": "float32",
 }
+PRECISION = {"bfloat16": "bf16", "float32": "float32"}
+"""What the runs compute in, by the type in which the model scores and measures."""
+
 ROLES = {"pool": "train", "held": "eval", "target": "target"}
 STEPS = ("rows", "score", "try", "tables")
 
 
-def names_of(by_tokens: bool) -> list[str]:
+def names_of(by_tokens: bool, leave_out: Collection[str] = ()) -> list[str]:
     """The strategies that are tried with budgets in rows, or in response tokens."""
     left_out = ROWS_ALONE | TOO_MANY_ROWS if by_tokens else TOKENS_ALONE
-    return [name for name in STRATEGIES if name not in left_out]
+    return [name for name in STRATEGIES if name not in left_out and name not in leave_out]
 
 
-def settings_of(facts: dict[str, dict[str, int]], model: str, dtype: str) -> dict[str, Any]:
+def settings_of(facts: dict[str, dict[str, int]], model: str, given: argparse.Namespace) -> dict[str, Any]:
     """dselect.yaml of the study. facts: rows and response tokens by source."""
     pool = [each for name, each in facts.items() if name.startswith("pool-")]
     response_tokens = sum(each["response_tokens"] for each in pool)
     coresets = {}
-    for share in SHARES:
+    for share in given.shares:
         tokens = round(response_tokens * share / 100)
-        for name in names_of(by_tokens=False):
+        for name in names_of(False, given.leave_out):
             coresets[f"{name}-{share}pct"] = {**STRATEGIES[name], "budget": f"{share}%"}
-        for name in names_of(by_tokens=True):
+        for name in names_of(True, given.leave_out):
             coresets[f"{name}-{share}pct-tokens"] = {**STRATEGIES[name], "budget": f"{tokens} tokens"}
     return {
         "storage": "store",
         "sources": {name: {"path": f"rows/{name}.jsonl", "role": ROLES[name.split("-")[0]]} for name in facts},
-        "model": {"path": model, "dtype": dtype, "device": "cpu"},
+        "model": {"path": model, "dtype": given.dtype, "device": "cpu"},
         "coresets": coresets,
-        "trials": TRIALS,
+        "trials": TRIALS | {"precision": PRECISION[given.dtype]},
     }
 
 
-def make_rows(corpora: Path, model: Path, dtype: str, work: Path) -> None:
+def make_rows(given: argparse.Namespace, work: Path) -> None:
     """Write the sources and dselect.yaml."""
     from transformers import AutoTokenizer
 
-    facts = prepare_rows(corpora, AutoTokenizer.from_pretrained(str(model)), Sizes(), work / "rows")
+    model = Path(given.model)
+    facts = prepare_rows(Path(given.corpora), AutoTokenizer.from_pretrained(str(model)), Sizes(), work / "rows")
     print(json.dumps(facts, indent=1))
-    settings = settings_of(facts, str(model.resolve()), dtype)
+    settings = settings_of(facts, str(model.resolve()), given)
     (work / "dselect.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def try_all(config: Path, until: float) -> None:
+def try_all(config: Path, given: argparse.Namespace) -> None:
     """Run what no other process has, stage by stage, until everything is tried or the time is over."""
     from evidence_grid import open_workspace, run_stage, stages
 
     workspace = open_workspace(config)
-    for stage in stages(SHARES):
-        done = run_stage(workspace, stage, names_of(stage.cell.by_tokens), until, config.parent / "runs.log")
+    for stage in stages(given.shares):
+        names = names_of(stage.cell.by_tokens, given.leave_out)
+        done = run_stage(workspace, stage, names, given.until, config.parent / "runs.log")
         print(f"{time.strftime('%H:%M:%S')} {stage.cell.name} seeds {stage.seeds}: {done} runs", flush=True)
 
 
-def try_in_processes(config: Path, processes: int, until: float) -> None:
-    """`try_all` in as many processes, one thread each."""
-    command = [sys.executable, __file__, "worker", "--work", str(config.parent), "--until", str(until)]
-    workers = [subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(processes)]
+def try_in_processes(given: argparse.Namespace) -> None:
+    """`try_all` in as many processes, one thread each: this command with another step."""
+    command = [sys.executable, __file__, "worker", *(word for word in sys.argv[1:] if word not in STEPS)]
+    workers = [subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(given.processes)]
     exits = [worker.wait() for worker in workers]
     if any(exits):
         raise SystemExit("a process failed; what was tuned is kept: run the step again")
 
 
-def write_tables(config: Path, folder: Path) -> None:
+def restore_known(config: Path, given: argparse.Namespace) -> None:
+    """Take from the tables what an earlier run of the study left there."""
+    import evidence_report
+    from evidence_grid import open_workspace, stages
+
+    cells = list(dict.fromkeys(stage.cell for stage in stages(given.shares)))
+    count = evidence_report.restore(open_workspace(config), cells, list(STRATEGIES), given.tables)
+    print(f"{count} runs are known from {given.tables}", flush=True)
+
+
+def write_tables(config: Path, given: argparse.Namespace) -> None:
     """CSV files into `folder`, Markdown on the screen."""
     import evidence_report
     from evidence_grid import open_workspace, stages
 
-    cells = list(dict.fromkeys(stage.cell for stage in stages(SHARES)))
-    print(evidence_report.write_tables(open_workspace(config), cells, list(STRATEGIES), folder))
+    cells = list(dict.fromkeys(stage.cell for stage in stages(given.shares)))
+    print(evidence_report.write_tables(open_workspace(config), cells, list(STRATEGIES), given.tables))
 
 
 def main() -> None:
@@ -152,7 +168,9 @@ def main() -> None:
     parser.add_argument("--corpora", type=Path, default=os.environ.get("EVIDENCE_CORPORA"))
     parser.add_argument("--model", type=Path, default=os.environ.get("EVIDENCE_MODEL"))
     parser.add_argument("--work", type=Path, default=Path("evidence"), help="folder of the project")
-    parser.add_argument("--dtype", default="bfloat16", help="of the model's weights when it scores and measures")
+    parser.add_argument("--dtype", default="bfloat16", choices=PRECISION, help="of scoring, tuning, measuring")
+    parser.add_argument("--shares", type=int, nargs="+", choices=SHARES, default=SHARES, help="budgets, in percent")
+    parser.add_argument("--leave-out", nargs="+", choices=STRATEGIES, default=[], help="strategies that are not tried")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--until", type=float, default=float("inf"), help="start no run after this, as time.time()")
     parser.add_argument("--tables", type=Path, default=Path(__file__).parent.parent / "docs" / "evidence")
@@ -164,15 +182,16 @@ def main() -> None:
             parser.error(
                 "name the corpora and the model: EVIDENCE_CORPORA and EVIDENCE_MODEL, or --corpora and --model"
             )
-        make_rows(Path(given.corpora), Path(given.model), given.dtype, config.parent)
+        make_rows(given, config.parent)
     if "score" in steps:
         subprocess.run([sys.executable, "-m", "dselect_dagster.cli", "refresh", "-c", str(config)], check=True)
     if "try" in steps:
-        try_in_processes(config, given.processes, given.until)
+        restore_known(config, given)
+        try_in_processes(given)
     if "worker" in steps:
-        try_all(config, given.until)
+        try_all(config, given)
     if "tables" in steps:
-        write_tables(config, given.tables)
+        write_tables(config, given)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ run before it tunes it; the claim of a process that is gone does not count.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Stage:
         return run.training_set.number in numbers.get(run.training_set.name, ())
 
 
-def stages(shares: tuple[int, ...]) -> Iterator[Stage]:
+def stages(shares: Sequence[int]) -> Iterator[Stage]:
     """The whole grid. The first budget is the main one: it has one seed of each strategy, by rows and by tokens, before
     it has the others, for one run can be held to single draws. The other budgets follow in their order.
     """

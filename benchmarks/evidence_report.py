@@ -2,7 +2,8 @@
 
 summary.csv: a strategy in a cell on an eval source, against random draws; runs.csv: each run, its training set and its
 losses; losses.csv: the loss of every eval row (named by its hash) in every run; coresets.csv: what each strategy took.
-No text of a row is in any of them.
+No text of a row is in any of them. Runs that are in the files and not in the store can be put back into it: a study
+goes on from its files alone, on another machine.
 """
 
 import statistics
@@ -105,13 +106,13 @@ def runs(tried: list[Tried]) -> tuple[pl.DataFrame, pl.DataFrame]:
     by_row: dict[tuple[str, str], dict[str, Any]] = {}
     for each in tried:
         for run in each.trial.runs:
-            name = each.strategy if run.training_set.name == draws.CORESET else run.training_set.name
-            key = f"{each.cell.name} {name} {run.training_set.number}"
+            key = run_name(each.cell, each.strategy, run)
             if key in rows:
                 continue
             facts = each.trial.store.facts(run) or {}
             rows[key] = {
                 "run": key,
+                "made_from": run.fingerprint,
                 "rows": len(run.training_set.ids),
                 "response_tokens": facts.get("response_tokens"),
                 "tokens": facts.get("tokens"),
@@ -119,7 +120,9 @@ def runs(tried: list[Tried]) -> tuple[pl.DataFrame, pl.DataFrame]:
                 "seconds": facts.get("seconds"),
             } | _marks(each.trial, run.fingerprint, key, by_row)
     if tried:
-        rows["untuned"] = {"run": "untuned"} | _marks(tried[0].trial, tried[0].trial.untuned, "untuned", by_row)
+        rows["untuned"] = {"run": "untuned", "made_from": tried[0].trial.untuned} | _marks(
+            tried[0].trial, tried[0].trial.untuned, "untuned", by_row
+        )
     return pl.DataFrame(list(rows.values()), infer_schema_length=None), pl.DataFrame(
         list(by_row.values()), infer_schema_length=None
     )
@@ -134,8 +137,50 @@ def _marks(trial: Trial, run: str, key: str, by_row: dict[tuple[str, str], dict[
         means[wanted.eval_set.name] = float((found["loss"] * found["tokens"]).sum() / found["tokens"].sum())
         for sample_id, loss, tokens in found.iter_rows():
             place = by_row.setdefault((wanted.eval_set.name, sample_id), {})
-            place |= {"eval": wanted.eval_set.name, "row": sample_id[:16], "tokens": tokens, key: round(loss, 4)}
+            place |= {"eval": wanted.eval_set.name, "sample_id": sample_id, "tokens": tokens, key: round(loss, 5)}
     return {name: round(mean, 5) for name, mean in means.items()}
+
+
+def run_name(cell: Cell, strategy: str, run: Run) -> str:
+    """A run in the files: its cell, what was tuned on, and its number."""
+    name = strategy if run.training_set.name == draws.CORESET else run.training_set.name
+    return f"{cell.name} {name} {run.training_set.number}"
+
+
+def restore(workspace: Workspace, cells: list[Cell], strategies: list[str], folder: Path) -> int:
+    """Put the runs of `folder`'s files into the store, without weights; returns how many.
+
+    Only those of exactly the training set, model and settings that the workspace would tune: `made_from` says so.
+    """
+    try:
+        runs, losses = (pl.read_csv(folder / f"{name}.csv", infer_schema_length=None) for name in ("runs", "losses"))
+    except FileNotFoundError:
+        return 0
+    if "made_from" not in runs.columns:
+        return 0  # of an earlier form, which does not say what its runs were made from
+    known = {row["run"]: row for row in runs.iter_rows(named=True)}
+    restored = 0
+    for cell in cells:
+        for strategy in strategies:
+            if not workspace.coreset(f"{strategy}-{cell.name}").exists():
+                continue
+            trial = cell.trial(workspace, strategy)
+            wanted = [("untuned", trial.untuned, None)]
+            wanted += [(run_name(cell, strategy, run), run.fingerprint, run) for run in trial.runs]
+            for name, made_from, run in wanted:
+                row = known.get(name)
+                if row is None or row["made_from"] != made_from or not trial.missing_marks(made_from):
+                    continue
+                for measured in trial.measurements:
+                    marks = losses.filter(eval=measured.eval_set.name).select(
+                        "sample_id", pl.col(name).alias("loss"), "tokens"
+                    )
+                    trial.store.write_marks(made_from, measured.name, marks)
+                if run is not None:
+                    facts = {key: row[key] for key in ("rows", "response_tokens", "tokens", "steps", "seconds")}
+                    trial.store.write(run, facts, None)
+                restored += 1
+    return restored
 
 
 def coresets(tried: list[Tried]) -> pl.DataFrame:

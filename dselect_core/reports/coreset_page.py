@@ -159,11 +159,13 @@ def _rows(made: Coreset, rows: pl.DataFrame) -> str:
 
 
 def _where(origins: list[dict[str, Any]] | None) -> str:
-    """Where a row stands, in which file of which source; empty for a sample that is gone."""
+    """Where a row stands, in which file of which source, without its folder; empty for a sample that is gone."""
     if not origins:
         return ""
     first, more = origins[0], len(origins) - 1
-    return f"{first['source']}: {first['file']}, row {first['row']}" + (f", and {more} more" if more else "")
+    return f"{first['source']}: {first['file'].rsplit('/', 1)[-1]}, row {first['row']}" + (
+        f", and {more} more" if more else ""
+    )
 
 
 def _said(messages: list[dict[str, Any]] | None) -> tuple[str, str]:
