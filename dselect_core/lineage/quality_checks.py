@@ -1,14 +1,20 @@
-"""What must hold before anything is chosen: every row accounted for, and scores that can be trusted."""
+"""What must hold before anything is chosen, and of what was: rows accounted for, scores that can be trusted.
+
+The thresholds are those of the settings (`checks`).
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from dselect_core.coreset.manifest import NO_FAULTS, read_manifest, readable_manifest
+from dselect_core.coreset.published import read_version
 from dselect_core.corpus.raw_dataset import read_row_counts
 from dselect_core.kinds import Column, kind_of
+from dselect_core.lineage.alike_chosen import MOST_ROWS, alike_chosen
+from dselect_core.lineage.score_drift import score_drift
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.near_duplicates import read_near_duplicates
 from dselect_core.pool.overlap import short_reason
@@ -17,12 +23,10 @@ from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet
 from dselect_core.trials.standing import standing
 
-NULL_SHARE = 0.5
-QUARANTINE_SHARE = 0.05
-HELD_OUT_SHARE = 0.05
-NEAR_DUPLICATE_SHARE = 0.5
 # Fewer rows may be equal by chance.
 CONSTANT_ROWS = 20
+_TOLD = 10
+"""Rows to blame that a verdict names."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,16 @@ def rows_accounted_for(workspace: Workspace, source: str) -> Verdict:
 
 
 def quarantine_is_small(workspace: Workspace, source: str) -> Verdict:
-    """At most QUARANTINE_SHARE of the rows that were read are in quarantine, and no file was left out."""
+    """At most `checks.quarantine` of the rows that were read are in quarantine, and no file was left out."""
     account = read_row_counts(workspace, source)
     share = account["quarantined"] / max(1, account["rows"])
     bad_files = account.get("bad files", 0)  # version 0.2 did not count them
     left_out = f"; {bad_files} bad files were left out" if bad_files else ""
-    passed = share <= QUARANTINE_SHARE and not bad_files
-    facts = {"share": share, "bad files": bad_files}
+    passed = share <= workspace.settings.checks.quarantine and not bad_files
+    facts: dict[str, Any] = {"share": share, "bad files": bad_files}
+    if not passed:
+        rows = read_parquet(workspace.quarantine(source)).head(_TOLD).select("file", "row", "reason").iter_rows()
+        facts["rows"] = [f"{file}, row {row}: {why}" for file, row, why in rows]
     return Verdict(passed, f"{share:.1%} of the rows are in quarantine{left_out}", facts)
 
 
@@ -76,19 +83,22 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
         if columns and len(index.fingerprints.get(name, [])) == 1:
             table = pool_scores(workspace, index, name)
             for column in columns:
-                column_faults, facts[f"{column.name} null share"] = _faults(column, table, kind.may_be_constant(table))
-                faults += column_faults
+                found = _faults(column, table, kind.may_be_constant(table), workspace.settings.checks.nulls)
+                faults += found.faults
+                facts[f"{column.name} null share"] = found.null_share
+                if found.rows:
+                    facts[f"{column.name} rows"] = found.rows
     return Verdict(not faults, "; ".join(faults) or "every score column is filled, varied and in range", facts)
 
 
 def few_near_duplicates(workspace: Workspace) -> Verdict:
-    """At most NEAR_DUPLICATE_SHARE of the pool is not chosen because it is alike to what is kept."""
+    """At most `checks.near_duplicates` of the pool is not chosen because it is alike to what is kept."""
     found, rows = read_near_duplicates(workspace), read_index(workspace).frame.height
     share = found.table.height / max(1, rows)
     description = (
         f"{found.table.height} of {rows} samples ({share:.1%}) are near-duplicates of {found.groups} that are kept"
     )
-    passed = share <= NEAR_DUPLICATE_SHARE
+    passed = share <= workspace.settings.checks.near_duplicates
     if not passed:
         description += (
             "; are they? The vectors of a language model are all alike to some degree: look at the examples, and raise "
@@ -148,21 +158,64 @@ def held_back(workspace: Workspace, recipes: Iterable[str] | None = None) -> dic
     return {name: verdict.description for name, verdict in verdicts.items() if not verdict.passed}
 
 
-def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool) -> tuple[list[str], float]:
-    """What is wrong with one column of scores, and its share of nulls."""
+class _Found(NamedTuple):
+    """What is wrong with one column of scores. null_share: of its rows; rows: some that are to blame."""
+
+    faults: list[str]
+    null_share: float
+    rows: list[str]
+
+
+def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool, most_nulls: float) -> _Found:
     assert column.value_range is not None
     low, high = column.value_range
     values = table[column.name].cast(pl.Float64)
     null_share = values.null_count() / max(1, len(values))
     present = values.drop_nulls()
-    faults = []
-    if null_share > NULL_SHARE:
+    faults, blamed = [], pl.repeat(False, len(values), eager=True)
+    if null_share > most_nulls:
         faults.append(f"{column.name}: {null_share:.0%} null")
+        blamed |= values.is_null()
     if len(present) >= CONSTANT_ROWS and present.n_unique() == 1 and not may_be_constant:
         faults.append(f"{column.name}: the same value, {present[0]}, in all {len(present)} rows")
-    if not (present.is_finite() & present.is_between(low, high)).all():
+    outside = ~(values.is_finite() & values.is_between(low, high)).fill_null(True)
+    if outside.any():
         faults.append(f"{column.name}: values outside [{low:g}, {high:g}]")
-    return faults, null_share
+        blamed |= outside
+    return _Found(faults, null_share, table["sample_id"].filter(blamed).head(_TOLD).to_list())
+
+
+def scores_have_not_drifted(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
+    """No score of the pool is distributed farther than `checks.drift` from what it was (score_drift.py)."""
+    found, most = score_drift(workspace, kinds), workspace.settings.checks.drift
+    told = "; ".join(
+        f"{each.column}: {each.distance:.3f} from the last pool's ({each.rows_before:,} rows, now {each.rows:,})"
+        for each in found
+        if each.distance > most
+    )
+    facts = {f"{each.column} distance": each.distance for each in found}
+    return Verdict(
+        not told, told or "every score is distributed as in the last pool, or has none to compare with", facts
+    )
+
+
+def few_chosen_are_alike(workspace: Workspace, recipe: str) -> Verdict:
+    """At most `checks.alike_chosen` of the chosen rows are alike to another chosen one (alike_chosen.py)."""
+    order: pl.DataFrame = read_version(workspace.coreset(recipe), lambda made: made.read_table("order.parquet"))
+    spec, chosen = workspace.settings.checks, order["sample_id"]
+    found = alike_chosen(workspace, read_index(workspace), chosen, spec.alike)
+    if found is None:
+        return Verdict(True, "the pool has no embeddings, so nobody looked", {"known": False})
+    looked_at = min(len(chosen), MOST_ROWS)
+    share = found.height / max(1, looked_at)
+    facts: dict[str, Any] = {"alike": found.height, "share": share}
+    if found.height:
+        pairs = found.head(_TOLD).iter_rows()
+        facts["rows"] = [f"{one} and {other}: cosine {cosine:.4f}" for one, other, cosine in pairs]
+    told = (
+        f"{found.height} of the first {looked_at} rows ({share:.1%}) have another at a cosine of {spec.alike:g} or more"
+    )
+    return Verdict(share <= spec.alike_chosen, told, facts)
 
 
 def every_source_complete(workspace: Workspace) -> Verdict:
@@ -173,7 +226,7 @@ def every_source_complete(workspace: Workspace) -> Verdict:
 
 
 def little_is_held_out(workspace: Workspace) -> Verdict:
-    """At most HELD_OUT_SHARE of the pool is held out for what it shares with eval sources.
+    """At most `checks.held_out` of the pool is held out for what it shares with eval sources.
 
     More is a sign that one was copied into the pool, or that both are of one template.
     """
@@ -184,4 +237,4 @@ def little_is_held_out(workspace: Workspace) -> Verdict:
     told = "".join(f"; {reason}: {count}" for reason, count in reasons.iter_rows())
     told += "".join(f"; because of {source}: {count}" for source, count in index.held_out.by_source.items())
     description = f"{held_out} of {rows} samples ({share:.1%}) are held out{told}"
-    return Verdict(share <= HELD_OUT_SHARE, description, {"held out": held_out, "share": share})
+    return Verdict(share <= workspace.settings.checks.held_out, description, {"held out": held_out, "share": share})

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, explain_unknown_key
+from dselect_core.settings.checks_spec import ChecksSpec
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec, NeighborSpec
 from dselect_core.settings.roles_check import check_roles
@@ -177,6 +178,7 @@ class Settings(StrictModel):
     coresets: dict[str, CoresetSpec] = Field(description="recipes, by the name of their coreset")
     feedback: FeedbackSpec = Field(FeedbackSpec(), description="how models are tuned for d3's rounds")
     trials: TrialsSpec = Field(TrialsSpec(), description="how the coresets with `trial: true` are tried")
+    checks: ChecksSpec = Field(ChecksSpec(), description="from where on the checks of the graph warn")
     schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
     reports_url: str | None = Field(
         None,

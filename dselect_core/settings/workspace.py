@@ -16,6 +16,7 @@ rounds/records/<recipe>/<round>.parquet         what a round saw, and whom it ch
 spend/<year>-<month>/…                          every call to a paid judge, and what it cost (graders/spend.py)
 trials/runs/<run>/…, trials/marks/<run>/…       what was tuned, and what was measured of it (trials/mark_store.py)
 trials/results/<recipe>.json                    the trial of a recipe
+corpus/score_distributions.json                 the pool's scores, now and before (lineage/score_drift.py)
 reports/coresets/<recipe>.html, reports/index.html  pages for people (reports/write_reports.py)
 """
 
@@ -125,6 +126,11 @@ class Workspace:
     def trial(self, recipe: str) -> UPath:
         """The result of a recipe's trial."""
         return self.trials / "results" / f"{recipe}.json"
+
+    @property
+    def score_distributions(self) -> UPath:
+        """How the pool's scores are distributed, and were before."""
+        return self.root / "corpus" / "score_distributions.json"
 
     @property
     def reports(self) -> UPath:

@@ -35,7 +35,7 @@ def asset_checks(corpus: Corpus, needed: frozenset[str]) -> list[dg.AssetChecksD
     @dg.asset_check(
         asset=raw_dataset,
         partitions_def=namespace.source,
-        description="at most 5% of the rows in quarantine",
+        description="at most 5% of the rows in quarantine, or what `checks.quarantine` says",
     )
     @with_clean_errors
     def quarantine_is_small(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -49,6 +49,11 @@ def asset_checks(corpus: Corpus, needed: frozenset[str]) -> list[dg.AssetChecksD
     @with_clean_errors
     def scores_are_sound() -> dg.AssetCheckResult:
         return _result(checks.scores_are_sound(corpus.open(), needed), dg.AssetCheckSeverity.ERROR)
+
+    @dg.asset_check(asset=corpus_index, description="no score is distributed otherwise than over the last pool")
+    @with_clean_errors
+    def scores_have_not_drifted() -> dg.AssetCheckResult:
+        return _result(checks.scores_have_not_drifted(corpus.open(), needed), dg.AssetCheckSeverity.WARN)
 
     @dg.asset_check(asset=corpus_index, description="no source is left out of the pool")
     @with_clean_errors
@@ -81,14 +86,25 @@ def asset_checks(corpus: Corpus, needed: frozenset[str]) -> list[dg.AssetChecksD
     def not_collapsed(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         return _result(checks.not_collapsed(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
 
+    @dg.asset_check(
+        asset=coreset,
+        partitions_def=namespace.recipe,
+        description="few of the chosen rows are alike to another chosen one, by the cosine of their embeddings",
+    )
+    @with_clean_errors
+    def few_chosen_are_alike(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        return _result(checks.few_chosen_are_alike(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
+
     return [
         every_row_accounted_for,
         quarantine_is_small,
         scores_are_sound,
+        scores_have_not_drifted,
         every_source_complete,
         little_is_held_out,
         every_source_kept,
         not_collapsed,
+        few_chosen_are_alike,
     ]
 
 

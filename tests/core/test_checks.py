@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -12,7 +13,8 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.graders.grades import GRADES
 from dselect_core.kinds import kind_of
 from dselect_core.lineage import quality_checks as checks
-from dselect_core.pool.corpus_index import build_index, read_index
+from dselect_core.lineage.alike_chosen import alike_chosen
+from dselect_core.pool.corpus_index import Index, build_index, read_index
 from dselect_core.pool.pool_tables import pool_scores
 from dselect_core.scores.difficulty import DIFFICULTY
 from dselect_core.scores.score_table import version_of
@@ -89,6 +91,66 @@ def test_scores_that_cannot_be_right_are_named(place: Workspace, columns: dict[s
     verdict = checks.scores_are_sound(place, frozenset({"difficulty"}))
     assert verdict.passed == (fault is None)
     assert fault is None or fault in verdict.description
+
+
+def test_rows_to_blame_are_named_and_thresholds_are_settings(place: Workspace) -> None:
+    score(place, upd=[1.5, None, *(i / 40 for i in range(28))])
+    ids = read_parquet(place.samples("a"))["sample_id"]
+    kinds = frozenset({"difficulty"})
+    assert checks.scores_are_sound(place, kinds).facts["upd rows"] == [ids[0]]
+    strict = with_checks(place, nulls=0.01, quarantine=0.02)
+    verdict = checks.scores_are_sound(strict, kinds)
+    assert "upd: 3% null" in verdict.description
+    assert set(verdict.facts["upd rows"]) == {ids[0], ids[1]}
+    assert checks.quarantine_is_small(place, "a").passed
+    quarantined = checks.quarantine_is_small(strict, "a")
+    assert not quarantined.passed
+    assert "a.json, row 32: " in quarantined.facts["rows"][0]
+
+
+def with_checks(place: Workspace, **thresholds: float) -> Workspace:
+    given = place.settings.model_dump(by_alias=True) | {"checks": thresholds}
+    return Workspace(Settings.model_validate(given))
+
+
+def test_a_score_that_moves_from_one_pool_to_the_next_is_named(place: Workspace, tmp_path: Path) -> None:
+    kinds = frozenset({"difficulty"})
+
+    def land(words: str, upd: list[float]) -> checks.Verdict:
+        rows = [{"instruction": f"Say {words} {i}", "input": "", "output": f"{i}"} for i in range(200)]
+        (tmp_path / "a.json").write_text(json.dumps(rows))
+        land_source(place, "a")
+        score(place, upd=upd, loss=[i / 200 for i in range(200)], entropy=[i / 200 for i in range(200)])
+        return checks.scores_have_not_drifted(place, kinds)
+
+    even = [i / 200 for i in range(200)]
+    assert land("one", even).facts == {}
+    assert land("two", even[::-1]).passed  # other rows, distributed alike
+    verdict = land("three", [min(1.0, value + 0.25) for value in even])
+    assert not verdict.passed
+    assert verdict.description == "upd: 0.250 from the last pool's (200 rows, now 200)"
+    assert verdict.facts["loss distance"] == 0
+    # Asked again of the same pool it says the same.
+    assert checks.scores_have_not_drifted(place, kinds) == verdict
+    assert checks.scores_have_not_drifted(with_checks(place, drift=0.3), kinds).passed
+
+
+def test_chosen_rows_that_are_alike_are_found_as_brute_force_finds_them(place: Workspace) -> None:
+    ids = read_parquet(place.samples("a"))["sample_id"]
+    vectors = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    vectors[7] = 2 * vectors[3] + 0.001
+    vectors[9] = np.nan
+    frame = pl.DataFrame({"sample_id": ids, "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, 6))})
+    store = place.open_store("embeddings", fingerprint({"e": 1}))
+    store.append(frame.with_columns(reason=pl.lit(None, pl.String)).select("sample_id", "embedding", "reason"))
+    index = Index(ids.to_frame(), {}, {}, {"embeddings": [store.fingerprint]})
+    found = alike_chosen(place, index, ids.sample(fraction=1, shuffle=True, seed=1), 0.9)
+    assert found is not None
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    alike = {ids[i] for i in range(30) if any(i != j and float(units[i] @ units[j]) >= 0.9 for j in range(30))}
+    assert set(found["sample_id"]) == alike >= {ids[3], ids[7]}
+    assert found["like"][0] in (ids[3], ids[7])
+    assert alike_chosen(place, Index(ids.to_frame(), {}, {}, {}), ids, 0.9) is None
 
 
 @pytest.mark.parametrize(("scale", "sound"), [("heuristic", True), ("rating", False)])

@@ -92,7 +92,7 @@ def test_trials_and_their_checks_are_there_where_a_recipe_is_tried() -> None:
             name for name in ("held_out", "trial") if graph.get(dg.AssetKey(name)).automation_condition is not None
         }
         of_coreset = graph.get(dg.AssetKey("coreset")).check_keys
-        always = {"every_source_kept", "not_collapsed"}
+        always = {"every_source_kept", "not_collapsed", "few_chosen_are_alike"}
         return requested, {key.name: graph.get(key).blocking for key in of_coreset if key.name not in always}
 
     assert definitions() == (set(), {})
