@@ -22,6 +22,9 @@ SEVEN = {
     "miwv_values",
     "coreset",
 }
+GROUPS = ["sources", "model", "scores", "pool", "selection", "proof"]
+"""As the graph is laid out: no edge runs back."""
+
 RECIPES = {
     "d3": {"strategy": "d3", "budget": "10%"},
     "weak": {"strategy": "miwv", "budget": "1%"},
@@ -41,10 +44,20 @@ def test_every_asset_is_there_and_says_what_it_is() -> None:
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description
-        assert node.group_name in {"corpus", "model", "scores", "selection", "proof"}
+        assert node.group_name in GROUPS
         assert node.owners == ["team:data-curation"]
         assert node.kinds
         assert node.code_version
+
+
+def test_groups_read_from_left_to_right() -> None:
+    rounds = {"strategy": "d3", "budget": "10%", "rounds": 2}
+    alike = {"threshold": 0.9}
+    given = settings(coresets=RECIPES | {"fed": rounds | {"trial": True}}, sources=EVAL, near_duplicates=alike)
+    graph = build_definitions(given).resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        own = GROUPS.index(graph.get(key).group_name)
+        assert all(GROUPS.index(graph.get(parent).group_name or "") <= own for parent in graph.get(key).parent_keys)
 
 
 def test_partitions_are_sources_and_recipes_and_what_looks_across_rows_has_none() -> None:

@@ -113,6 +113,7 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
                 **new_coreset.counts,
                 "seconds": round(progress.seconds, 2),
                 "path": path(place.coreset(context.partition_key)),
+                "dagster/uri": clean(str(place.coreset(context.partition_key))),
                 "report": link(write_coreset_report(place, context.partition_key, new_coreset)),
                 "dagster/column_schema": column_schema(new_coreset.selection.order.schema, _column_descriptions()),
                 **_difference(new_coreset),

@@ -41,7 +41,7 @@ def _d3_round(corpus: Corpus, number: int, code_version: str) -> dg.AssetsDefini
             corpus.namespace.key("warmup_model"),
         ],
         partitions_def=corpus.namespace.rounds[number - 1],
-        group_name=corpus.namespace.prefixed("rounds"),
+        group_name=corpus.namespace.prefixed("selection"),
         kinds={"torch", "parquet"},
         owners=corpus.settings.owners,
         code_version=code_version,

@@ -36,7 +36,7 @@ def near_duplicates(corpus: Corpus, code_versions: dict[str, str]) -> list[dg.As
         key=corpus.namespace.key("near_duplicates"),
         # Grades and difficulties, by which the kept one is elected, are seen through the index.
         deps=corpus.namespace.keys("corpus_index", "neighbors"),
-        group_name=corpus.namespace.prefixed("corpus"),
+        group_name=corpus.namespace.prefixed("pool"),
         kinds={"numpy", "parquet"},
         owners=corpus.settings.owners,
         code_version=code_versions["near_duplicates"],

@@ -39,7 +39,7 @@ def corpus_index(corpus: Corpus, needed: frozenset[str]) -> dg.AssetsDefinition:
         key=corpus.namespace.key("corpus_index"),
         # Not on raw_dataset beside the scores: both would be asked for at once, and the index made too early.
         deps=corpus.namespace.keys(*(by_source or ["raw_dataset"])),
-        group_name=corpus.namespace.prefixed("corpus"),
+        group_name=corpus.namespace.prefixed("pool"),
         kinds={"polars", "parquet"},
         owners=corpus.settings.owners,
         # The kinds that make a source complete are part of what this asset does, and so are the roles of sources.
@@ -118,7 +118,7 @@ def neighbors(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=corpus.namespace.key("neighbors"),
         deps=[corpus.namespace.key("corpus_index")],
-        group_name=corpus.namespace.prefixed("corpus"),
+        group_name=corpus.namespace.prefixed("pool"),
         kinds={"numpy", "parquet"},
         owners=corpus.settings.owners,
         code_version=code_version,
@@ -162,7 +162,7 @@ def _pair_scores(
         key=corpus.namespace.key(asset),
         # The zero-shot losses and the texts are reached through the index; the pairs are the neighbours'.
         deps=corpus.namespace.keys("corpus_index", "neighbors", "warmup_model"),
-        group_name=corpus.namespace.prefixed("scores"),
+        group_name=corpus.namespace.prefixed("pool"),
         kinds={"torch", "parquet"},
         owners=corpus.settings.owners,
         code_version=code_version,

@@ -9,7 +9,7 @@ from dselect_core.corpus.sample import SAMPLES
 from dselect_dagster.defs.asset_metadata import column_schema, markdown_table, path
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
-from dselect_dagster.defs.run_errors import with_clean_errors
+from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 
 def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
@@ -18,7 +18,7 @@ def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
     @dg.asset(
         key=corpus.namespace.key("raw_dataset"),
         partitions_def=corpus.namespace.source,
-        group_name=corpus.namespace.prefixed("corpus"),
+        group_name=corpus.namespace.prefixed("sources"),
         kinds={"polars", "parquet"},
         owners=corpus.settings.owners,
         code_version="1",
@@ -42,6 +42,7 @@ def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
             "signature": landed.signature,
             "origins": landed.origins,
             "path": path(place.samples(context.partition_key)),
+            "dagster/uri": clean(str(place.samples(context.partition_key))),
         }
         if landed.ingested is not None:
             metadata["formats"] = ", ".join(landed.ingested.formats)

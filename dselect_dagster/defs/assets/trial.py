@@ -34,7 +34,7 @@ def held_out(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=corpus.namespace.key("held_out"),
         deps=[corpus.namespace.key("raw_dataset")],
-        group_name=_GROUP,
+        group_name=corpus.namespace.prefixed(_GROUP),
         kinds={"json"},
         owners=corpus.settings.owners,
         code_version=code_version,
@@ -74,7 +74,7 @@ def trial(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
         key=corpus.namespace.key("trial"),
         deps=[*of_recipe, *corpus.namespace.keys("warmup_model", "held_out")],
         partitions_def=corpus.namespace.trial,
-        group_name=_GROUP,
+        group_name=corpus.namespace.prefixed(_GROUP),
         kinds={"torch", "json"},
         owners=corpus.settings.owners,
         code_version=code_version,
