@@ -271,12 +271,23 @@ def export(
     format: Annotated[
         str, typer.Option(help="all, messages (JSONL), parquet, alpaca (JSON) or dataset (folder for load_dataset)")
     ] = "all",
+    trainer: Annotated[
+        str | None, typer.Option("--for", help="trl, axolotl or llamafactory: with the description that it needs")
+    ] = None,
 ) -> None:
-    """Copy a made coreset somewhere else, whole or in one format."""
+    """Copy a made coreset somewhere else: whole, in one format, or for a trainer."""
     from dselect_core.coreset.export import export_coreset
+    from dselect_core.coreset.for_trainers import export_for
 
     settings, config_file = load(config)
     _check_recipe(settings, config_file, recipe)
+    if trainer is not None:
+        written, left_out = export_for(Workspace(settings).coreset(recipe), target, trainer)
+        for path in written:
+            out.print(render.short_path(str(path)))
+        if left_out:
+            out.print(f"{left_out} rows are left out: {trainer} has no form for their tool calls")
+        return
     for path in export_coreset(Workspace(settings).coreset(recipe), target, format):
         out.print(render.short_path(str(path)))
 
