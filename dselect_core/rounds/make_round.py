@@ -7,6 +7,7 @@ it moves, and a round that was killed goes on.
 `Rounds` is what a plan (rounds_todo.py) and the making ask.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -34,6 +35,7 @@ from dselect_core.runs.tunable_model import TunableModel
 from dselect_core.scores.forward_scores import forward_kinds
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.d3 import D3
+from dselect_core.select.mixture import Mixture
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import required_kinds
 from dselect_core.settings.workspace import Workspace
@@ -88,7 +90,9 @@ class Rounds:
     @cached_property
     def warm_up(self) -> list[str]:
         """Ids of the warm-up rows; none where the recipe has no `warmup`."""
-        return [] if self.spec.warmup is None else warm_up_rows(self.selectable, self.spec)
+        if self.spec.warmup is None:
+            return []
+        return warm_up_rows(self.selectable, self.spec, self.mixture() if self.spec.warmup.in_budget else None)
 
     @cached_property
     def shares(self) -> list[int]:
@@ -99,6 +103,10 @@ class Rounds:
     def by_tokens(self) -> bool:
         """Whether the budget is in response tokens."""
         return self.spec.budget.unit == "tokens"
+
+    def mixture(self, chosen: Sequence[str] = ()) -> Mixture | None:
+        """`quota` or `balance`, after these samples were chosen; None where the recipe has neither."""
+        return self.selectable.mixture(self.spec, self.shares[-1], chosen) if self.spec.has_mixture else None
 
     def model(self, number: int, before: RoundRecord | None) -> RoundModel:
         """The model of a round. before: the record of the round before it; None for the first.
@@ -124,11 +132,12 @@ class Rounds:
         Raises DselectError where its share cannot be filled.
         """
         pool = self.scores(model).pool(self.pool)
-        selectable = Selectable.of(pool, self.spec)
+        selectable = Selectable.of(pool, self.spec, self.selectable if self.spec.has_mixture else None)
         chosen = self._chosen(before)
-        spent = self._spent(chosen)
-        given = rows_of(selectable.pool, chosen["sample_id"].to_list())
-        choice = choose(selectable, given, spent, self.shares[number - 1], self.by_tokens)
+        spent, chosen_ids = self._spent(chosen), chosen["sample_id"].to_list()
+        mixture = self.mixture(chosen_ids)
+        given = rows_of(selectable.pool, chosen_ids)
+        choice = choose(selectable, self.spec, given, spent, self.shares[number - 1], mixture)
         if chosen.is_empty() and not choice.picks:
             raise DselectError(
                 f"the first share, {self.shares[0]} response tokens, buys nothing: the first pick alone has more"

@@ -6,13 +6,14 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
+from dselect_core.rounds.choose_round import rows_of
 from dselect_core.rounds.make_round import Rounds
 from dselect_core.rounds.round_record import OWN_COLUMNS, RoundRecord, read_record
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.composition import composition
-from dselect_core.select.d3 import D3
 from dselect_core.select.saved_order import SCHEMA, SavedOrder
 from dselect_core.select.select import Selection
+from dselect_core.select.strategies import strategy_with_options
 
 
 def read_rounds(rounds: Rounds) -> list[RoundRecord]:
@@ -45,6 +46,11 @@ def selection_of_rounds(rounds: Rounds, records: list[RoundRecord]) -> tuple[Poo
     table = table.with_columns(
         pl.lit(None, pl.UInt32).alias("pass"), state_seen=seen.fill_null(0), state_round=pl.col("round")
     )
+    columns = strategy_with_options(rounds.spec.strategy, rounds.spec.options).columns
+    mixture, chosen_ids = rounds.mixture(), order["sample_id"].to_list()
+    if mixture is not None:
+        groups = rounds.selectable.pool.scores.select("sample_id", state_group=pl.lit(pl.Series(mixture.groups)))
+        table = table.join(groups, on="sample_id", how="left", maintain_order="left")
     key = fingerprint([last.version, rounds.pool_version, rounds.spec_version])
     tokens = order["response_tokens"] if "response_tokens" in scores else None
     pool = replace(rounds.pool, scores=last.table.select("sample_id", *scores))
@@ -56,7 +62,8 @@ def selection_of_rounds(rounds: Rounds, records: list[RoundRecord]) -> tuple[Poo
         rows=order.height,
         tokens=None if tokens is None or tokens.null_count() else int(tokens.sum()),
         composition=composition(pool, order),
-        saved=SavedOrder(key, table.select(*SCHEMA, *D3.columns, "state_seen", "state_round")),
+        mixture=None if mixture is None else mixture.table(rows_of(rounds.selectable.pool, chosen_ids)),
+        saved=SavedOrder(key, table.select(*SCHEMA, *columns, pl.col("^state_.*$"))),
         saved_changed=True,
         reused=order.height,
     )

@@ -4,24 +4,27 @@ Source: D3 (arXiv 2503.11441), step 4; its shape is from the paper and second so
 are the Euclidean distance over unit vectors and the rounding. How the order is made and continued: farthest_first.py.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dselect_core.errors import DselectError
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.farthest_first import MAX_WEIGHT_STEPS, farthest_first
+from dselect_core.select.farthest_first import MAX_WEIGHT_STEPS, FarthestFirst, farthest_first
 from dselect_core.select.gain_per_token import PER_TOKEN, response_tokens
 from dselect_core.select.length_correction import LENGTH_CORRECTED
-from dselect_core.select.order import Order
 from dselect_core.select.rounding import SCORE_STEP
 from dselect_core.select.saved_order import SavedOrder
 from dselect_core.select.strategy import Strategy
 from dselect_core.select.whitening import WHITEN
 
 
-def d3_order(pool: Pool, seed: int, saved: SavedOrder | None = None, per: str | None = None) -> Order:
+def d3_order(
+    pool: Pool, seed: int, saved: SavedOrder | None = None, per: str | None = None, given: Sequence[int] = ()
+) -> FarthestFirst:
     """First `argmax w_i`, then `argmax w_i · m_i`, m_i the distance to the nearest pick; `seed` is not used.
 
-    per: "token" divides each weight by the row's response tokens.
+    per: "token" divides each weight by the row's response tokens. given: as in `farthest_first`.
     `w = upd · grade`, rounded to the score grid. Raises DselectError where it is outside [0, 4]; upd and grade are at
     most 1 by definition.
     """
@@ -29,7 +32,7 @@ def d3_order(pool: Pool, seed: int, saved: SavedOrder | None = None, per: str | 
     weight_steps = d3_weight_steps(pool)
     if per == "token":
         weight_steps = weight_steps / response_tokens(pool)
-    return farthest_first(pool.embeddings, weight_steps, saved, groups=pool.groups)
+    return farthest_first(pool.embeddings, weight_steps, saved, given=given, groups=pool.groups)
 
 
 def d3_weight_steps(pool: Pool) -> np.ndarray:

@@ -36,17 +36,21 @@ class Mixture(ABC):
     def open_groups(self) -> np.ndarray:
         """Boolean [groups]: those that the next row may be of."""
 
-    def picks(self, order: Order, made: Sequence[Pick]) -> Iterator[Pick]:
-        """The picks of `order` under the mixture, after those that were made."""
+    def picks(self, order: Order, made: Sequence[Pick], groups: np.ndarray | None = None) -> Iterator[Pick]:
+        """The picks of `order` under the mixture, after those that were made.
+
+        groups: of the rows that the order counts, where these are not all that the mixture was made of.
+        """
+        groups = self.groups if groups is None else groups
         for pick in made:
-            self.take(int(self.groups[pick.row]))
+            self.take(int(groups[pick.row]))
         while (open_groups := self.open_groups()).any():
             order.open_groups = open_groups
             found = next(order, None)
             if found is None:
                 self.exhaust(open_groups)
                 continue
-            self.take(int(self.groups[found.row]))
+            self.take(int(groups[found.row]))
             yield found
 
     def take(self, group: int) -> None:

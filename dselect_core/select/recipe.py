@@ -131,8 +131,6 @@ class CoresetSpec(StrictModel):
         if self.has_rounds and self.strategy != "d3":
             key = "rounds" if self.rounds else "warmup"
             raise ValueError(f"`{key}` is for d3; `{self.strategy}` has no use for it: leave it out")
-        if self.has_rounds and (unused := [name for name, value in self.options.items() if value]):
-            raise ValueError(f"`{unused[0]}` has no effect with `rounds` or `warmup` yet: leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -144,9 +142,6 @@ class CoresetSpec(StrictModel):
     @model_validator(mode="after")
     def _check_mixture(self) -> "CoresetSpec":
         check_mixture(self.quota, self.balance, self.budget.unit)
-        if self.has_mixture and self.has_rounds:
-            key = "quota" if self.quota else "balance"
-            raise ValueError(f"`{key}` is not for a recipe with rounds or a warm-up: leave out one of the two")
         return self
 
     @property

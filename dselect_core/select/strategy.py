@@ -127,6 +127,12 @@ class Strategy:
         kinds = (kind for kind in all_kinds().values() if kind.name in self.needs)
         return {kind.name: kind.pool_field for kind in kinds if kind.pool_field is not None}
 
+    def prepared(self, pool: Pool) -> Pool:
+        """The pool that its order is made from, by the options that a recipe set: for who makes that order himself."""
+        for option in self._changed_options.values():
+            pool = pool if option.prepares is None else option.prepares(pool, self.ranks_by)
+        return pool
+
     def with_given(self, values: Mapping[str, Any]) -> "Strategy":
         """The strategy with these option values; None leaves an option at its default.
 

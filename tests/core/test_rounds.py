@@ -78,7 +78,7 @@ def test_a_round_chooses_what_a_loop_over_all_distances_does(rows: Rows, data: s
     spec = spec_of(budget="9 tokens") if by_tokens else spec_of()
     selectable = Selectable.of(pool_of(rows), spec)
     given_rows = [usable.index(row) for row in before if row in usable]
-    choice = choose(selectable, given_rows, spent, until, by_tokens)
+    choice = choose(selectable, spec, given_rows, spent, until)
     assert [usable[pick.row] for pick in choice.picks] == loop(rows, before, spent, until, by_tokens)
     taken = [*given_rows, *(pick.row for pick in choice.picks)]
     assert np.isnan(choice.standing[taken]).all()
@@ -86,7 +86,7 @@ def test_a_round_chooses_what_a_loop_over_all_distances_does(rows: Rows, data: s
         others = np.setdiff1d(np.arange(len(usable)), taken)
         assert not np.isnan(choice.standing[others]).any()
     with pytest.raises(DselectError, match="are left to choose"):
-        choose(selectable, given_rows, spent, spent + left + 1, by_tokens)
+        choose(selectable, spec, given_rows, spent, spent + left + 1)
 
 
 @given(st.integers(1, 500), st.integers(1, 10))

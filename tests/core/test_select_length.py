@@ -262,7 +262,5 @@ def test_what_they_read_is_needed_and_where_they_have_no_use_they_are_refused() 
         CoresetSpec(strategy="deita", budget=5, per="token")
     with pytest.raises(ValidationError, match=r"`length_corrected` is an option of d3, .*topk:<column>; `kcenter` has"):
         CoresetSpec(strategy="kcenter", budget=5, length_corrected=True)
-    with pytest.raises(ValidationError, match="`per` has no effect with `rounds` or `warmup` yet"):
-        CoresetSpec(strategy="d3", budget=5, rounds=3, per="token")
     with pytest.raises(ValidationError, match="per"):
         CoresetSpec(strategy="d3", budget=5, per="row")

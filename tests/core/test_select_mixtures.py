@@ -461,7 +461,6 @@ def test_a_pool_without_sources_and_a_strategy_that_does_not_look_at_groups_are_
         ({"quota": {"a": {"mx": 4}}}, "mx"),
         ({"quota": {"a": {"max": 4}}, "balance": "source"}, "give `quota` or `balance`, not both"),
         ({"balance": "sauce"}, "sauce"),
-        ({"balance": "source", "strategy": "d3", "rounds": 2}, "`balance` is not for a recipe with rounds"),
         ({"balance": {"by": "source", "clusters": 4}}, "`clusters` is for `by: cluster`"),
         ({"balance": "source", "budget": "99 tokens"}, "`balance` counts rows: give the budget as rows (500)"),
         ({"quota": {"a": {"max": 4}}, "budget": "99 tokens"}, "`quota` counts rows"),

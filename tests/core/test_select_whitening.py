@@ -147,5 +147,3 @@ def test_where_it_cannot_be_it_is_refused_with_what_to_do() -> None:
     for name in ("topk:loss", "mads", "random", "deita"):
         with pytest.raises(ValidationError, match="whiten"):
             CoresetSpec(strategy=name, budget=5, whiten=True)
-    with pytest.raises(ValidationError, match="`whiten` has no effect with `rounds`"):
-        CoresetSpec(strategy="d3", budget=5, whiten=True, rounds=2)

@@ -202,7 +202,7 @@ class Histories(RuleBasedStateMachine):
         self.graph.settings(coresets=recipes(self.budgets, self.mixtures))
         self._refresh(f"budget of {recipe}")
 
-    @rule(recipe=st.sampled_from(sorted(set(BUDGETS) - {FED})), which=st.integers(1, len(MIXTURES) - 1))
+    @rule(recipe=st.sampled_from(sorted(BUDGETS)), which=st.integers(1, len(MIXTURES) - 1))
     def divide(self, recipe: str, which: int) -> None:
         self.mixtures[recipe] = {} if self.mixtures[recipe] == MIXTURES[which] else MIXTURES[which]
         self.graph.settings(coresets=recipes(self.budgets, self.mixtures))

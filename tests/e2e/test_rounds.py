@@ -1,6 +1,7 @@
 """D3's rounds on the real graph: each choice against brute force, edits that are counted, a kill, what is shown."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,10 @@ from dselect_core.pool.corpus_index import build_index, needed_kinds
 from dselect_core.rounds.make_round import make_round
 from dselect_core.rounds.round_record import RoundRecord, read_record
 from dselect_core.scores.update import update_scores
+from dselect_core.select.length_correction import without_length
 from dselect_core.select.rounding import SCORE_STEP, round_unit_vectors
+from dselect_core.select.saved_order import read_saved_order
+from dselect_core.select.whitening import whitened
 from tests.e2e.content import write
 from tests.e2e.graph import Graph, assert_as_planned, made, materialised
 from tests.e2e.killed_refresh import environment
@@ -68,35 +72,46 @@ def records(graph: Graph, count: int = 3) -> list[RoundRecord]:
     return [read_record(graph.workspace, "rounds", n + 1) for n in range(count)]
 
 
-def by_brute_force(graph: Graph, record: RoundRecord, before: list[str], wanted: int) -> list[str]:
+OPTIONS = {"per": "token", "length_corrected": True, "whiten": True, "quota": {"b": {"min": "40%", "max": "60%"}}}
+
+
+def by_brute_force(graph: Graph, record: RoundRecord, before: list[str], wanted: int, options: bool) -> list[str]:
     """The greedy choice over the stored scores of a round: every distance to every centre, each time."""
     workspace, stores = graph.workspace, record.facts["scores"]
     ids = graph.pool().select("sample_id")
     upd = workspace.open_store("difficulty", stores["difficulty"]).read(ids, ["upd"])["upd"].to_numpy()
     grade = workspace.open_store("grades", stores["grades"]).read(ids, ["grade"])["grade"].to_numpy()
     vectors = workspace.open_store("embeddings", stores["embeddings"]).read_array(ids).values
-    weights = np.rint(upd.astype(np.float64) * grade / SCORE_STEP).astype(np.int64)
+    of_b = (graph.pool()["sources"].list.first() == "b").to_numpy()
+    tokens = np.ones(ids.height, dtype=np.int64)
+    if options:
+        tokens = records(graph)[0].table["response_tokens"].cast(pl.Int64).to_numpy()
+        upd = np.clip(without_length(upd.astype(np.float64), tokens, ["ab"[each] for each in of_b.tolist()]), 0, 1)
+        vectors = whitened(vectors)
+    weights = np.rint(upd.astype(np.float64) * grade / SCORE_STEP).astype(np.int64) / tokens
     grid = round_unit_vectors(vectors)[0].astype(np.int64)
     names = ids["sample_id"].to_list()
     chosen = [names.index(name) for name in before]
     for _ in range(wanted):
-        if not chosen:
-            chosen.append(int(np.argmax(weights)))
-            continue
-        nearest = ((grid[:, None, :] - grid[chosen][None]) ** 2).sum(axis=2).min(axis=1)
-        gains = weights**2 * nearest
+        nearest = np.ones(ids.height)
+        if chosen:
+            nearest = ((grid[:, None, :] - grid[chosen][None]) ** 2).sum(axis=2).min(axis=1)
+        gains = (weights**2 * nearest) if chosen else weights
         gains[chosen] = -1
+        if options:  # of the first p rows ⌊0.4 p⌋ to ⌈0.6 p⌉ are of b
+            rank, rows_of_b = len(chosen) + 1, int(of_b[chosen].sum()) + of_b
+            gains[(10 * rows_of_b > 6 * rank + 9) | (10 * rows_of_b < 4 * rank - 9)] = -1
         chosen.append(int(np.argmax(gains)))
     return [names[row] for row in chosen[len(before) :]]
 
 
-def assert_brute_force_agrees(graph: Graph, shares: list[int]) -> None:
+def assert_brute_force_agrees(graph: Graph, shares: list[int], options: bool = False) -> None:
     before: list[str] = []
     for record, until in zip(records(graph, len(shares)), shares, strict=True):
         warm_up = record.came_in.filter(round=0)["sample_id"].to_list()
         before += warm_up
         own = record.came_in.filter(pl.col("round") == record.number)["sample_id"].to_list()
-        assert own == by_brute_force(graph, record, before, until - len(before)), record.number
+        assert own == by_brute_force(graph, record, before, until - len(before), options), record.number
         before += own
         assert record.chosen["sample_id"].to_list() == before
     assert graph.order("rounds")["sample_id"].to_list() == before
@@ -155,6 +170,8 @@ EDITS: dict[str, tuple[Callable[[Graph], None], list[int | None]]] = {
     "no warm-up": (set_recipe(warmup=None), [0, POOL, POOL]),
     "two rounds": (set_recipe(rounds=2), [0, POOL]),
     "tokens": (set_recipe(budget="260 tokens"), [0, None, None]),
+    "length corrected, per token": (set_recipe(length_corrected=True, per="token"), [0, None, None]),
+    "balanced over one source": (set_recipe(balance="source"), [0, 0, 0]),
     "short responses left out": (set_recipe(min_response_tokens=4), [None, None, None]),
     "another way of tuning": (lambda graph: graph.settings(feedback={"epochs": 2, "batch_tokens": 256}), [POOL] * 3),
 }
@@ -208,6 +225,29 @@ def from_scratch(graph: Graph, place: Path) -> Graph:
         make_round(rounds, number + 1)
     make_coreset(workspace, "rounds")
     return fresh
+
+
+def test_the_options_of_d3_hold_in_every_round(graph: Graph) -> None:
+    """Every one of them at once, two sources, and the warm-up rows in the budget."""
+    write(graph.folder / "data" / "b" / "0.jsonl", rows(300, 20))
+    sources = {"a": {"path": "data/a"}, "b": {"path": "data/b"}}
+    graph.settings(sources=sources, coresets=RECIPES | {"rounds": ROUNDS | OPTIONS})
+    done = graph.refresh()
+    assert done.is_whole, [run.errors for run in done.failed]
+    assert_brute_force_agrees(graph, [5, 9, 13], options=True)
+    of_b = [sources == ["b"] for sources in graph.order("rounds").sort("rank")["sources"].to_list()]
+    for rank in range(1, 14):
+        assert math.floor(0.4 * rank) <= sum(of_b[:rank]) <= math.ceil(0.6 * rank)
+    manifest = graph.manifest("rounds")
+    assert manifest["options"] == {"per": "token", "length_corrected": True, "whiten": True}
+    assert [(one["group"], one["chosen"]) for one in manifest["mixture"]] == [
+        ("b", sum(of_b)),
+        ("all others", 13 - sum(of_b)),
+    ]
+    saved = read_saved_order(graph.workspace.orders / f"{manifest['order']}.parquet", manifest["order"])
+    assert saved is not None  # with the groups, which `why` names
+    groups = saved.table.join(graph.pool(), on="sample_id").select("state_group", pl.col("sources").list.first())
+    assert set(groups.rows()) == {(0, "b"), (1, "a")}
 
 
 def test_killed_in_round_2_it_goes_on(graph: Graph, tmp_path: Path) -> None:
