@@ -9,22 +9,19 @@ A plan only reads.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from dselect_core.coreset.todo import CoresetTodo, UpstreamChanges, coreset_todos
-from dselect_core.errors import DselectError
 from dselect_core.kinds import FromSamples, FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
 from dselect_core.lineage.cost_estimates import SHOTS, grader_tokens, lengths
 from dselect_core.lineage.plan import Plan, Rate, Reasons, Step, timed
+from dselect_core.lineage.plan_model import MODEL, future_model
 from dselect_core.lineage.plan_near_duplicates import near_duplicates_step
 from dselect_core.lineage.plan_rounds import RoundPlans
 from dselect_core.lineage.plan_targets import targets_will_move
 from dselect_core.lineage.plan_trials import trial_steps
-from dselect_core.lm import target_model
-from dselect_core.lm.load import IDENTITIES, identity
 from dselect_core.neighbors.update_neighbors import neighbors_todo
 from dselect_core.pool.corpus_index import index_of, needed_kinds, needs_neighbors
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
@@ -37,7 +34,7 @@ from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.score_store import Store
 
-_INDEX, _NEIGHBORS, _MODEL = ("corpus_index", None), ("neighbors", None), ("warmup_model", None)
+_INDEX, _NEIGHBORS = ("corpus_index", None), ("neighbors", None)
 
 
 def make_plan(
@@ -64,7 +61,7 @@ def make_plan(
     kinds = needed_kinds(workspace.settings) - uncomputable_kinds(workspace).keys()
     rebuilt = index_of(workspace, sorted(sources), kinds) if _INDEX in lost else None
     pool = future_pool(workspace, landing, sources, landed_versions or {}, rebuilt)
-    model, model_step, model_problem = _model(workspace, stale, lost, pool)
+    model, model_step, model_problem = future_model(workspace, stale, lost, pool)
     planner = _Planner(workspace, pool, model, stale, index_version, dict(lost))
     steps = [
         *(
@@ -145,7 +142,7 @@ class _Planner:
         computed = max(todo.missing_rows.height for todo in due)
         total = self.pool.sources[source].samples.height
         # Whether a model that is lost comes out the same, so that its scores are found, shows when it is made.
-        exact = not (_MODEL in self.lost and any(todo.store is None for todo in due))
+        exact = not (MODEL in self.lost and any(todo.store is None for todo in due))
         step = Step(asset, source, due[0].why or "", computed, total - computed, exact)
         settings = self.workspace.settings
         for todo in due:
@@ -286,8 +283,9 @@ class _Planner:
 
     def near_duplicates(self) -> list[Step]:
         """The step of the near-duplicates."""
+        todos = self._todos(in_pool=True)
         steps, self.near_duplicates_move = near_duplicates_step(
-            self.workspace, self.neighbors_move, self.pairs, self._store, self.score_todos, self.stale, self.lost
+            self.workspace, self.neighbors_move, self.pairs, self._store, todos, self.stale, self.lost
         )
         return steps
 
@@ -356,40 +354,6 @@ def _why_recorded(recipe: str, back: Collection[str], lost: Reasons) -> str:
 
 def _why_landed(source: str, state: FileChange, lost: Reasons) -> str:
     return lost.get(("raw_dataset", source), "its tables are lost") if state == "lost" else f"its files are {state}"
-
-
-def _model(
-    workspace: Workspace, stale: Reasons, lost: Reasons, pool: FuturePool
-) -> tuple[dict[str, Any] | None, Step | None, dict[str, str]]:
-    """(provenance of the model there will be, None where it must be opened first; its step; problems)."""
-    spec, problem = workspace.settings.model, {}
-    why, lost_why = stale.get(_MODEL), lost.get(_MODEL)
-    try:
-        record: dict[str, Any] = target_model.read_record(workspace)
-    except DselectError:
-        record = {}
-    expected = record.get("identity")
-    if spec.path != "builtin" and Path(spec.path).expanduser().is_dir():
-        try:
-            expected = identity(spec.path, spec.revision, IDENTITIES)
-        except DselectError as error:
-            problem["model"] = str(error)
-    elif why is not None or (lost_why is not None and not _comes_out_the_same(workspace, record, pool)):
-        expected = None
-    why = why or lost_why
-    is_made = why is not None or not record or expected != record.get("identity")
-    step = Step(*_MODEL, why or "the model is another one") if is_made else None
-    # What no score depends on is not asked: a model of an older version's record would be opened for it.
-    is_read = any(kind_of(name).reads_model(workspace.settings) for name in needed_kinds(workspace.settings))
-    known = target_model.known_provenance(workspace, expected) if expected is not None and is_read else None
-    return known, step, problem
-
-
-def _comes_out_the_same(workspace: Workspace, record: Mapping[str, Any], pool: FuturePool) -> bool:
-    """Whether a lost builtin model would be tuned again on the samples that it was tuned on."""
-    made_from = record.get("made_from")
-    candidates = pool.candidate_ids["sample_id"]
-    return made_from is not None and made_from == target_model.builtin_made_from(workspace, candidates)
 
 
 def _asset_order() -> list[str]:

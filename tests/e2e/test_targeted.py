@@ -131,6 +131,18 @@ def test_a_new_target_example_computes_one_row_and_the_coresets_that_compare_wit
     assert not wanted.plan().steps
 
 
+def test_a_new_target_example_is_nobodys_near_duplicate_and_moves_no_other_coreset(wanted: Graph) -> None:
+    wanted.settings(near_duplicates={"threshold": 1.0})
+    assert wanted.refresh().is_whole
+    wanted.source("want", [*WANT, *alpaca(["bluely"], offset=400)])
+    planned = wanted.plan()
+    due = {step.partition: step.why for step in planned.steps if step.asset == "coreset"}
+    assert due == dict.fromkeys(TARGETED, "target examples changed")
+    done = wanted.refresh()
+    assert_as_planned(planned, done)
+    assert {recipe for asset, recipe in made(done) if asset == "coreset"} == set(TARGETED)
+
+
 def test_a_new_row_of_the_pool_computes_one_row(wanted: Graph) -> None:
     wanted.source("a", [*alpaca(WORDS), *alpaca(["crimson"], offset=777)])
     planned = wanted.plan()
