@@ -60,7 +60,8 @@ def write_coreset(
       dataset/         a folder for `datasets.load_dataset`: messages, sample_id, and a card
       manifest.json    `manifest` with the counts, and how many were excluded for which reason; `too_alike` counts what
                        was passed over where that left the budget unfilled; chosen against pool by source and length;
-                       the rows of each group of a `quota` or `balance`; size and hash of every file
+                       the rows of each group of a `quota` or `balance`; how `targeted` searched where that was not
+                       exact, and the recall; size and hash of every file
 
     Raises DselectError when a chosen sample is not among `samples`.
     """
@@ -101,6 +102,7 @@ def write_coreset(
         "excluded_reasons": _counted_reasons(selection.excluded["reason"]),
         "composition": selection.composition.as_json(),
         **({} if selection.mixture is None else {"mixture": selection.mixture.to_dicts()}),
+        **({"search": selection.facts} if selection.facts else {}),
     }
 
     dataset = chosen.select(name for name in ("messages", "tools", "sample_id") if name in chosen.columns)

@@ -20,7 +20,7 @@ from dselect_core.lineage.plan import Plan, Rate, Reasons, Step, timed
 from dselect_core.lineage.plan_model import MODEL, future_model
 from dselect_core.lineage.plan_near_duplicates import near_duplicates_step
 from dselect_core.lineage.plan_rounds import RoundPlans
-from dselect_core.lineage.plan_targets import targets_will_move
+from dselect_core.lineage.plan_targets import search_note, targets_will_move
 from dselect_core.lineage.plan_trials import trial_steps
 from dselect_core.neighbors.update_neighbors import neighbors_todo
 from dselect_core.pool.corpus_index import index_of, needed_kinds, needs_neighbors
@@ -310,7 +310,8 @@ class _Planner:
                 steps.append(Step("candidates", todo.recipe, todo.candidates_why))
             if todo.why is not None:
                 reused = None if todo.rows is None else todo.reused_rows
-                steps.append(Step("coreset", todo.recipe, todo.why, todo.picked_rows, reused, todo.exact))
+                note = search_note(self.workspace, todo.recipe, self.pool)
+                steps.append(Step("coreset", todo.recipe, todo.why, todo.picked_rows, reused, todo.exact, note=note))
         return [*steps, *rounds.steps(self.coreset_todos, changed_recipes, model_changes=model_changes)]
 
     def trials(self, *, model_changes: bool) -> list[Step]:

@@ -48,7 +48,8 @@ class Step:
     computed, reused: rows; of a trial, models to tune and those tuned before. exact: False where `computed` is an
     estimate. tokens: through the model, estimated from lengths; the assets of one pass (`pass_name`) name the same
     tokens. judge_tokens: (prompt, completion) to pay for. grader_tokens: through a reward model or judge that runs
-    here. seconds: from past runs, None without any. evaluations: of models, each on one held-out source or task.
+    here. seconds: from past runs, None without any. evaluations: of models, each on one held-out source or task. note:
+    what else there is to say of how it is made.
     """
 
     asset: str
@@ -63,6 +64,7 @@ class Step:
     seconds: float | None = None
     pass_name: str = ""
     evaluations: int | None = None
+    note: str = ""
 
 
 def timed(step: Step, rate: Rate | None) -> Step:

@@ -9,17 +9,9 @@ of rows has one result on any machine. The price is about n·√n·(4 + nprobe/2
 
 import math
 
-import numpy as np
-
 from dselect_core.neighbors.exact_search import NearestRows
 from dselect_core.progress import Progress
-from dselect_core.select.rounding import round_unit_vectors
-from dselect_core.stop import raise_if_stopped
-
-_SEED = 0
-_ITERATIONS = 4
-_SAMPLE_ROWS = 64  # rows per centroid that k-means reads
-_BLOCK = 1024
+from dselect_core.select.inverted_lists import assign, k_means, positions_by_list
 
 
 def list_count(rows: int) -> int:
@@ -36,10 +28,10 @@ def comparison_count(rows: int, nprobe: int) -> int:
 def search(nearest_rows: NearestRows, nprobe: int, progress: Progress | None = None) -> None:
     """Compare each row with the members of the `nprobe` lists whose centroids are nearest to it; n ≥ 1."""
     grid = nearest_rows.grid
-    centroids = _k_means(grid, list_count(len(grid)))
-    home_lists, probing_rows, probed_lists = _assign(grid, centroids, min(nprobe, len(centroids)))
-    members_of = _positions_by_list(home_lists, len(centroids))
-    probes_of = _positions_by_list(probed_lists, len(centroids))
+    centroids = k_means(grid, list_count(len(grid)))
+    homes, probing_rows, probed = assign(grid, centroids, min(nprobe, len(centroids)))
+    members_of = positions_by_list(homes, len(centroids))
+    probes_of = positions_by_list(probed, len(centroids))
     rows_done = 0
     for members, probes in zip(members_of, probes_of, strict=True):
         if len(members) and len(probes):
@@ -47,49 +39,3 @@ def search(nearest_rows: NearestRows, nprobe: int, progress: Progress | None = N
         rows_done += len(members)
         if progress is not None and len(members):
             progress(rows_done, len(grid))
-
-
-def _k_means(grid: np.ndarray, lists: int) -> np.ndarray:
-    """Spherical k-means on the grid over a sample: distinct centroids, float32 [≤ lists, d].
-
-    It is exact, hence repeatable: sums of integers are exact in float64, and argmax takes the first of equals.
-    """
-    random = np.random.default_rng(_SEED)
-    sample = grid[random.choice(len(grid), min(len(grid), _SAMPLE_ROWS * lists), replace=False)]
-    centroids = np.unique(sample[:lists], axis=0)
-    for _ in range(_ITERATIONS):
-        raise_if_stopped()
-        home_lists = np.concatenate([(block @ centroids.T).argmax(axis=1) for block in _blocks(sample)])
-        for number, members in enumerate(_positions_by_list(home_lists, len(centroids))):
-            total = sample[members].sum(axis=0, dtype=np.float64)
-            if total.any():  # a centroid without members, or with opposite ones, stays as it is
-                centroids[number] = round_unit_vectors(total[None])[0][0]
-        # Equal centroids would make every row near one of them probe them all.
-        centroids = np.unique(centroids, axis=0)
-    return centroids
-
-
-def _assign(grid: np.ndarray, centroids: np.ndarray, nprobe: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(list of each row; rows and lists of the pairs (row, list it probes), by ascending row).
-
-    A row also probes the lists that are as near as its last one.
-    """
-    home_lists, probing_rows, probed_lists = [], [], []
-    kth = len(centroids) - nprobe
-    for number, block in enumerate(_blocks(grid)):
-        dots = block @ centroids.T
-        home_lists.append(dots.argmax(axis=1))
-        row, near_list = np.nonzero(dots >= np.partition(dots, kth, axis=1)[:, kth, None])
-        probing_rows.append((row + number * _BLOCK).astype(np.int32))
-        probed_lists.append(near_list.astype(np.int32))
-    return np.concatenate(home_lists), np.concatenate(probing_rows), np.concatenate(probed_lists)
-
-
-def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-
-
-def _positions_by_list(lists: np.ndarray, count: int) -> list[np.ndarray]:
-    """For each list number below `count` the positions in `lists` that hold it, ascending."""
-    order = np.argsort(lists, kind="stable")
-    return np.split(order, np.searchsorted(lists[order], np.arange(1, count)))

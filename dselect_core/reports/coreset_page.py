@@ -70,7 +70,8 @@ def _facts(made: Coreset) -> str:
     given: list[tuple[str, Any]] = [("strategy", spec.strategy), ("budget", str(spec.budget)), ("seed", spec.seed)]
     given += [(name, str(value)) for name, value in options.items()]
     counted = [(name.replace("_", " "), value) for name, value in made.counts.items()]
-    return html_page.table(["", ""], [*given, *counted, ("version", made.version)])
+    searched = [(f"search: {name}", value) for name, value in made.selection.facts.items()]
+    return html_page.table(["", ""], [*given, *counted, *searched, ("version", made.version)])
 
 
 def _sources(made: Coreset) -> Iterator[str]:

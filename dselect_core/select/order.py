@@ -49,6 +49,10 @@ class Order(Iterator[Pick]):
         picks.
         """
 
+    def facts(self) -> dict[str, str | int | float]:
+        """What else the order tells of how it was made, by name; it follows from the pool alone. Nothing by default."""
+        return {}
+
 
 def open_rows(groups: np.ndarray | None, open_groups: np.ndarray | None) -> np.ndarray | None:
     """Boolean [n]: the rows whose group is open; None where all are."""

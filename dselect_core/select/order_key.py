@@ -39,6 +39,8 @@ def _fields(pool: Pool, strategy: Strategy, seed: int, mixture: str | None) -> I
         yield f"seed {seed}"
     for option, value in sorted(strategy.option_values.items()):
         yield f"{option} {value}"
+    if strategy.decided_by_size is not None and (decided := strategy.decided_by_size(pool)) is not None:
+        yield decided
     yield f"{len(pool)} samples"
     yield from pool.sample_ids
     if strategy.values is not None:

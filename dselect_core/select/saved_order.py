@@ -14,6 +14,7 @@ SCHEMA, then the strategy's own score columns as they were in the pool, then its
               where picked or not defined
 """
 
+import json
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,19 +43,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class SavedOrder:
-    """An order as far as it was made. key: of order_key.py; table: as in the file.
+    """An order as far as it was made. key: of order_key.py; table: as in the file; facts: as `Order.facts`.
 
     Row numbers of picks, state and standing count the samples that the strategy can use (no reason), by id.
     """
 
     key: str
     table: pl.DataFrame = field(repr=False)
+    facts: dict[str, str | int | float] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, key: str, samples: pl.DataFrame, picks: list[Pick], state: dict[str, np.ndarray], standing: np.ndarray
+        cls,
+        key: str,
+        samples: pl.DataFrame,
+        picks: list[Pick],
+        state: dict[str, np.ndarray],
+        standing: np.ndarray,
+        facts: dict[str, str | int | float] | None = None,
     ) -> "SavedOrder":
-        """The order after `picks`, with its `state` and `standing` at that point.
+        """The order after `picks`, with its `state`, `standing` and `facts` at that point.
 
         samples: sample_id, reason, then the strategy's score columns; a row per sample of the pool, by id.
         """
@@ -75,7 +83,7 @@ class SavedOrder:
             .join(picked, on="row", how="left", maintain_order="left")
         )
         table = samples.join(usable, on="sample_id", how="left", maintain_order="left")
-        return cls(key, table.select(*SCHEMA, *samples.columns[2:], *arrays))
+        return cls(key, table.select(*SCHEMA, *samples.columns[2:], *arrays), facts or {})
 
     @cached_property
     def picks(self) -> list[Pick]:
@@ -115,7 +123,7 @@ def read_saved_order(upath: UPath, key: str) -> SavedOrder | None:
     except (DselectError, OSError) as error:
         _log.warning("saved order %s is ignored, the order is made from its start: %s", upath, error)
         return None
-    return SavedOrder(key, table) if metadata.get("key") == key else None
+    return SavedOrder(key, table, json.loads(metadata.get("facts", "{}"))) if metadata.get("key") == key else None
 
 
 def count_saved_picks(upath: UPath) -> int:
@@ -134,4 +142,5 @@ def write_saved_order(saved: SavedOrder, upath: UPath) -> None:
         metadata = {}
     if metadata.get("key") == saved.key and int(metadata["picks"]) > len(saved.picks):
         return
-    write_parquet(saved.table, upath, {"key": saved.key, "picks": str(len(saved.picks))})
+    facts = {"facts": json.dumps(saved.facts)} if saved.facts else {}
+    write_parquet(saved.table, upath, {"key": saved.key, "picks": str(len(saved.picks)), **facts})

@@ -9,6 +9,7 @@ selection is that of a fresh run, bit for bit. The price is a hash over all that
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -40,6 +41,7 @@ class Selection:
     tokens: response tokens of the chosen; None where the pool has no such column or one of them is null.
     composition: chosen against pool, by source and by length.
     mixture: group, candidates, chosen, least, most; None where the recipe gives neither `quota` nor `balance`.
+    facts: what the order tells of how it was made (`Order.facts`); empty for most.
     too_alike: samples passed over as too similar to a chosen one, where that left the budget unfilled; None otherwise.
     saved: the order as far as it was ever made, so often beyond `order`; None unless the caller keeps orders.
     saved_changed: `saved` differs from what the caller had, and should be written.
@@ -54,6 +56,7 @@ class Selection:
     tokens: int | None
     composition: Composition = field(repr=False)
     mixture: pl.DataFrame | None = field(default=None, repr=False)
+    facts: dict[str, str | int | float] = field(default_factory=dict)
     too_alike: int | None = None
     saved: SavedOrder | None = field(default=None, repr=False)
     saved_changed: bool = False
@@ -104,7 +107,7 @@ def select(
     else:
         picks = _take_rows(order, limit, progress)
     excluded = samples.select("sample_id", "reason").drop_nulls("reason")
-    selection = _build_selection(pool, selectable, strategy, picks, excluded)
+    selection = replace(_build_selection(pool, selectable, strategy, picks, excluded), facts=order.facts)
     if mixture is not None:
         selection = replace(selection, mixture=mixture.table([pick.row for pick in picks]))
     if strategy.pick_columns is not None:
@@ -162,14 +165,21 @@ class _ContinuedOrder:
             return self._order.state()
         return {} if self._saved is None else self._saved.state
 
+    @cached_property
+    def facts(self) -> dict[str, str | int | float]:
+        """Of the order. They do not depend on how many picks there are, so those of a saved one hold."""
+        saved = {} if self._saved is None else self._saved.facts
+        return saved if saved or self._order is None else self._order.facts()
+
     def to_saved_order(self, key: str, samples: pl.DataFrame) -> SavedOrder:
         """With every pick made, also the one that exceeded a token budget: a larger budget starts with it."""
         if self._order is not None:
             # With the groups, which `why` names.
             groups = {} if self._mixture is None else {"group": self._mixture.groups}
-            return SavedOrder.of(key, samples, self._picks, self._order.state() | groups, self._order.standing())
+            state, standing = self._order.state() | groups, self._order.standing()
+            return SavedOrder.of(key, samples, self._picks, state, standing, self.facts)
         assert self._saved is not None
-        return SavedOrder.of(key, samples, self._picks, self._saved.state, self._saved.standing)
+        return SavedOrder.of(key, samples, self._picks, self._saved.state, self._saved.standing, self.facts)
 
 
 def _take_rows(order: _ContinuedOrder, limit: int, progress: Progress | None) -> list[Pick]:

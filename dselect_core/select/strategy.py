@@ -65,7 +65,8 @@ class Strategy:
     target_kind: the kind of score that it also reads of the target sources (`Pool.targets`); None: it reads none.
     specialise: the strategy as the option values that a recipe set make it, where they change more than its order;
     raises DselectError where they do not fit together. pick_columns: (pool, rows of the picks, state of the order after
-    them) → what the coreset tells of each pick beside its gain, by column.
+    them) → what the coreset tells of each pick beside its gain, by column. decided_by_size: pool → what of the order
+    follows from how large it is, for the order's key; None where nothing does, or not at this size.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Strategy:
     target_kind: str | None = None
     specialise: "Callable[[Strategy], Strategy] | None" = None
     rises_with: frozenset[str] = frozenset()
+    decided_by_size: Callable[[Pool], str | None] | None = None
     pick_columns: Callable[[Pool, np.ndarray, Mapping[str, np.ndarray]], dict[str, pl.Series]] | None = None
 
     @property

@@ -76,7 +76,8 @@ def print_plan(plan: Plan, settings: Settings) -> None:
             step_tokens = step.tokens or step.grader_tokens
             tokens = f"≈{step_tokens:,}" if step_tokens else ""
             seconds = "" if step.seconds is None else f"≈{step.seconds:,.1f}"
-            table.add_row(asset, step.partition or "", computed, reused, tokens, seconds, step.why)
+            why = "; ".join(filter(None, (step.why, step.note)))
+            table.add_row(asset, step.partition or "", computed, reused, tokens, seconds, why)
     out.print(table)
     out.print(f"{len(plan.steps)} asset partitions; {_cost_of_plan(plan, settings)}")
 
@@ -96,6 +97,7 @@ def _sum_of_steps(asset: str, steps: list[Step]) -> Step:
         total("tokens"),
         grader_tokens=total("grader_tokens"),
         seconds=total("seconds"),
+        note="; ".join(sorted({step.note for step in steps} - {""})),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dselect_core.neighbors import exact_search, ivf_search
+from dselect_core.neighbors import exact_search
 from dselect_core.neighbors.exact_search import NearestRows
 from dselect_core.neighbors.nearest import (
     SCHEMA,
@@ -20,6 +20,7 @@ from dselect_core.neighbors.nearest import (
     recall,
     update_nearest,
 )
+from dselect_core.select import inverted_lists
 from dselect_core.select.rounding import round_unit_vectors
 from dselect_core.settings.neighbors_spec import NeighborSpec
 
@@ -270,7 +271,7 @@ def test_block_sizes_change_nothing(monkeypatch: pytest.MonkeyPatch, nprobe: int
     whole = nearest(names(range(150)), vectors, nprobe=nprobe)
     later = update_nearest(names(range(150)), vectors, fresh(vectors, range(130)), nprobe=nprobe)
     monkeypatch.setattr(exact_search, "_TILE", 16)
-    monkeypatch.setattr(ivf_search, "_BLOCK", 7)
+    monkeypatch.setattr(inverted_lists, "_BLOCK", 7)
     steps: list[tuple[int, int]] = []
     table = nearest(names(range(150)), vectors, lambda done, total, reused=0: steps.append((done, total)), nprobe)
     assert_same(table, whole)

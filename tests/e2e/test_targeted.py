@@ -143,6 +143,25 @@ def test_a_new_target_example_is_nobodys_near_duplicate_and_moves_no_other_cores
     assert {recipe for asset, recipe in made(done) if asset == "coreset"} == set(TARGETED)
 
 
+def test_an_approximate_search_tells_its_recall_in_the_manifest_and_the_plan(wanted: Graph) -> None:
+    assert "search" not in wanted.manifest("near")
+    approximate = TARGETED["near"] | {"search": "approximate"}
+    wanted.settings(coresets=RECIPES | TARGETED | {"near": approximate})
+    planned = wanted.plan()
+    notes = {step.partition: step.note for step in planned.steps if step.asset == "coreset"}
+    assert notes == {"near": "the nearest rows are looked for in inverted lists, its recall is measured"}
+    done = wanted.refresh()
+    assert_as_planned(planned, done)
+    told = wanted.manifest("near")["search"]
+    page = (wanted.folder / ".dselect" / "reports" / "coresets" / "near.html").read_text()
+    assert "search: recall" in page
+    assert told["by"] == "inverted lists" and told["recall measured on examples"] == 3
+    wanted.source("want", [*WANT, *alpaca(["bluely"], offset=400)])
+    notes = {step.partition: step.note for step in wanted.plan().steps if step.asset == "coreset"}
+    assert notes["near"].endswith(f"its recall was {told['recall']:.1%} the last time")
+    assert not notes["nearest"] and not notes["mixed"]
+
+
 def test_a_new_row_of_the_pool_computes_one_row(wanted: Graph) -> None:
     wanted.source("a", [*alpaca(WORDS), *alpaca(["crimson"], offset=777)])
     planned = wanted.plan()
