@@ -39,7 +39,7 @@ __all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver
 RECORDS_PER_QUERY = 500
 NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Run config of what runs in this process: its lines go to the event log alone."""
-_EXPECTED_ERROR = f"{DselectError.__module__}.{DselectError.__name__}"
+_EXPECTED_ERRORS = [f"{error.__module__}.{error.__name__}: " for error in (DselectError, dg.Failure)]
 _NO_COMPUTE_LOGS = {
     "module": "dagster._core.storage.noop_compute_log_manager",
     "class": "NoOpComputeLogManager",
@@ -268,7 +268,9 @@ def step_errors_of(result: dg.ExecuteInProcessResult) -> dict[str, str]:
             error = error.cause
         step = event.step_key or ""
         of_checks = [f"{name}: {description}" for name, description in failed_checks.items() if step.endswith(name)]
-        message = "failed" if error is None else error.message.strip().removeprefix(f"{_EXPECTED_ERROR}: ")
+        message = "failed" if error is None else error.message.strip()
+        for prefix in _EXPECTED_ERRORS:
+            message = message.removeprefix(prefix)
         errors[step] = "; ".join(of_checks) or message
     return errors
 

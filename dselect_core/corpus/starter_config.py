@@ -5,6 +5,7 @@ it is for measuring (test, valid, eval, dev, heldout) gets `role: eval`. What is
 named too, with the reason: a file that nobody mentions is rows that nobody misses.
 """
 
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -29,7 +30,7 @@ _LONGEST_NAME = 100  # bytes; a source names folders, whose names have 255
 _TEXT = """\
 # dselect: what to choose from, with which model, by which recipes. Paths are relative to this file.
 # All keys and their meaning: docs/configuration.md; JSON schema: dselect_core/settings/dselect.schema.json
-storage: .dselect                  # tables, models and coresets; or s3://bucket/prefix
+storage: {storage}# tables, models and coresets; or s3://bucket/prefix
 
 sources:                           # the format of the rows is detected; `format:` sets it
 {sources}{not_read}
@@ -63,10 +64,13 @@ class StarterConfig(NamedTuple):
     not_read: list[str]
 
 
-def make_starter_config(folder: Path, relative_to: Path) -> StarterConfig:
+def make_starter_config(
+    folder: Path, relative_to: Path, *, project: Path | None = None, storage: str = ".dselect"
+) -> StarterConfig:
     """A dselect.yaml for a folder of data files (or one file).
 
-    Paths below `relative_to` (the folder of dselect.yaml) are written relative to it. A source that cannot be read
+    Paths below `relative_to` (the folder of dselect.yaml), or below the project that it is in, are written relative to
+    it. storage: where tables go, as it is to be written. A source that cannot be read
     stays in the text, with the reason. Raises DselectError when there is no data file.
     """
     sources, left_out = _sources(folder)
@@ -80,14 +84,19 @@ def make_starter_config(folder: Path, relative_to: Path) -> StarterConfig:
     lines = []
     for name, path in sources.items():
         absolute = path.resolve()
-        written = absolute.relative_to(relative_to) if absolute.is_relative_to(relative_to) else absolute
+        is_inside = absolute.is_relative_to(project or relative_to)
+        written = os.path.relpath(absolute, relative_to) if is_inside else absolute
         role, comment = (", role: eval", _EVAL_COMMENT) if name in held_out else ("", "")
         entry = f"  {name}: {{path: {_quoted(str(written))}{role}}}"
         lines.append(f"{entry.ljust(44)}  # {comment}{descriptions[name]}\n")
     strategies = " | ".join([*all_strategies(), f"{TOP_K}<column>"])
     comments = "".join(f"  # {line}\n" for line in not_read)
     return StarterConfig(
-        _TEXT.format(sources="".join(lines), not_read=comments, strategies=strategies), descriptions, not_read
+        _TEXT.format(
+            storage=f"{_quoted(storage).ljust(25)} ", sources="".join(lines), not_read=comments, strategies=strategies
+        ),
+        descriptions,
+        not_read,
     )
 
 

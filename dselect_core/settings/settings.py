@@ -267,17 +267,25 @@ def load_settings(path: Path | None = None) -> Settings:
         raise DselectError(f"{path}: not valid YAML: {_where_in_yaml(error)}") from None
     except RecursionError:
         raise DselectError(f"{path}: nested too deeply. Write fewer lists or mappings inside one another.") from None
+    return check_settings(data, str(path), path.parent)
+
+
+def check_settings(data: object, written_in: str, folder: Path) -> Settings:
+    """Settings from what YAML holds; local paths are meant relative to a folder, and come back absolute.
+
+    Raises DselectError naming where it is written, the key, and the nearest known key when one was misspelled.
+    """
     if (place := _with_null(data)) is not None:
-        raise DselectError(f"{path}: {place or '(top level)'}: holds a null character (\\0). Take it out.")
+        raise DselectError(f"{written_in}: {place or '(top level)'}: holds a null character (\\0). Take it out.")
     if not isinstance(data, dict):
         raise DselectError(
-            f"{path}: expected a mapping with `sources` and `coresets`. `dselect init FOLDER` writes one."
+            f"{written_in}: expected a mapping with `sources` and `coresets`. `dselect init FOLDER` writes one."
         )
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
-        raise DselectError(f"{path}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
-    return _absolute(settings, path.parent)
+        raise DselectError(f"{written_in}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
+    return _absolute(settings, folder)
 
 
 def _with_null(value: Any, place: str = "") -> str | None:

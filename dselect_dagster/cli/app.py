@@ -23,7 +23,7 @@ from dselect_core.settings.settings import CONFIG_ENV, Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import Stopped
 from dselect_dagster.cli import grades, render
-from dselect_dagster.cli.config_option import ConfigOption, definitions, load
+from dselect_dagster.cli.config_option import ConfigOption, NameOption, definitions, load
 from dselect_dagster.cli.console import err, out, prepare_terminal, say_that_it_waits, styled
 from dselect_dagster.cli.failures import explain
 from dselect_dagster.cli.money import print_spend_of_refresh
@@ -76,6 +76,7 @@ def refresh(
     config: ConfigOption = None,
     select: SelectOption = None,
     recipe: RecipeOption = None,
+    name: NameOption = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop, as `dselect plan`")] = False,
 ) -> None:
     """Make what changes in sources and recipes touch, after a plan of it. Exits with 1 if anything failed."""
@@ -85,6 +86,7 @@ def refresh(
 
     from dselect_dagster.cli.progress_bars import ProgressBars
     from dselect_dagster.dagster_private import step_tracebacks_of
+    from dselect_dagster.defs.namespace import Namespace
     from dselect_dagster.refresh.instance import hold_refresh_lock, open_instance
     from dselect_dagster.refresh.plan_refresh import plan_refresh
     from dselect_dagster.refresh.refresh import RefreshResult
@@ -93,13 +95,15 @@ def refresh(
 
     workspace = Workspace(settings)
     selection = None if select is None else dg.AssetSelection.from_string(select)
-    defs = definitions(settings, path)
+    defs, namespace = definitions(settings, path, name), Namespace(name)
     with open_instance(path) as instance, contextlib.ExitStack() as locks:
         if not dry_run:
             locks.enter_context(hold_refresh_lock(path, say_that_it_waits))
         lost: LostTables | None = None
         try:
-            changed_inputs, plan = plan_refresh(defs, instance, workspace, select=selection, recipe=recipe)
+            changed_inputs, plan = plan_refresh(
+                defs, instance, workspace, select=selection, recipe=recipe, namespace=namespace
+            )
         except DselectError as error:
             if dry_run:
                 raise
@@ -116,7 +120,14 @@ def refresh(
 
             def work() -> RefreshResult:
                 return refresh_graph(
-                    defs, instance, workspace, select=selection, recipe=recipe, lost=lost, on_run=bars.start_run
+                    defs,
+                    instance,
+                    workspace,
+                    select=selection,
+                    recipe=recipe,
+                    namespace=namespace,
+                    lost=lost,
+                    on_run=bars.start_run,
                 )
 
             def say_that_it_stops() -> None:
@@ -137,9 +148,11 @@ def refresh(
 
 
 @app.command()
-def plan(config: ConfigOption = None, select: SelectOption = None, recipe: RecipeOption = None) -> None:
+def plan(
+    config: ConfigOption = None, select: SelectOption = None, recipe: RecipeOption = None, name: NameOption = ""
+) -> None:
     """Say what a refresh would make, compute, reuse and cost. Runs nothing, writes nothing."""
-    refresh(config, select, recipe, dry_run=True)
+    refresh(config, select, recipe, name, dry_run=True)
 
 
 @app.command()
@@ -154,22 +167,23 @@ def why(
 
 
 @app.command()
-def status(config: ConfigOption = None) -> None:
+def status(config: ConfigOption = None, name: NameOption = "") -> None:
     """Say what is stale and why, in words. Runs nothing."""
     settings, path = load(config)
     from dselect_core.kinds import TRIED_AGAIN
     from dselect_core.lineage.lost_tables import given_up_rows
     from dselect_core.lineage.quality_checks import held_back
     from dselect_dagster.defs.changed_inputs import find_changed_inputs, find_lost_scores
+    from dselect_dagster.defs.namespace import Namespace
     from dselect_dagster.refresh.instance import open_instance
     from dselect_dagster.refresh.staleness import Staleness
 
-    workspace = Workspace(settings)
+    workspace, namespace = Workspace(settings), Namespace(name)
     with open_instance(path) as instance:
-        changed_inputs = find_changed_inputs(workspace, instance)
-        lost = {**changed_inputs.lost, **find_lost_scores(workspace, instance)}
-        staleness = Staleness(definitions(settings, path), instance)
-        coming = {name: keys for name, keys in changed_inputs.partitions_to_come.items() if name != "recipe"}
+        changed_inputs = find_changed_inputs(workspace, instance, namespace)
+        lost = {**changed_inputs.lost, **find_lost_scores(workspace, instance, namespace)}
+        staleness = Staleness(definitions(settings, path, name), instance, namespace)
+        coming = {of: keys for of, keys in changed_inputs.partitions_to_come.items() if of != namespace.recipe.name}
         stale_partitions = staleness.stale_partitions(coming, changed_inputs.partitions_to_go)
         for change in changed_inputs.changes:
             name = f"{render.kind_of_input(change)} {change.partition}"
@@ -199,6 +213,7 @@ def status(config: ConfigOption = None) -> None:
 @app.command()
 def compare(
     config: ConfigOption = None,
+    name: NameOption = "",
     html: Annotated[
         Path | None, typer.Option("--html", help="also write one HTML file that needs nothing else")
     ] = None,
@@ -208,11 +223,12 @@ def compare(
     from dselect_core.trials.compare import compare as compare_trials
     from dselect_core.trials.compare_page import comparison_page
     from dselect_core.version import __version__
+    from dselect_dagster.defs.namespace import Namespace
     from dselect_dagster.refresh.instance import open_instance
     from dselect_dagster.refresh.staleness import stale_trials
 
     with open_instance(path) as instance:
-        stale = stale_trials(definitions(settings, path), instance)
+        stale = stale_trials(definitions(settings, path, name), instance, Namespace(name))
     compared = compare_trials(Workspace(settings), stale)
     render.print_comparison(compared)
     if html is not None:

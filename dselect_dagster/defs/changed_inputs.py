@@ -49,8 +49,9 @@ class ChangedInput:
 
 @dataclass(frozen=True)
 class ChangedInputs:
-    """All partitions to land, and the recipes that have a partition but are no longer in dselect.yaml.
+    """All partitions to land, and those to drop: of recipes that are no longer in dselect.yaml, and unknown sources.
 
+    unknown_sources: that have a partition, never landed and are not in dselect.yaml: somebody only added them.
     lost: {(asset, partition): why} of all that Dagster calls made and the storage lacks, also what lands. origins:
     {source: version of the files and rows in which its samples stood when it landed last}. recipes_on, recipes_off:
     {set of partitions: recipes that have one there from now on, and that have none any more}, of trials and rounds.
@@ -64,6 +65,7 @@ class ChangedInputs:
     recipes_on: Mapping[dg.DynamicPartitionsDefinition, list[str]]
     recipes_off: Mapping[dg.DynamicPartitionsDefinition, list[str]]
     namespace: Namespace
+    unknown_sources: list[str]
 
     def states(self, asset: str) -> dict[str, State]:
         """{partition: state} of the changes that one asset lands."""
@@ -83,7 +85,9 @@ class ChangedInputs:
     @property
     def partitions_to_go(self) -> dict[str, list[str]]:
         """{set of partitions: keys that it has, and that are dropped before anything runs}."""
-        return {str(self.namespace.recipe.name): self.gone_recipes, **_by_name(self.recipes_off)}
+        names = self.namespace
+        own = {str(names.source.name): self.unknown_sources, str(names.recipe.name): self.gone_recipes}
+        return own | _by_name(self.recipes_off)
 
     @property
     def landed_versions(self) -> dict[str, str]:
@@ -110,7 +114,8 @@ def find_changed_inputs(
     not_stored = lost_tables(workspace, sources, workspace.settings.coresets, save=save_verified)
     lost = _of_made(instance, not_stored, namespace)
     landed = {name: last_record(instance, namespace.key("raw_dataset"), name) for name in sorted(sources)}
-    changes = [_changed_source(workspace, name, record, lost) for name, record in landed.items()]
+    unknown = [name for name, record in landed.items() if record is None and name not in workspace.settings.sources]
+    changes = [_changed_source(workspace, name, record, lost) for name, record in landed.items() if name not in unknown]
     recorded = {
         name: last_record(instance, namespace.key("coreset_spec"), name) for name in workspace.settings.coresets
     }
@@ -132,6 +137,7 @@ def find_changed_inputs(
         recipes_on={definition: sorted(names - present[definition]) for definition, names in wanted.items()},
         recipes_off={definition: sorted(present[definition] - names) for definition, names in wanted.items()},
         namespace=namespace,
+        unknown_sources=unknown,
     )
 
 
@@ -218,7 +224,11 @@ def partition_requests(
         namespace.recipe: list(changed_inputs.states("coreset_spec")),
         **changed_inputs.recipes_on,
     }
-    old = {namespace.recipe: changed_inputs.gone_recipes, **changed_inputs.recipes_off}
+    old = {
+        namespace.source: changed_inputs.unknown_sources,
+        namespace.recipe: changed_inputs.gone_recipes,
+        **changed_inputs.recipes_off,
+    }
     return [
         *(definition.build_add_request(keys) for definition, keys in new.items() if keys),
         *(definition.build_delete_request(keys) for definition, keys in old.items() if keys),

@@ -17,6 +17,7 @@ from dselect_dagster.defs.namespace import PLAIN, Namespace
 class Corpus:
     """settings: as they were when the definitions were loaded; runs use those that `open` reads.
 
+    automation: whether the sensors are switched on where nobody switched them yet.
     open: the workspace of the settings as they are now, read at each use, so that a run sees the file as it is when it
     starts. Raises DselectError when they cannot be read. written_in: where a person edits them, for messages.
     """
@@ -25,13 +26,15 @@ class Corpus:
     open: Callable[[], Workspace]
     namespace: Namespace = PLAIN
     written_in: str = "dselect.yaml"
+    automation: bool = False
 
     @classmethod
-    def of_file(cls, settings: Settings, config: str = "", name: str = "") -> "Corpus":
+    def of_file(cls, settings: Settings, config: str = "", name: str = "", automation: bool = False) -> "Corpus":
         """A corpus whose settings lie in a file. config: its path; empty: the file in force when a run starts."""
         return cls(
             settings,
             lambda: Workspace(load_settings(Path(config) if config else config_path())),
             Namespace(name),
             config or "dselect.yaml",
+            automation,
         )

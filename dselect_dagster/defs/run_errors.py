@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import dagster as dg
+
 from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.escape import visible
 from dselect_core.redact import redact
@@ -56,6 +58,8 @@ def _clean_errors() -> Iterator[None]:
         # it as a failure like any other, and go on.
         request_stop()
         raise
+    except dg.Failure:
+        raise  # a sentence of ours, clean already
     except DselectError as error:
         raise DselectError(clean(str(error))).with_traceback(error.__traceback__) from None
     except OSError as error:

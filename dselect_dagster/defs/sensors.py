@@ -1,9 +1,10 @@
 """The two sensors of a deployment: one lands what changed and restores what is lost, one evaluates the conditions of
 what follows.
 
-Both start stopped, because opening the UI should not start an hour of scoring: switch them on in the UI, or run
-`dselect refresh` from a schedule of your own. Instead of the landing sensor, the schedules in schedules.py can be
-switched on: the sensor looks every minute, they look when their cron line says.
+Both start stopped, because opening the UI should not start an hour of scoring: switch them on in the UI, say
+`automation: running` in the component, or run `dselect refresh` from a schedule of your own. Instead of the landing
+sensor, the schedules in schedules.py can be switched on: the sensor looks every minute, they look when their cron line
+says.
 """
 
 import dagster as dg
@@ -27,6 +28,7 @@ def sources_and_recipes(corpus: Corpus, own: dg.AssetSelection) -> dg.SensorDefi
         name=corpus.namespace.prefixed("sources_and_recipes"),
         asset_selection=own,
         minimum_interval_seconds=60,
+        default_status=_status(corpus),
         description=(
             "Lands sources and recipes that are new, changed or gone: by file size and etag or time. Makes again what "
             "was made and is not in the storage any more."
@@ -58,7 +60,11 @@ def automation(corpus: Corpus, own: dg.AssetSelection) -> dg.AutomationCondition
         corpus.namespace.prefixed("automation"),
         target=own,
         minimum_interval_seconds=30,
-        default_status=dg.DefaultSensorStatus.STOPPED,
+        default_status=_status(corpus),
         # Plain runs: a backfill is one more thing that can be left half done.
         emit_backfills=False,
     )
+
+
+def _status(corpus: Corpus) -> dg.DefaultSensorStatus:
+    return dg.DefaultSensorStatus.RUNNING if corpus.automation else dg.DefaultSensorStatus.STOPPED

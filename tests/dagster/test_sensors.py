@@ -9,6 +9,7 @@ import yaml
 
 from dselect_core.settings.settings import load_settings
 from dselect_core.settings.workspace import Workspace
+from dselect_dagster.dagster_private import run_assets, step_errors_of
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, find_changed_inputs, landing_runs
 from dselect_dagster.defs.graph import build_definitions
 
@@ -145,3 +146,33 @@ def test_everything_that_starts_work_by_itself_is_off_until_it_is_switched_on(de
         assert schedule.cron_schedule == "0 3 * * *"
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
         assert repository.get_job(schedule.job_name)  # a job that cannot be resolved would take the location down
+
+
+@pytest.mark.parametrize(
+    ("partitions", "asset", "key", "said"),
+    [
+        ("source", "raw_dataset", "sources", "no source 'typo'"),
+        ("recipe", "coreset_spec", "coresets", "no recipe 'typo'"),
+        ("recipe", "coreset", "coresets", "no recipe 'typo'"),
+    ],
+)
+def test_a_partition_that_was_only_added_is_refused_with_the_remedy_and_taken_out(
+    deployment: Deployment, partitions: str, asset: str, key: str, said: str
+) -> None:
+    deployment.instance.add_dynamic_partitions(partitions, ["typo"])
+    defs = build_definitions(load_settings(deployment.config), str(deployment.config))
+    done = run_assets(defs, deployment.instance, [dg.AssetKey(asset)], "typo", raise_on_error=False)
+    (message,) = step_errors_of(done).values()
+    assert message.startswith(f"{said} in {deployment.config}; there are: ")
+    assert f"under `{key}`" in message and "the sensor `sources_and_recipes`" in message
+    assert deployment.tick() == []
+    assert "typo" not in deployment.instance.get_dynamic_partitions(partitions)
+
+
+def test_a_recipe_without_a_trial_has_no_partition_of_it(deployment: Deployment) -> None:
+    deployment.instance.add_dynamic_partitions("trial", ["r"])
+    defs = build_definitions(load_settings(deployment.config), str(deployment.config))
+    done = run_assets(defs, deployment.instance, [dg.AssetKey("trial")], "r", raise_on_error=False)
+    assert "the recipe 'r' " in str(step_errors_of(done)) and "has no `trial: true`" in str(step_errors_of(done))
+    assert deployment.tick() == []
+    assert deployment.instance.get_dynamic_partitions("trial") == []

@@ -22,6 +22,7 @@ from dselect_dagster.defs.asset_metadata import KEYS, column_schema, link, markd
 from dselect_dagster.defs.assets.d3_round import round_assets
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
+from dselect_dagster.defs.known_partitions import known_recipe
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
@@ -40,7 +41,8 @@ def coreset_spec(corpus: Corpus) -> dg.AssetsDefinition:
     )
     @with_clean_errors
     def coreset_spec(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        spec, version = write_spec(corpus.open(), context.partition_key)
+        place = corpus.open()
+        spec, version = write_spec(place, known_recipe(corpus, place, context))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),
             metadata={"strategy": spec.strategy, "budget": str(spec.budget), "seed": spec.seed},
@@ -70,7 +72,8 @@ def candidates(corpus: Corpus, needed: frozenset[str]) -> dg.AssetsDefinition:
     )
     @with_clean_errors
     def candidates(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        of_recipe = recipe_candidates(corpus.open(), context.partition_key)
+        place = corpus.open()
+        of_recipe = recipe_candidates(place, known_recipe(corpus, place, context))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(of_recipe.version),
             metadata={"dagster/partition_row_count": of_recipe.rows, "reads": dg.MetadataValue.json(of_recipe.scores)},
@@ -104,17 +107,18 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
     @with_clean_errors
     def coreset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         place = corpus.open()
-        progress = RunProgress(context, f"coreset {context.partition_key}")
-        new_coreset = make_coreset(place, context.partition_key, progress)
+        recipe = known_recipe(corpus, place, context)
+        progress = RunProgress(context, f"coreset {recipe}")
+        new_coreset = make_coreset(place, recipe, progress)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(new_coreset.version),
             metadata={
                 "dagster/partition_row_count": new_coreset.selection.rows,
                 **new_coreset.counts,
                 "seconds": round(progress.seconds, 2),
-                "path": path(place.coreset(context.partition_key)),
-                "dagster/uri": clean(str(place.coreset(context.partition_key))),
-                "report": link(write_coreset_report(place, context.partition_key, new_coreset)),
+                "path": path(place.coreset(recipe)),
+                "dagster/uri": clean(str(place.coreset(recipe))),
+                "report": link(write_coreset_report(place, recipe, new_coreset)),
                 "dagster/column_schema": column_schema(new_coreset.selection.order.schema, _column_descriptions()),
                 **_difference(new_coreset),
                 "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,

@@ -15,6 +15,7 @@ from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import curve, histogram, markdown_table, path
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
+from dselect_dagster.defs.known_partitions import known_recipe
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import with_clean_errors
 
@@ -57,7 +58,8 @@ def _d3_round(corpus: Corpus, number: int, code_version: str) -> dg.AssetsDefini
     def d3_round(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from dselect_core.rounds.make_round import make_round
 
-        place, recipe = corpus.open(), context.partition_key
+        place = corpus.open()
+        recipe = known_recipe(corpus, place, context, corpus.namespace.rounds[number - 1])
         progress = RunProgress(context, f"round {number} of {recipe}")
         made = make_round(rounds_of(place, recipe), number, progress)
         record, facts = made.record, made.record.facts

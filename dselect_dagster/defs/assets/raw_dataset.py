@@ -8,6 +8,7 @@ from dselect_core.corpus.raw_dataset import land_source
 from dselect_core.corpus.sample import SAMPLES
 from dselect_dagster.defs.asset_metadata import column_schema, markdown_table, path
 from dselect_dagster.defs.corpus import Corpus
+from dselect_dagster.defs.known_partitions import known_source
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
@@ -32,8 +33,9 @@ def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
     @with_clean_errors
     def raw_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         place = corpus.open()
-        progress = RunProgress(context, f"raw_dataset {context.partition_key}")
-        landed = land_source(place, context.partition_key)
+        source = known_source(corpus, place, context)
+        progress = RunProgress(context, f"raw_dataset {source}")
+        landed = land_source(place, source)
         progress(landed.row_counts["rows"], landed.row_counts["rows"])
         metadata: dict[str, Any] = {
             "dagster/partition_row_count": landed.row_counts["samples"],
@@ -41,8 +43,8 @@ def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
             "seconds": round(progress.seconds, 2),
             "signature": landed.signature,
             "origins": landed.origins,
-            "path": path(place.samples(context.partition_key)),
-            "dagster/uri": clean(str(place.samples(context.partition_key))),
+            "path": path(place.samples(source)),
+            "dagster/uri": clean(str(place.samples(source))),
         }
         if landed.ingested is not None:
             metadata["formats"] = ", ".join(landed.ingested.formats)
@@ -52,7 +54,7 @@ def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
             for name, reason in landed.ingested.bad_files.items():
                 context.log.warning(f"left out, as `on_bad_file: skip` says: {name}: {reason}")
         if landed.quarantine.height:
-            metadata["quarantine path"] = path(place.quarantine(context.partition_key))
+            metadata["quarantine path"] = path(place.quarantine(source))
             metadata["quarantine by reason"] = markdown_table(
                 landed.quarantine["reason"].value_counts(sort=True).head(20)
             )

@@ -13,6 +13,7 @@ from dselect_core.kinds import FromForwardPass, FromSamples, Kind, kinds_by_asse
 from dselect_dagster.defs.asset_metadata import columns_of_kinds, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
+from dselect_dagster.defs.known_partitions import known_source
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import with_clean_errors
 
@@ -77,17 +78,19 @@ def _score_asset(
         from dselect_core.graders.spend import Purpose
         from dselect_core.scores.update import KindsNotComputedError, update_scores
 
+        place = corpus.open()
+        source = known_source(corpus, place, context)
         # Of an asset that no recipe reads, and that was asked for by hand, all kinds.
         names_by_key = {}
         for key in sorted(context.selected_asset_keys):
             names = frozenset(kind.name for kind in kinds_of[corpus.namespace.asset(key)])
             names_by_key[key] = names & needed or names
         all_names = frozenset[str]().union(*names_by_key.values())
-        progress = RunProgress(context, f"{', '.join(sorted(all_names))} of {context.partition_key}")
+        progress = RunProgress(context, f"{', '.join(sorted(all_names))} of {source}")
         failure: KindsNotComputedError | None = None
         try:
-            purpose = Purpose(context.run.tags.get(REFRESH_TAG, context.run_id), context.partition_key)
-            reports = update_scores(corpus.open(), context.partition_key, all_names, progress, purpose)
+            purpose = Purpose(context.run.tags.get(REFRESH_TAG, context.run_id), source)
+            reports = update_scores(place, source, all_names, progress, purpose)
         except KindsNotComputedError as error:
             # What was computed is made all the same; then the step fails with the message.
             reports, failure = error.reports, error

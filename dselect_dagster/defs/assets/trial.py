@@ -20,6 +20,7 @@ from dselect_dagster.defs.asset_metadata import link, markdown_table, path, png
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.coreset_checks import due_checks
 from dselect_dagster.defs.corpus import Corpus
+from dselect_dagster.defs.known_partitions import known_recipe
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
@@ -89,7 +90,8 @@ def trial(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
     def trial(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetCheckEvaluation]:
         from dselect_core.trials.make_trial import make_trial
 
-        place, recipe = corpus.open(), context.partition_key
+        place = corpus.open()
+        recipe = known_recipe(corpus, place, context, corpus.namespace.trial)
         report = make_trial(place, recipe, RunProgress(context, f"trial {recipe}"))
         context.log.info(clean(report.against_random.sentence))
         for note in report.notes:
