@@ -138,6 +138,18 @@ class FromScores:
 Computation = FromForwardPass | FromSamples | FromPairs | FromScores
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Of a kind whose values are arithmetic on answers that were paid for: which stores hold the same answers.
+
+    key: provenance → what of it was asked; stores whose provenances agree on it hold the same. None: there are no
+    others. values: (rows of such a store, provenance) → the rows with the values that this provenance makes of them.
+    """
+
+    key: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
+    values: Callable[[pl.DataFrame, Mapping[str, Any]], pl.DataFrame]
+
+
 NOT_TRIED = "not tried: "
 """How the reason of a null begins that is no failed attempt: nothing was learnt of the row, an endpoint was down."""
 TRIED_AGAIN = "are tried again"
@@ -157,7 +169,10 @@ class Kind:
     keys: SAMPLE (made source by source) or PAIR (made over the pool).
     array: the column kept in array files beside the parts. pool_field: the field of `Pool` that array becomes.
     retry_nulls: a null is an attempt that failed and is tried again, not an answer; or a function of the settings that
-    says so. give_up_after: the setting that says after how many attempts it is one; None: never.
+    says so. give_up_after: the setting that says after how many attempts it is one; None: never. is_overcome: of a row
+    without a value, whether the settings have taken away what its attempts failed of, so that they count for nothing.
+    of_its_source: keys of its provenance that may differ between sources of one pool.
+    answers: where values can be made of answers that another provenance has bought.
     needs: other kinds it cannot be made without.
     parameters: keys of its provenance that leave its `of_text` columns alone.
     may_be_constant: whether one value in all rows of such a table is no sign of a fault.
@@ -180,6 +195,9 @@ class Kind:
     pool_field: str | None = None
     retry_nulls: bool | Callable[[Settings], bool] = False
     give_up_after: Callable[[Settings], int | None] = lambda settings: None
+    of_its_source: frozenset[str] = frozenset()
+    is_overcome: Callable[[Settings], pl.Expr] = lambda settings: pl.lit(False)
+    answers: Answers | None = None
     needs: frozenset[str] = frozenset()
     parameters: frozenset[str] = frozenset()
     reason_column: str = "reason"

@@ -12,7 +12,7 @@ from dselect_core.kinds import kind_of
 from dselect_core.lm.target_model import read_record
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.near_duplicates import read_near_duplicates
-from dselect_core.pool.pool_tables import fingerprint_of_pool
+from dselect_core.pool.pool_tables import fingerprint_of_pool, store_of_pool
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.strategies import strategy_with_options
 from dselect_core.settings.workspace import Workspace
@@ -102,10 +102,9 @@ def make_manifest(
     scores: dict[str, Any] = {}
     for kind in sorted(kinds):
         fingerprint = fingerprint_of_pool(workspace, index, kind_of(kind))
-        scores[kind] = {
-            "fingerprint": fingerprint,
-            "provenance": workspace.open_store(kind, fingerprint).provenance,
-        }
+        made_by = store_of_pool(workspace, index, kind) if kind in index.stores else None
+        made_by = made_by or workspace.open_store(kind, fingerprint)
+        scores[kind] = {"fingerprint": fingerprint, "provenance": made_by.provenance}
     try:
         model = read_record(workspace)
     except DselectError:

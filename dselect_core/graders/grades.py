@@ -6,12 +6,16 @@ probable a judge's yes is (yes_no.py), behind an endpoint or here (local_judge.p
 where nobody else is named (heuristic_grader.py). Every record names its grader and scale. A failed grade
 is null with its reason.
 
+The limit of an answer's tokens is not part of the provenance: an answer that was given within it is the same under a
+higher one, and a row whose answer was cut by a lower one is asked again. How criteria are combined is part of it, but
+grades of the same criteria are made of the answers that are there.
+
 The endpoint's address is not part of the provenance, only the model's name: moving a model behind another proxy
 must not buy every grade again. Two different models served under one name have to be given two names. A model that runs
 here is known by its content.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +23,15 @@ from typing import Any
 
 import polars as pl
 
+from dselect_core.errors import DselectError
 from dselect_core.escape import markdown_cell
 from dselect_core.graders import heuristic_grader, local_judge, openai_grader, reward_grader, yes_no
-from dselect_core.graders.judge_prompt import prompt_of
-from dselect_core.graders.judge_reply import Judgement, shorten
+from dselect_core.graders.judge_criteria import combined
+from dselect_core.graders.judge_prompt import JudgePrompt, prompt_of
+from dselect_core.graders.judge_reply import CUT_AT, Judgement, rating_to_grade, shorten
 from dselect_core.graders.meter import Meter, open_meter
 from dselect_core.graders.spend import Ledger
-from dselect_core.kinds import Column, Emit, FromSamples, Kind
+from dselect_core.kinds import Answers, Column, Emit, FromSamples, Kind
 from dselect_core.lm import load, target_model
 from dselect_core.progress import Progress
 from dselect_core.settings.grader_spec import GraderSpec
@@ -53,7 +59,7 @@ def grader_provenance(
     if spec.local_model is not None:
         judged = spec.judge is not None
         name = f"judge/{local_judge.VERSION}" if judged else f"reward-model/{reward_grader.VERSION}"
-        rubric = {} if prompt is None else {"rubric": prompt.instructions(spec)}
+        rubric = {} if prompt is None else {"rubric": prompt.instructions(spec), **_of_sources(prompt, spec)}
         return {
             "score": "dependability",
             "scale": _scale(spec),
@@ -70,11 +76,17 @@ def grader_provenance(
         "grader": f"openai-compatible/{openai_grader.VERSION}",
         "model": spec.model,
         "rubric": prompt.instructions(spec),
+        **_of_sources(prompt, spec),
         "temperature": spec.temperature,
-        "max_tokens": spec.max_tokens,
         **({"combine": spec.combine} if spec.criteria is not None else {}),
         **({"extra": spec.extra} if spec.extra else {}),
     }
+
+
+def _of_sources(prompt: JudgePrompt, spec: GraderSpec) -> dict[str, Any]:
+    """The rubrics of single sources: the settings of one source have none, only its own."""
+    rubrics = {source: prompt.instructions(spec.of_source(source)) for source in sorted(spec.rubrics)}
+    return {"rubrics": rubrics} if rubrics else {}
 
 
 def grade(
@@ -89,9 +101,14 @@ def grade(
 
     progress(done, total) is called now and then; emit gets the same rows as they are made, each once, in any order.
     meter: counts what an endpoint's calls cost; None: one that holds the caps and writes nothing.
-    Raises DselectError when the grader as a whole cannot work (no key, nobody answering, no such model); a single
-    failure is a null grade with its reason in `error`.
+    Raises DselectError when the grader as a whole cannot work (no key, nobody answering, no such model), or where it is
+    not known which of several rubrics is meant; a single failure is a null grade with its reason in `error`.
     """
+    if spec.rubrics:
+        raise DselectError(
+            "grader.rubrics: which source these rows are of is not known. Grade each source by itself, with "
+            "`settings.of_source(name)`, or take `rubrics` out"
+        )
 
     def made(rows: list[Row]) -> None:
         if emit is not None and rows:
@@ -189,6 +206,36 @@ def _description(settings: Settings) -> str:
     return f"Correctness, helpfulness and reliability of each response (D3's dependability), by {by}."
 
 
+# What a provenance says beside what is asked: how criteria are combined; of version 0.2, the limit of an answer too.
+_NOT_ASKED = frozenset({"combine", "max_tokens"})
+
+
+def _asked(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not str(provenance.get("grader")).startswith("openai-compatible/"):
+        return None
+    return {name: value for name, value in provenance.items() if name not in _NOT_ASKED}
+
+
+def _of_answers(frame: pl.DataFrame, provenance: Mapping[str, Any]) -> pl.DataFrame:
+    """Rows of a store with the same answers: their criteria combined as this provenance says."""
+    lacking = [pl.lit(None, type_).alias(name) for name, type_ in GRADES.schema().items() if name not in frame.columns]
+    frame = frame.with_columns(lacking)
+    if "combine" not in provenance:
+        return frame
+    ratings = [
+        None if parts is None else combined([part["rating"] for part in parts], provenance["combine"])
+        for parts in frame["criteria"].to_list()
+    ]
+    grades = [None if rating is None else rating_to_grade(rating) for rating in ratings]
+    return frame.with_columns(pl.Series("rating", ratings, pl.Float64), pl.Series("grade", grades, pl.Float64))
+
+
+def _is_overcome(settings: Settings) -> pl.Expr:
+    """Whether an answer was cut at a lower limit of tokens than there is now."""
+    limit = pl.col("error").str.extract(CUT_AT).cast(pl.Int64, strict=False)
+    return limit < settings.grader.max_tokens
+
+
 _CRITERIA = pl.List(pl.Struct({"criterion": pl.String(), "rating": pl.Float64(), "reason": pl.String()}))
 
 GRADES = Kind(
@@ -222,6 +269,9 @@ GRADES = Kind(
     # A grade that failed may succeed tomorrow, but where a model that runs here gave none: it would give none again.
     retry_nulls=lambda settings: not settings.grader.is_local,
     give_up_after=lambda settings: settings.grader.give_up_after,
+    of_its_source=frozenset({"rubric"}),
+    is_overcome=_is_overcome,
+    answers=Answers(_asked, _of_answers),
     provenance=lambda inputs: grader_provenance(inputs.settings.grader, inputs.identify),
     computation=lambda settings: FromSamples(
         _compute, paid=settings.grader.model is not None, runs_model=settings.grader.is_local

@@ -4,6 +4,7 @@ The parts are kept beside the grade. A reply counts only where it rates every cr
 another grade.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,11 @@ def reader(spec: GraderSpec) -> Read:
     return partial(_read, names=tuple(spec.criteria or ()), combine=spec.combine)
 
 
+def combined(ratings: Sequence[float], combine: str) -> float:
+    """One rating of those of the criteria. combine: `mean` or `min`."""
+    return min(ratings) if combine == "min" else sum(ratings) / len(ratings)
+
+
 def _read(text: str, choice: dict[str, Any], *, cut: bool, names: tuple[str, ...], combine: str) -> dict[str, Any]:
     """The columns of a judgement. Raises ValueError, which says why, where not every criterion has a rating."""
     answer, ratings = final_object(text, names, partial(_ratings, names=names), cut=cut)
@@ -33,7 +39,7 @@ def _read(text: str, choice: dict[str, Any], *, cut: bool, names: tuple[str, ...
         {"criterion": name, "rating": rating, "reason": _reason(answer[name])}
         for name, rating in zip(names, ratings, strict=True)
     ]
-    rating = min(ratings) if combine == "min" else sum(ratings) / len(ratings)
+    rating = combined(ratings, combine)
     reasons = "; ".join(f"{each['criterion']}: {each['reason']}" for each in criteria if each["reason"])
     rationale = shorten(reasons, 500) if reasons else None
     return {"grade": rating_to_grade(rating), "rating": rating, "rationale": rationale, "criteria": criteria}

@@ -37,12 +37,12 @@ def read_yes_no(text: str, choice: dict[str, Any], *, cut: bool) -> dict[str, An
     answer = text[begin_of_answer(text) :].strip()
     if not answer:
         raise ValueError("no answer in the reply: nothing follows the reasoning")
-    if cut and not _ONE_WORD.fullmatch(answer):
-        raise ValueError(f"the reply was cut: {shorten(answer)!r}")
     logprobs = choice.get("logprobs")
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(tokens, list) or not tokens:
+    if not isinstance(tokens, list) or not tokens:  # before it counts that it was cut: of all replies they lack
         raise NoLogprobsError("the reply holds no log-probabilities")
+    if cut and not _ONE_WORD.fullmatch(answer):
+        raise ValueError(f"the reply was cut: {shorten(answer)!r}")
     listed = _listed(_first_token(tokens, answer))
     of = {word: [p for token, p in listed if token.strip() in spellings(word)] for word in (YES, NO)}
     yes, no = summed(of[YES]), summed(of[NO])

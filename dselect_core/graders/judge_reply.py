@@ -45,6 +45,9 @@ _CUT = {
     "content_filter": "withheld by the endpoint's content filter",
 }
 
+CUT_AT = r"^cut at (\d+) tokens \(grader\.max_tokens\)"
+"""The reason of a row whose answer was cut, with the limit that cut it."""
+
 _TAGS = r"(?:think|thinking|thought|thoughts|reasoning|reflection|seed:think)"
 # How reasoning begins and ends in what models write: tags, brackets, and channels with or without their tokens.
 _OPENS = rf"<{_TAGS}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|channel\|>(?!\s*final)|<\|channel>(?!\s*final)"

@@ -1,20 +1,19 @@
 """Estimates for a plan: the tokens of rows that were not tokenised yet, and those of a grade that is not made yet.
 
-Both follow from what the same model or judge counted before, by characters, a judge also under another rubric; from
-stated constants where it never counted.
+The questions to a judge whose tokenizer is known are counted by it. All else follows from what the same model or judge
+counted before, by characters, a judge also under another rubric; from stated constants where it never counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import polars as pl
 
-from dselect_core.errors import DamagedFileError
 from dselect_core.graders.judge_prompt import prompt_of
+from dselect_core.graders.prompt_tokens import counter_of, prompt_tokens
+from dselect_core.scores.same_answers import stores_of_kind
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.folder_listing import list_tree
 from dselect_core.storage.score_store import Store
-from dselect_core.storage.store_folder import PROVENANCE
 
 SHOTS = 0.54
 """Samples that are somebody's shot, as a share (measured on 9,229 Alpaca rows)."""
@@ -42,13 +41,22 @@ def lengths(characters: pl.DataFrame, difficulty: Store | None) -> pl.DataFrame:
     return samples.select("sample_id", tokens=estimate)
 
 
-def grader_tokens(rows: pl.DataFrame, characters: pl.DataFrame, workspace: Workspace, grades: Store) -> tuple[int, int]:
+def grader_tokens(
+    rows: pl.DataFrame,
+    characters: pl.DataFrame,
+    workspace: Workspace,
+    grades: Store,
+    texts: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+) -> tuple[int, int]:
     """(prompt, completion) tokens that a judge or a reward model will take for `rows` (sample_id).
 
-    From what earlier grades of the same provenance took; else from what grades of the same judge took under another
-    rubric or limit; else from the texts' length, and the limit of an answer. A model that runs here writes none.
+    texts: SAMPLES of such rows, for a judge whose tokenizer is known: its prompts are counted by it. All else is from
+    what earlier grades of the same provenance took; else from what grades of the same judge took under another rubric;
+    else from the texts' length, and the limit of an answer. A model that runs here writes none.
     """
     spec = workspace.settings.grader
+    count = None if texts is None or rows.is_empty() else counter_of(spec)
+    by_tokenizer = None if count is None or texts is None else prompt_tokens(texts(rows), spec, count)
     prompt = prompt_of(spec)
     rubric_characters = 0 if prompt is None else len(prompt.instructions(spec))
     prompt_characters = int(rows.join(characters, on="sample_id")["characters"].sum()) + rubric_characters * rows.height
@@ -59,28 +67,17 @@ def grader_tokens(rows: pl.DataFrame, characters: pl.DataFrame, workspace: Works
             break
     if bought.is_empty():
         completion_limit = 0 if spec.is_local else spec.max_tokens
-        return int(prompt_characters / CHARACTERS_PER_TOKEN), rows.height * completion_limit
+        return by_tokenizer or int(prompt_characters / CHARACTERS_PER_TOKEN), rows.height * completion_limit
     bought_characters = int(bought.join(characters, on="sample_id")["characters"].sum())
     bought_characters += bought_rubric * bought.height
     tokens_per_character = int(bought["prompt_tokens"].sum()) / max(1, bought_characters)
     completion = int(bought["completion_tokens"].sum()) / bought.height
-    return int(prompt_characters * tokens_per_character), int(rows.height * completion)
+    return by_tokenizer or int(prompt_characters * tokens_per_character), int(rows.height * completion)
 
 
 def _same_judge(workspace: Workspace, spec: GraderSpec) -> Iterator[Store]:
-    """The stores of grades by the same judge behind an endpoint, under whatever rubric and limits."""
-    if spec.model is None:
-        return
-    folder = workspace.kind_folder("grades")
-    for path in sorted(list_tree(folder)):
-        name, _, file = path.partition("/")
-        if file != PROVENANCE:
-            continue
-        store = workspace.open_store("grades", name)
-        try:
-            provenance = store.provenance
-        except (DamagedFileError, FileNotFoundError):
-            continue
+    """The stores of grades by the same judge behind an endpoint, under whatever rubric."""
+    for store, provenance in stores_of_kind(workspace, "grades") if spec.model is not None else ():
         if provenance.get("model") == spec.model and str(provenance.get("grader")).startswith("openai-compatible/"):
             yield store
 

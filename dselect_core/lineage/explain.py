@@ -22,12 +22,16 @@ from dselect_core.select.saved_order import SavedOrder, read_saved_order
 from dselect_core.settings.settings import Role
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata
+from dselect_core.storage.source_head import readable_head
 from dselect_core.storage.store_folder import WRITTEN_AT
 
 
 @dataclass(frozen=True)
 class Score:
-    """One record of the store. in_force: of the provenance, and where it has one with the shot, that the pool uses."""
+    """One record of the store. in_force: of the provenance, and where it has one with the shot, that the pool uses.
+
+    asked_by: the sources of the sample whose scores are of this provenance, where sources have their own.
+    """
 
     kind: str
     values: dict[str, Any]
@@ -35,6 +39,7 @@ class Score:
     fingerprint: str
     written: datetime
     in_force: bool
+    asked_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def story(workspace: Workspace, sample: str, sources: list[str]) -> Story:
         chat_messages(rows["messages"].to_list()[0]),
         origins,
         shot,
-        list(_scores(workspace, sample_id, None if shot is None else shot["shot_id"])),
+        list(_scores(workspace, sample_id, None if shot is None else shot["shot_id"], holders)),
         [_choice(workspace, recipe, sample_id, holders) for recipe in workspace.settings.coresets],
         {source: workspace.settings.role_of(source) for source in holders},
     )
@@ -110,13 +115,17 @@ def _shot(workspace: Workspace, sample_id: str) -> dict[str, Any] | None:
     return rows.row(0, named=True) if rows.height else None
 
 
-def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterator[Score]:
+def _scores(workspace: Workspace, sample_id: str, shot_id: str | None, holders: list[str]) -> Iterator[Score]:
     index = read_index(workspace)
     manifests = [readable_manifest(workspace, recipe) or {} for recipe in workspace.settings.coresets]
     rounds = [one for made in manifests for one in made.get("rounds", [])]
     for kind in all_kinds().values():
         folder = workspace.kind_folder(kind.name)
         used_fingerprints = _used_fingerprints(workspace, index, rounds, kind)
+        made_by = _made_by(workspace, kind, holders)
+        pooled = [source for source in holders if source in index.stores.get(kind.name, {})]
+        if pooled:  # the pool takes the score of the first of them
+            used_fingerprints = [index.stores[kind.name][min(pooled)]]
         for store_folder in sorted(folder.iterdir(), key=lambda path: path.name) if folder.exists() else []:
             if store_folder.suffix:
                 continue  # a source's head
@@ -131,7 +140,17 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None) -> Iterat
                 is_of_shot = kind.by_source or row["shot_id"] == shot_id
                 in_force = store_folder.name in used_fingerprints and is_of_shot
                 written = row.pop(WRITTEN_AT)
-                yield Score(kind.name, _readable(row), store.provenance, store_folder.name, written, in_force)
+                asked_by = tuple(source for source in holders if made_by.get(source) == store_folder.name)
+                told = (kind.name, _readable(row), store.provenance, store_folder.name, written)
+                yield Score(*told, in_force, asked_by)
+
+
+def _made_by(workspace: Workspace, kind: Kind, sources: list[str]) -> dict[str, str]:
+    """{source: fingerprint of its scores} of a kind of which sources have several; empty of any other."""
+    if len(workspace.settings.alike(workspace.settings.sources)) < 2 or not kind.of_its_source:
+        return {}
+    heads = {source: readable_head(workspace.head(kind.name, source)) for source in sources}
+    return {source: head.fingerprint for source, head in heads.items() if head is not None}
 
 
 def _used_fingerprints(workspace: Workspace, index: Index, rounds: list[dict[str, Any]], kind: Kind) -> list[str]:

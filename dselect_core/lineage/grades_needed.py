@@ -12,11 +12,11 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.kinds import kind_of, with_needs
-from dselect_core.pool.corpus_index import incomplete, index_of
+from dselect_core.pool.corpus_index import Index, incomplete, index_of
 from dselect_core.pool.pool_tables import load_pool
 from dselect_core.scores.attempts import attempts
 from dselect_core.scores.forward_scores import uncomputable_kinds
-from dselect_core.scores.provenance import future_store
+from dselect_core.scores.provenance import future_store_of_pool
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.candidates import Needed, bounds_suffice, grade_candidates, needed_grades
 from dselect_core.select.prepare import GRADE, GRADES
@@ -66,7 +66,7 @@ def grades_needed(workspace: Workspace) -> GradesNeeded:
     )
     if not index.sources:
         raise DselectError("nothing is known of the grades needed: " + incomplete(index.excluded))
-    pool = _with_known_grades(workspace, load_pool(workspace, index, others))
+    pool = _with_known_grades(workspace, index, load_pool(workspace, index, others))
     every_row = {name: _why_every_row(spec.strategy) for name, spec in specs.items() if not bounds_suffice(spec)}
     near_duplicates = settings.near_duplicates
     if near_duplicates is not None and GRADES in near_duplicates.kinds:
@@ -99,10 +99,12 @@ def _why_every_row(strategy: str) -> str:
     return f"{strategy} as it is asked for reads all grades"
 
 
-def _with_known_grades(workspace: Workspace, pool: Pool) -> Pool:
+def _with_known_grades(workspace: Workspace, index: Index, pool: Pool) -> Pool:
     """The pool with the grades that the store has by the grader in force; the others are not asked for yet."""
     kind = kind_of(GRADES)
-    store = future_store(workspace, kind, None)
+    of_sources = index.frame.explode("sources").partition_by("sources", as_dict=True)
+    sources = {str(name): ids for (name,), ids in of_sources.items()}
+    store = future_store_of_pool(workspace, kind, None, sources)
     ids = pool.scores.select("sample_id")
     columns = [name for name in kind.pool_columns() if name not in pool.scores.columns]
     known = ids.clear() if store is None else store.read(ids, [*columns, kind.reason_column])
@@ -110,7 +112,9 @@ def _with_known_grades(workspace: Workspace, pool: Pool) -> Pool:
         nothing = [pl.lit(None, pl.Float64).alias(name) for name in columns]
         return replace(pool, scores=pool.scores.with_columns(nothing), ungraded=np.ones(len(pool), dtype=bool))
     # A row that an outage kept from being asked counts no attempt.
-    was_asked = known.filter(pl.col(GRADE).is_not_null() | (attempts(kind) > 0)).select("sample_id", *columns)
+    was_asked = known.filter(pl.col(GRADE).is_not_null() | (attempts(kind, workspace.settings) > 0)).select(
+        "sample_id", *columns
+    )
     scores = pool.scores.join(was_asked, on="sample_id", how="left", maintain_order="left")
     ungraded = ~pool.sample_ids.is_in(was_asked["sample_id"].implode()).to_numpy()
     return replace(pool, scores=scores, ungraded=ungraded)

@@ -24,8 +24,7 @@ from dselect_core.lm import target_model
 from dselect_core.pool.corpus_index import complete_sources, needed_kinds, needs_neighbors, read_excluded, read_index
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.rounds.round_record import asset_of_round, read_record
-from dselect_core.scores.provenance import future_store
-from dselect_core.scores.update import ScoreTodo, score_todos
+from dselect_core.scores.update import ScoreTodo, todos_of_sources
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import is_local, read_metadata, read_with_metadata
 from dselect_core.storage.folder_listing import FileEntry, list_tree
@@ -104,13 +103,14 @@ def _score_todos(
     model = _model_provenance(workspace)
     rows = {source: landed for source in sorted(sources) if (landed := _landed(workspace, source)) is not None}
     for kind in filter(wanted, _needed(workspace, by_source=True)):
-        try:
-            store = future_store(workspace, kind, model)
-        except DselectError:
-            continue  # what its provenance names cannot be read: its run says so
-        if store is None:
+        if kind.reads_model(workspace.settings) and model is None:
             continue
-        yield from score_todos(workspace, kind, rows, store).values()
+        for group in workspace.settings.alike(rows) if kind.of_its_source else [list(rows)]:
+            try:
+                todos = todos_of_sources(workspace, kind, {source: rows[source] for source in group}, model)
+            except DselectError:
+                continue  # what its provenance names cannot be read: its run says so
+            yield from todos.values()
 
 
 def _returned_sources(workspace: Workspace, sources: Collection[str]) -> list[str]:
@@ -205,14 +205,15 @@ def _provenances(
     workspace: Workspace, needed: list[Kind], sources: Collection[str], present: Mapping[str, FileEntry]
 ) -> Iterator[_Table]:
     """The provenance beside the scores in force of each kind. The run of any one source writes it."""
-    for kind in needed:
-        in_force = _fingerprint_in_force(workspace, kind, sources, present)
-        if in_force is not None and sources:
+    groups = [(k, g) for k in needed for g in (workspace.settings.alike(sources) if k.of_its_source else [sources])]
+    for kind, group in groups:
+        in_force = _fingerprint_in_force(workspace, kind, group, present)
+        if in_force is not None and group:
             store = workspace.open_store(kind.name, in_force)
             paths = [store.folder / name for name in (PROVENANCE, PROVENANCE_OF_0_1)]
             path = next((path for path in paths if relative_path(workspace, path) in present), paths[0])
             yield _Table(
-                kind.asset, min(sources) if kind.by_source else None, path, partial(getattr, store, "provenance")
+                kind.asset, min(group) if kind.by_source else None, path, partial(getattr, store, "provenance")
             )
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import polars as pl
 
 from dselect_core.coreset.todo import CoresetTodo, UpstreamChanges, coreset_todos
-from dselect_core.kinds import FromSamples, FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
-from dselect_core.lineage.cost_estimates import SHOTS, grader_tokens, lengths
+from dselect_core.kinds import FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
+from dselect_core.lineage.cost_estimates import SHOTS, lengths
 from dselect_core.lineage.plan import Plan, Rate, Reasons, Step, timed
+from dselect_core.lineage.plan_grades import with_grader
 from dselect_core.lineage.plan_model import MODEL, future_model
 from dselect_core.lineage.plan_near_duplicates import near_duplicates_step
 from dselect_core.lineage.plan_rounds import RoundPlans
@@ -27,8 +28,8 @@ from dselect_core.pool.corpus_index import index_of, needed_kinds, needs_neighbo
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
 from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.scores.forward_scores import uncomputable_kinds
-from dselect_core.scores.provenance import future_store
-from dselect_core.scores.update import ScoreTodo, score_todos
+from dselect_core.scores.provenance import future_store_of_pool
+from dselect_core.scores.update import ScoreTodo, todos_of_sources
 from dselect_core.scores.update_pairs import pair_todo
 from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
@@ -122,8 +123,8 @@ class _Planner:
             reasons = {source: why for (asset, source), why in self.stale.items() if asset == kind.asset and source}
             lost = {source: why for (asset, source), why in self.lost.items() if asset == kind.asset and source}
             lost_files = {source: why for source, why in lost.items() if source not in reasons}
-            store = self._store(kind)
-            todos[kind.name] = score_todos(self.workspace, kind, self.pool.sources, store, reasons, lost_files)
+            sources = self.pool.sources
+            todos[kind.name] = todos_of_sources(self.workspace, kind, sources, self.model, reasons, lost_files)
             for todo in todos[kind.name].values():
                 if todo.why is not None and todo.replaces_scores and todo.source in self.pool.pooled:
                     self.replaced_kinds.add(kind.name)
@@ -144,16 +145,8 @@ class _Planner:
         # Whether a model that is lost comes out the same, so that its scores are found, shows when it is made.
         exact = not (MODEL in self.lost and any(todo.store is None for todo in due))
         step = Step(asset, source, due[0].why or "", computed, total - computed, exact)
-        settings = self.workspace.settings
-        for todo in due:
-            computation = todo.kind.computed_by(settings)
-            if not isinstance(computation, FromSamples) or todo.store is None:
-                continue
-            if computation.paid or computation.runs_model:
-                taken = grader_tokens(todo.missing_rows, self.pool.characters, self.workspace, todo.store)
-                is_bought = computation.paid
-                step = replace(step, judge_tokens=taken) if is_bought else replace(step, grader_tokens=taken[0])
-        if any(todo.kind.reads_model(settings) for todo in due):
+        step = with_grader(step, due, self.workspace, self.pool)
+        if any(todo.kind.reads_model(self.workspace.settings) for todo in due):
             step = replace(step, tokens=self._tokens_of_model(source), pass_name="forward pass")
         return step
 
@@ -332,7 +325,8 @@ class _Planner:
         return scores.drop_nulls(kind.value).select("sample_id") if scores.height else self.pool.ids.clear()
 
     def _store(self, kind: Kind) -> Store | None:
-        return future_store(self.workspace, kind, self.model)
+        ids = {name: rows.samples for name, rows in self.pool.pooled.items()}
+        return future_store_of_pool(self.workspace, kind, self.model, ids)
 
     def _tokens(self, rows: pl.DataFrame) -> int:
         """Tokens of the samples named in `rows`; one that is named twice counts twice."""

@@ -74,13 +74,13 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
     faults = [
         f"{kind}: scores of {len(fingerprints)} provenances"
         for kind, fingerprints in index.fingerprints.items()
-        if len(fingerprints) > 1
+        if len(fingerprints) > 1 and kind not in index.stores
     ]
     facts: dict[str, Any] = {}
     for name in sorted(kinds):
         kind = kind_of(name)
         columns = [column for column in kind.columns if column.value_range is not None]
-        if columns and len(index.fingerprints.get(name, [])) == 1:
+        if columns and (len(index.fingerprints.get(name, [])) == 1 or name in index.stores):
             table = pool_scores(workspace, index, name)
             for column in columns:
                 found = _faults(column, table, kind.may_be_constant(table), workspace.settings.checks.nulls)

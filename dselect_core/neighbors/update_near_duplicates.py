@@ -18,7 +18,7 @@ from dselect_core.neighbors.text_signatures import kept_signatures, update_signa
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.held_out import landed_texts
 from dselect_core.pool.near_duplicates import NearDuplicates
-from dselect_core.pool.pool_tables import fingerprint_of_pool
+from dselect_core.pool.pool_tables import store_of_pool
 from dselect_core.progress import Progress
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec
 from dselect_core.settings.workspace import Workspace
@@ -38,9 +38,7 @@ class Report:
 def update_near_duplicates(workspace: Workspace, index: Index, progress: Progress | None = None) -> Report:
     """Find the near-duplicates of the pool, and write their table. Raises DselectError where no setting asks for it."""
     spec = _spec(workspace)
-    stores = {
-        name: workspace.open_store(name, fingerprint_of_pool(workspace, index, kind_of(name))) for name in spec.kinds
-    }
+    stores = {name: store_of_pool(workspace, index, name) for name in spec.kinds}
     neighbors = read_parquet(workspace.neighbors)
     if spec.text is not None:
         _update_signatures(workspace, index, neighbors)

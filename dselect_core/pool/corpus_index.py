@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 from polars.exceptions import ColumnNotFoundError
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import kind_of, with_needs
 from dselect_core.pool.held_out import HeldOut, find_held_out, held_out_sets, landed_texts
@@ -34,7 +34,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "sources": pl.List(pl.String()),
 }
 # A column of the file, and keys of its metadata.
-_REASON, _COMPARED_WITH, _TARGETS = "held_out", "compared_with", "targets"
+_REASON, _COMPARED_WITH, _TARGETS, _STORES = "held_out", "compared_with", "targets", "stores"
 
 
 def needed_kinds(settings: Settings) -> frozenset[str]:
@@ -62,7 +62,8 @@ class Index:
     frame: SCHEMA, ascending by id. sources: {name: {kind or "samples": version}}. excluded: {name: reason}.
     fingerprints: {kind: of the provenances of its scores}; more than one means that they must not be compared.
     held_out: what of the frame cannot be chosen. targets: as `sources`, of the target sources that recipes compare
-    with; empty where none does.
+    with; empty where none does. stores: {kind: {source: fingerprint}} of kinds whose sources have provenances of their
+    own, all as the settings ask for; no other kind may have several.
     """
 
     frame: pl.DataFrame
@@ -71,6 +72,7 @@ class Index:
     fingerprints: dict[str, list[str]]
     held_out: HeldOut = field(default_factory=HeldOut)
     targets: dict[str, dict[str, str]] = field(default_factory=dict)
+    stores: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
@@ -114,6 +116,8 @@ def build_index(workspace: Workspace, sources: list[str], kinds: frozenset[str])
     record = {"index": json.dumps([index.sources, index.excluded, index.fingerprints])}
     if index.targets:
         record[_TARGETS] = json.dumps(index.targets)
+    if index.stores:
+        record[_STORES] = json.dumps(index.stores)
     frame = index.frame
     if index.held_out.compared_with is not None:
         record[_COMPARED_WITH] = index.held_out.compared_with
@@ -183,6 +187,7 @@ def complete_sources(workspace: Workspace, sources: Collection[str], kinds: froz
     complete: dict[str, dict[str, str]] = {}
     excluded: dict[str, str] = {}
     fingerprints: dict[str, set[str]] = {kind: set() for kind in kinds if kind_of(kind).by_source}
+    made_by: dict[str, dict[str, str]] = {kind: {} for kind in fingerprints if kind_of(kind).of_its_source}
     ids_by_source = []
     for name in sorted(sources):
         if workspace.settings.role_of(name) != "train":
@@ -202,6 +207,8 @@ def complete_sources(workspace: Workspace, sources: Collection[str], kinds: froz
         if samples.is_empty():
             continue  # a source that is gone leaves no trace in the pool
         complete[name] = versions
+        for kind, of_sources in made_by.items():
+            of_sources[name] = heads[kind].fingerprint
         ids_by_source.append(samples.select("sample_id", pl.lit(name).alias("source")))
     frame = (
         pl.concat(ids_by_source)
@@ -212,7 +219,27 @@ def complete_sources(workspace: Workspace, sources: Collection[str], kinds: froz
         if ids_by_source
         else pl.DataFrame(schema=SCHEMA)
     )
-    return Index(frame, complete, excluded, {kind: sorted(of_kind) for kind, of_kind in fingerprints.items()})
+    stores = {kind: of_sources for kind, of_sources in made_by.items() if _as_asked(workspace, kind, of_sources)}
+    return Index(
+        frame, complete, excluded, {kind: sorted(of_kind) for kind, of_kind in fingerprints.items()}, stores=stores
+    )
+
+
+def _as_asked(workspace: Workspace, name: str, made_by: Mapping[str, str]) -> bool:
+    """Whether sources have several provenances of a kind because the settings ask for it, and not left from before.
+
+    made_by: {source: fingerprint}. Those that the settings treat alike have one, and all differ in nothing else than
+    what is the source's.
+    """
+    groups = workspace.settings.alike(made_by)
+    if len(set(made_by.values())) < 2 or any(len({made_by[source] for source in group}) > 1 for group in groups):
+        return False
+    own = kind_of(name).of_its_source
+    try:
+        provenances = [workspace.open_store(name, each).provenance for each in sorted(set(made_by.values()))]
+    except (FileNotFoundError, DamagedFileError):
+        return False
+    return len({fingerprint({k: v for k, v in each.items() if k not in own}) for each in provenances}) == 1
 
 
 def incomplete(excluded: Mapping[str, str]) -> str:
@@ -232,7 +259,8 @@ def read_index(workspace: Workspace) -> Index:
             rows = frame.select("sample_id", reason=_REASON).drop_nulls("reason")
         held_out = HeldOut(rows, metadata.get(_COMPARED_WITH))
         index = Index(frame.select(list(SCHEMA)), *json.loads(metadata["index"]))
-        return replace(index, held_out=held_out, targets=json.loads(metadata.get(_TARGETS, "{}")))
+        targets, stores = (json.loads(metadata.get(key, "{}")) for key in (_TARGETS, _STORES))
+        return replace(index, held_out=held_out, targets=targets, stores=stores)
     except (ValueError, KeyError, TypeError, ColumnNotFoundError) as error:
         raise DselectError(
             f"{workspace.index}: not an index of this version ({error}); run `dselect refresh`"

@@ -95,7 +95,7 @@ class FuturePool:
         role_of = self.workspace.settings.role_of
         apart = {name: rows for name, rows in sorted(self.sources.items()) if role_of(name) != "train"}
         return [
-            EvalSet(name, rows.version, self._texts(name).sort("sample_id"), role_of(name))
+            EvalSet(name, rows.version, self.texts(name).sort("sample_id"), role_of(name))
             for name, rows in apart.items()
         ]
 
@@ -104,10 +104,10 @@ class FuturePool:
         """What of the pool cannot be chosen."""
         known = None if self.index is None else (self.index.frame, self.index.held_out)
         return find_held_out(
-            self.ids, self.eval_sets, known, lambda ids: (self._texts(name, ids) for name in self.pooled)
+            self.ids, self.eval_sets, known, lambda ids: (self.texts(name, ids) for name in self.pooled)
         )
 
-    def _texts(self, source: str, ids: pl.DataFrame | None = None) -> pl.DataFrame:
+    def texts(self, source: str, ids: pl.DataFrame | None = None) -> pl.DataFrame:
         """The samples of a source with their messages; those of `ids` alone."""
         samples = self.sources[source].samples
         whole = samples if "messages" in samples.columns else read_samples(self.workspace, source)

@@ -14,6 +14,7 @@ from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.pool.corpus_index import Index, incomplete
 from dselect_core.pool.near_duplicates import reasons_not_chosen
+from dselect_core.pool.store_of_sources import one_store
 from dselect_core.select.candidate_pool import Pool, Targets
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata
@@ -48,7 +49,7 @@ def pool_scores(workspace: Workspace, index: Index, name: str, columns: Sequence
     if not kind.by_source:
         table = read_parquet(workspace.pool_table(name))
         return table if columns is None else table.select(*kind.keys, *columns)
-    store = _store_of_pool(workspace, index, name)
+    store = store_of_pool(workspace, index, name)
     scores = store.read(index.frame, columns)
     _require_all(store, index, name, scores)
     return scores
@@ -56,16 +57,21 @@ def pool_scores(workspace: Workspace, index: Index, name: str, columns: Sequence
 
 def pool_vectors(workspace: Workspace, index: Index, name: str) -> Vectors:
     """The vectors of a kind over the pool, in its row order, one copy in memory. Raises as `pool_scores`."""
-    store = _store_of_pool(workspace, index, name)
+    store = store_of_pool(workspace, index, name)
     vectors = store.read_array(index.frame)
     _require_all(store, index, name, vectors.keys)
     return vectors
 
 
 def fingerprint_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
-    """Fingerprint of the provenance of the pool's scores of a kind. Raises DselectError where they have several."""
+    """Fingerprint of the provenance of the pool's scores of a kind; where sources have their own, of all together.
+
+    Raises DselectError where they have several that the settings do not ask for.
+    """
     if not kind.by_source:
         return read_metadata(workspace.pool_table(kind.name))["fingerprint"]
+    if kind.name in index.stores:
+        return store_of_pool(workspace, index, kind.name).fingerprint
     fingerprints = index.fingerprints[kind.name]
     if len(fingerprints) != 1:
         raise DselectError(
@@ -119,7 +125,7 @@ def load_targets(workspace: Workspace, index: Index, name: str) -> Targets:
     if not index.targets:
         excluded = {s: index.excluded[s] for s in workspace.settings.sources_of("target") if s in index.excluded}
         raise DselectError("there are no target examples: " + (incomplete(excluded) if excluded else "add some"))
-    store = _store_of_pool(workspace, index, name)
+    store = store_of_pool(workspace, index, name)
     ids = pl.concat([read_with_metadata(workspace.samples(source), ["sample_id"])[0] for source in index.targets])
     vectors = store.read_array(ids.unique().sort("sample_id"))
     return Targets.of(vectors.keys["sample_id"], vectors.values)
@@ -130,7 +136,11 @@ def pool_arrays(pool_field: str, values: np.ndarray, present: np.ndarray) -> dic
     return {pool_field: values} | ({"has_neurons": present} if pool_field == "neurons" else {})
 
 
-def _store_of_pool(workspace: Workspace, index: Index, name: str) -> Store:
+def store_of_pool(workspace: Workspace, index: Index, name: str) -> Store:
+    """The store of the pool's scores of a kind made source by source. Raises as `fingerprint_of_pool`."""
+    if name in index.stores:
+        stores = {source: workspace.open_store(name, made_by) for source, made_by in index.stores[name].items()}
+        return one_store(stores, index.frame)
     return workspace.open_store(name, fingerprint_of_pool(workspace, index, all_kinds()[name]))
 
 

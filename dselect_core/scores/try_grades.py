@@ -13,7 +13,7 @@ from dselect_core.graders.spend import Ledger, Purpose
 from dselect_core.kinds import kind_of
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.scores.provenance import store_of
-from dselect_core.scores.update import compute_from_samples, score_todos
+from dselect_core.scores.update import compute_from_samples, todos_of_sources
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_with_metadata
 
@@ -31,7 +31,7 @@ def try_grades(workspace: Workspace, count: int) -> Tried:
 
     Raises DselectError when the grader as a whole cannot work, or a cap leaves no room for any.
     """
-    kind, store = kind_of("grades"), store_of(workspace, "grades")
+    kind = kind_of("grades")
     rows: dict[str, SourceRows] = {}
     for source in sorted(workspace.settings.sources):
         try:
@@ -41,16 +41,18 @@ def try_grades(workspace: Workspace, count: int) -> Tried:
         rows[source] = SourceRows(conform_samples(samples), landed["version"])
     missing = [
         todo.missing_rows.select("sample_id", source=pl.lit(source))
-        for source, todo in score_todos(workspace, kind, rows, store).items()
+        for source, todo in todos_of_sources(workspace, kind, rows, None).items()
     ]
     if not missing:
         return Tried(pl.DataFrame(schema={"sample_id": pl.String}), pl.DataFrame())
     picked = pl.concat(missing).unique("sample_id", keep="first", maintain_order=True).sort("sample_id").head(count)
     run, frames = Purpose().run, []
-    for (source,), of_source in picked.group_by("source", maintain_order=True):
+    for (source,), ids in picked.group_by("source", maintain_order=True):
         name = str(source)
-        samples = rows[name].samples.join(of_source, on="sample_id", how="semi", maintain_order="left")
-        compute_from_samples(workspace, kind, store, samples, Purpose(run, name))
+        of_source = workspace.of_source(name)
+        store = store_of(of_source, "grades")
+        samples = rows[name].samples.join(ids, on="sample_id", how="semi", maintain_order="left")
+        compute_from_samples(of_source, kind, store, samples, Purpose(run, name))
         graded = store.read(samples.select("sample_id"))
         frames.append(samples.select("sample_id", "messages", source=pl.lit(name)).join(graded, on="sample_id"))
     calls = Ledger.of(workspace).calls(price=workspace.settings.grader.price).filter(run=run)

@@ -8,6 +8,7 @@ and a plan prices the same answer before anything runs. A run that is killed los
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -20,13 +21,14 @@ from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
 from dselect_core.scores.attempts import attempts, count_attempts
 from dselect_core.scores.forward_scores import forward_scores, uncomputable_kinds
-from dselect_core.scores.provenance import store_of
+from dselect_core.scores.provenance import future_store, store_of
+from dselect_core.scores.same_answers import StoreWithSameAnswers
 from dselect_core.scores.score_table import TableReport, version_of
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.appender import Appender
 from dselect_core.storage.files import read_with_metadata
 from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
-from dselect_core.storage.source_head import Head, read_head, write_head
+from dselect_core.storage.source_head import Head, readable_head, write_head
 
 ROWS_CHANGED = "its rows changed"
 
@@ -83,11 +85,11 @@ def score_todos(
     if store is not None and store.retry_column is not None:
         absent_ids = store.missing(ids, include_failed=False)
         failed_ids = missing_ids.join(absent_ids, on="sample_id", how="anti", maintain_order="left")
-        given_up_ids = _given_up(kind, store, failed_ids, kind.give_up_after(workspace.settings))
+        given_up_ids = _given_up(kind, store, failed_ids, workspace)
         missing_ids = missing_ids.join(given_up_ids, on="sample_id", how="anti", maintain_order="left")
     todos = {}
     for source, rows in sources.items():
-        head = _readable_head(workspace, kind, source)
+        head = readable_head(workspace.head(kind.name, source))  # written again where it cannot be read
         another = head is not None and (store is None or head.fingerprint != store.fingerprint)
         lost_file = (lost_files or {}).get(source)
         lost, retried = lost_file is not None, False
@@ -113,20 +115,30 @@ def score_todos(
     return todos
 
 
-def _given_up(kind: Kind, store: Store, failed_ids: pl.DataFrame, limit: int | None) -> pl.DataFrame:
+def todos_of_sources(
+    workspace: Workspace,
+    kind: Kind,
+    sources: Mapping[str, SourceRows],
+    model: Mapping[str, Any] | None,
+    other_reasons: Mapping[str, str] | None = None,
+    lost_files: Mapping[str, str] | None = None,
+) -> dict[str, ScoreTodo]:
+    """`score_todos` of sources that may have provenances of their own. model: as of `future_store`. Writes nothing."""
+    todos: dict[str, ScoreTodo] = {}
+    for group in workspace.settings.alike(sources) if kind.of_its_source else [list(sources)]:
+        of_group = workspace.of_source(group[0]) if kind.of_its_source else workspace
+        rows = {source: sources[source] for source in group}
+        todos |= score_todos(of_group, kind, rows, future_store(of_group, kind, model), other_reasons, lost_files)
+    return {source: todos[source] for source in sources if source in todos}
+
+
+def _given_up(kind: Kind, store: Store, failed_ids: pl.DataFrame, workspace: Workspace) -> pl.DataFrame:
     """sample_id of the rows that were tried in vain as often as the settings allow."""
+    limit = kind.give_up_after(workspace.settings)
     if limit is None or failed_ids.is_empty():
         return failed_ids.clear()
     failed = store.read(failed_ids, [kind.value, kind.reason_column])
-    return failed.filter(attempts(kind) >= limit).select("sample_id")
-
-
-def _readable_head(workspace: Workspace, kind: Kind, source: str) -> Head | None:
-    """The head; None also where it is altered, or of another version of dselect: it is written again."""
-    try:
-        return read_head(workspace.head(kind.name, source))
-    except DselectError:
-        return None
+    return failed.filter(attempts(kind, workspace.settings) >= limit).select("sample_id")
 
 
 class KindsNotComputedError(DselectError):
@@ -150,10 +162,14 @@ def update_scores(
     Kinds that come from the forward pass share one. Raises DselectError when there is no model yet, and
     KindsNotComputedError when a kind as a whole cannot be computed; all others were computed by then.
     """
+    workspace = workspace.of_source(source)
     samples, landed = read_with_metadata(workspace.samples(source))
     samples = conform_samples(samples)
     rows = {source: SourceRows(samples, landed["version"])}
     stores = {name: store_of(workspace, name) for name in sorted(names)}
+    for store in stores.values():
+        if isinstance(store, StoreWithSameAnswers):
+            store.adopt(samples)
     todos = {name: score_todos(workspace, kind_of(name), rows, store)[source] for name, store in stores.items()}
     to_compute = {name: todo for name, todo in todos.items() if not todo.missing_rows.is_empty()}
     purpose = purpose or Purpose(source=source)
@@ -204,19 +220,19 @@ def compute_from_samples(
     computation = kind.computed_by(workspace.settings)
     assert isinstance(computation, FromSamples)
     with appender(workspace, kind, store, costly=computation.paid) as finished, spending_on(purpose):
-        emit = _counting_attempts(kind, store, samples, finished.add)
+        emit = _counting_attempts(workspace, kind, store, samples, finished.add)
         computation.compute(samples, workspace.settings, emit, progress)
 
 
-def _counting_attempts(kind: Kind, store: Store, samples: pl.DataFrame, emit: Emit) -> Emit:
+def _counting_attempts(workspace: Workspace, kind: Kind, store: Store, samples: pl.DataFrame, emit: Emit) -> Emit:
     """`emit`, which also says of each row that failed how often it has."""
     if store.retry_column is None:
         return emit
     earlier = store.read(samples, [kind.value, kind.reason_column])
     if earlier.is_empty():
         return emit
-    earlier = earlier.select("sample_id", attempts=attempts(kind))
-    return lambda frame: emit(count_attempts(frame, kind, earlier))
+    earlier = earlier.select("sample_id", attempts=attempts(kind, workspace.settings))
+    return lambda frame: emit(count_attempts(frame, kind, earlier, workspace.settings))
 
 
 def _forward_pass(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -20,7 +21,7 @@ class SecretFromEnv(StrictModel):
 _OF_ENDPOINTS = (
     "base_url", "api_key", "scale", "criteria", "combine", "extra", "temperature", "max_tokens", "concurrency", "rpm",
     "tpm", "max_wait_seconds", "timeout_seconds", "max_retries", "usd_per_million_tokens", "max_usd",
-    "max_usd_per_month",
+    "max_usd_per_month", "tokenizer",
 )  # fmt: skip
 # Parameters of a request that are the grader's own, with the key that sets them; empty where none does.
 _OWN_PARAMETERS = {
@@ -68,6 +69,11 @@ class GraderSpec(StrictModel):
         "with the grades, so no secrets; another value is another grader",
     )
     rubric: str | None = Field(None, description="path of a rubric that replaces the shipped one")
+    rubrics: dict[str, str] = Field(
+        default_factory=dict,
+        description="{source: path of a rubric for its rows, in the place of `rubric`}. A sample of several sources is "
+        "graded by the rubric of each, and chosen by that of the first by name",
+    )
     temperature: float | None = Field(
         0.0,
         ge=0,
@@ -100,6 +106,11 @@ class GraderSpec(StrictModel):
     )
     max_usd_per_month: float | None = Field(
         None, gt=0, description="US dollars that may be spent in a calendar month (UTC) on this storage"
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="hub name or folder of the endpoint's model's tokenizer, by which a plan counts prompt tokens; by "
+        "default OpenAI's models by tiktoken, where it is installed, others as the grades so far took them",
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub reward model or judge")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -172,6 +183,8 @@ class GraderSpec(StrictModel):
             raise ValueError("`combine` is read with `criteria` only: give them, or take it out")
         if self.reward_model is not None and self.rubric is not None:
             raise ValueError("`rubric`: a reward model reads none: take it out, or give a `judge`")
+        if self.rubrics and (self.is_builtin or self.reward_model is not None):
+            raise ValueError("`rubrics`: read by a judge only: take them out, or give `model` or `judge`")
         return self
 
     def _set(self, keys: tuple[str, ...]) -> list[str]:
@@ -180,6 +193,17 @@ class GraderSpec(StrictModel):
             name: field.get_default(call_default_factory=True) for name, field in type(self).model_fields.items()
         }
         return [key for key in keys if getattr(self, key) != defaults[key]]
+
+    def of_source(self, source: str) -> "GraderSpec":
+        """The grader of one source's rows: with the source's rubric, where it has one."""
+        if not self.rubrics:
+            return self
+        return self.model_copy(update={"rubric": self.rubrics.get(source, self.rubric), "rubrics": {}})
+
+    def rubric_of(self, source: str) -> str:
+        """In words, by which rubric a source's rows are graded."""
+        path = self.of_source(source).rubric
+        return "the shipped rubric" if path is None else f"rubric {PurePath(path).name}"
 
     @property
     def price(self) -> TokenPrice | None:

@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,6 +196,7 @@ class Settings(StrictModel):
             self.trials.model or "",
             self.grader.base_url or "",
             self.grader.rubric or "",
+            *self.grader.rubrics.values(),
             self.grader.local_model or "",
         ):
             remember_url(url)
@@ -231,6 +233,25 @@ class Settings(StrictModel):
                 "Add `grader: {reward_model: …}`, or rank by `topk:grade`"
             )
         return self
+
+    @model_validator(mode="after")
+    def _rubrics_are_of_sources(self) -> "Settings":
+        if unknown := sorted(set(self.grader.rubrics) - set(self.sources)):
+            known = ", ".join(sorted(self.sources)) or "none"
+            raise ValueError(f"grader.rubrics: there is no source `{unknown[0]}`; there are: {known}")
+        return self
+
+    def of_source(self, source: str) -> "Settings":
+        """The settings as they are in force for the rows of one source: with its own rubric."""
+        grader = self.grader.of_source(source)
+        return self if grader is self.grader else self.model_copy(update={"grader": grader})
+
+    def alike(self, sources: Iterable[str]) -> list[list[str]]:
+        """The sources in groups for whose rows the settings say the same; each in the order given."""
+        groups: dict[str | None, list[str]] = {}
+        for source in sources:
+            groups.setdefault(self.grader.of_source(source).rubric, []).append(source)
+        return list(groups.values())
 
     def sources_of(self, role: Role) -> list[str]:
         """Names of the sources with a role, sorted."""
@@ -358,8 +379,12 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     if settings.embeddings.path is not None:
         update["embeddings"] = settings.embeddings.model_copy(update={"path": model_path(settings.embeddings.path)})
     grader = settings.grader
-    places = {"rubric": local, "reward_model": model_path, "judge": model_path}
-    of_grader = {key: place(path) for key, place in places.items() if (path := getattr(grader, key)) is not None}
+    places = {"rubric": local, "reward_model": model_path, "judge": model_path, "tokenizer": model_path}
+    of_grader: dict[str, Any] = {
+        key: place(path) for key, place in places.items() if (path := getattr(grader, key)) is not None
+    }
+    if grader.rubrics:
+        of_grader["rubrics"] = {source: local(path) for source, path in grader.rubrics.items()}
     if of_grader:
         update["grader"] = grader.model_copy(update=of_grader)
     return settings.model_copy(update=update)

@@ -41,6 +41,10 @@ class Workspace:
         root: UPath = UPath(self.settings.storage, **self.settings.storage_options)
         return root
 
+    def of_source(self, source: str) -> "Workspace":
+        """The same places, with the settings as they are in force for the rows of one source."""
+        return Workspace(self.settings.of_source(source))
+
     def samples(self, source: str) -> UPath:
         """Samples of a source."""
         return self.root / "raw" / source / "samples.parquet"

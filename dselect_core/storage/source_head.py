@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from upath import UPath
 
-from dselect_core.errors import DamagedFileError
+from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.storage.json_file import read_json, write_json
 
 
@@ -39,3 +39,11 @@ def read_head(path: UPath) -> Head | None:
         return None
     except TypeError:
         raise DamagedFileError(path, "it lacks what a head says") from None
+
+
+def readable_head(path: UPath) -> Head | None:
+    """The head; None also where it is altered, or of another version of dselect."""
+    try:
+        return read_head(path)
+    except DselectError:
+        return None

@@ -136,6 +136,8 @@ def _print_tried(tried: "Tried", settings: Settings) -> None:
     if settings.grader.model is None:
         return
     calls = tried.calls
+    for source in tried.frame["source"].unique().sort() if settings.grader.rubrics else ():
+        out.print(f"{source}: graded by {settings.grader.rubric_of(source)}", soft_wrap=True)
     tokens = f"{int(calls['prompt_tokens'].sum()):,} + {int(calls['completion_tokens'].sum()):,} tokens"
     out.print(
         styled((f"{tried.frame.height:,} rows", "bold"), f": {tokens}, {usd_text(usd_of(calls))}. They are kept.")

@@ -287,6 +287,8 @@ def print_story(story: "Story") -> None:
 
 def _print_score(score: "Score") -> None:
     not_used = "" if score.in_force else " (of an earlier provenance or shot; not used now)"
+    if score.asked_by:
+        not_used = f", as source {', '.join(score.asked_by)} asks{'' if score.in_force else ' (not used now)'}"
     out.print(styled("  ", (score.kind, "bold"), f", written {score.written:%Y-%m-%d %H:%M:%S} UTC", (not_used, "dim")))
     values = ", ".join(f"{name} {_score_value(value)}" for name, value in score.values.items())
     out.print(f"    {values}", soft_wrap=True)

@@ -113,6 +113,7 @@ def test_provenance_and_settings() -> None:
 
     assert "combine" not in made() and prompt_of(spec()) is RATING
     other = {"correctness": "Facts are right.", "tone": "It is blunt."}
+    assert made(max_tokens=9) == made()
     assert len({made(), made(criteria=CRITERIA), made(criteria=other), made(criteria=CRITERIA, combine="min")}) == 4
 
 
