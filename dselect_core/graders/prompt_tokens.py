@@ -10,6 +10,7 @@ estimated from its characters.
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import polars as pl
 
@@ -63,7 +64,7 @@ def _of_hugging_face(name: str) -> Count:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # whatever the code of hundreds of families raises
         raise DselectError(
             f"grader.tokenizer: {name} cannot be opened ({described(error)}). Name a folder or a model of the hub, or "

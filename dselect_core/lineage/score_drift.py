@@ -62,8 +62,8 @@ def score_drift(workspace: Workspace, kinds: frozenset[str]) -> list[Drift]:
     for name in sorted(kinds):
         kind = kind_of(name)
         # Scores over the pool are made after the index that this is asked of; those there are, if any, are of the last.
-        if len(index.fingerprints.get(name, [])) != 1:
-            continue  # or of several provenances, which is another check's matter
+        if len(index.fingerprints.get(name, [])) != 1 and name not in index.stores:
+            continue  # or of several provenances that nobody asked for, which is another check's matter
         made_by = fingerprint_of_pool(workspace, index, kind)
         scored = [column.name for column in kind.columns if column.value_range is not None or column.name == kind.value]
         table = pool_scores(workspace, index, name, scored)
