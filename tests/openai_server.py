@@ -168,8 +168,7 @@ class OpenAIServer:
                 owner._handle(self)
 
             def do_GET(self) -> None:
-                """Where a redirect leads: a page for people."""
-                owner._send(self, Reply("<html>Log in", headers={"Content-Type": "text/html"}))
+                owner._send(self, owner._get(self.path))
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -177,6 +176,10 @@ class OpenAIServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.base_url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def _get(self, path: str) -> Reply:
+        """Where a redirect leads: a page for people."""
+        return Reply("<html>Log in", headers={"Content-Type": "text/html"})
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         raw = handler.rfile.read(int(handler.headers["Content-Length"])).decode()

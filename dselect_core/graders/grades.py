@@ -25,7 +25,9 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.escape import markdown_cell
+from dselect_core.fingerprint import fingerprint
 from dselect_core.graders import heuristic_grader, local_judge, openai_grader, reward_grader, yes_no
+from dselect_core.graders.batch.batch_grader import IN_BATCH, grade_by_batches
 from dselect_core.graders.judge_criteria import combined
 from dselect_core.graders.judge_prompt import JudgePrompt, prompt_of
 from dselect_core.graders.judge_reply import CUT_AT, Judgement, rating_to_grade, shorten
@@ -118,6 +120,10 @@ def grade(
         rows = _heuristic(samples, spec, progress, made)
     elif spec.is_local:
         rows = _local(samples, spec, progress, made)
+    elif spec.mode == "batch":
+        raise DselectError(
+            "grader: `mode: batch` keeps what it asked for in the storage, and there is none here: use `mode: live`"
+        )
     else:
         rows = _openai(samples, spec, progress, made, meter or Meter(spec))
     return _frame(rows)
@@ -155,11 +161,12 @@ def _heuristic(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | Non
 def _openai(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made, meter: Meter) -> list[Row]:
     pairs = list(samples.select("sample_id", "messages").iter_rows())
 
-    def row(sample_id: str, judgement: Judgement) -> Row:
-        return {"sample_id": sample_id, "scale": spec.scale, "grader": spec.model, **vars(judgement)}
+    judged = openai_grader.judge(pairs, spec, meter, progress, lambda at, j: made([_judged(spec, pairs[at][0], j)]))
+    return [_judged(spec, sample_id, j) for (sample_id, _), j in zip(pairs, judged, strict=True)]
 
-    judged = openai_grader.judge(pairs, spec, meter, progress, lambda at, j: made([row(pairs[at][0], j)]))
-    return [row(sample_id, j) for (sample_id, _), j in zip(pairs, judged, strict=True)]
+
+def _judged(spec: GraderSpec, sample_id: str, judgement: Judgement) -> Row:
+    return {"sample_id": sample_id, "scale": spec.scale, "grader": spec.model, **vars(judgement)}
 
 
 def _local(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made) -> list[Row]:
@@ -190,8 +197,18 @@ def _compute(samples: pl.DataFrame, settings: Settings, emit: Emit, progress: Pr
     if spec.model is None:
         grade(samples, spec, progress, emit)
         return
-    with open_meter(spec, Ledger.of(Workspace(settings))) as meter:
-        grade(samples, spec, progress, emit, meter)
+    workspace = Workspace(settings)
+    samples = grade_by_batches(
+        samples,
+        spec,
+        fingerprint(grader_provenance(spec)),
+        workspace,
+        lambda judged: emit(_frame([_judged(spec, sample_id, judgement) for sample_id, judgement in judged])),
+        progress,
+    )
+    if not samples.is_empty():
+        with open_meter(spec, Ledger.of(workspace)) as meter:
+            grade(samples, spec, progress, emit, meter)
 
 
 def _description(settings: Settings) -> str:
@@ -236,6 +253,11 @@ def _is_overcome(settings: Settings) -> pl.Expr:
     return limit < settings.grader.max_tokens
 
 
+def _figures(table: pl.DataFrame) -> dict[str, str | int | float]:
+    waiting = int(table["error"].str.starts_with(IN_BATCH).sum())
+    return {"rows in batches": waiting} if waiting else {}
+
+
 _CRITERIA = pl.List(pl.Struct({"criterion": pl.String(), "rating": pl.Float64(), "reason": pl.String()}))
 
 GRADES = Kind(
@@ -266,6 +288,7 @@ GRADES = Kind(
     ),
     value="grade",
     reason_column="error",
+    figures=_figures,
     # A grade that failed may succeed tomorrow, but where a model that runs here gave none: it would give none again.
     retry_nulls=lambda settings: not settings.grader.is_local,
     give_up_after=lambda settings: settings.grader.give_up_after,

@@ -173,7 +173,7 @@ class Session:
             await self._look_whether_it_works(outcome, release)
             if not outcome.again or tries == self._spec.max_retries or self._stopped is not None:
                 return outcome, failures_before
-            await asyncio.sleep(_back_off(tries))
+            await asyncio.sleep(back_off(tries))
             tries += 1
 
     async def _look_whether_it_works(self, failure: CallFailure, release: Callable[..., None]) -> None:
@@ -201,15 +201,29 @@ class Session:
         self._stopped = self._stopped or why
         self._pace.open_to_all()
 
+    async def learn(self) -> Dialect:
+        """The dialect in which the endpoint answers the small question.
+
+        Raises DselectError with what to do about it where it answers in none, or a cap leaves no room for the question.
+        """
+        outcome = await self._probe(self._spec.max_retries)
+        if not isinstance(outcome, Judgement):
+            raise DselectError(outcome.remedy)
+        return self._dialect
+
     async def _works(self, retries: int = 1) -> bool:
         """Whether the endpoint answers a small question, so that the failures are the rows' own."""
-        for tried in range(min(retries, self._spec.max_retries) + 1):
+        return isinstance(await self._probe(min(retries, self._spec.max_retries)), Judgement)
+
+    async def _probe(self, retries: int) -> Judgement | CallFailure:
+        """What came of a small question, after so many tries more."""
+        for tried in range(retries + 1):
             if tried:
-                await asyncio.sleep(_back_off(tried - 1))
+                await asyncio.sleep(back_off(tried - 1))
             outcome = await self._call(self._form.question)
             if isinstance(outcome, Judgement) or not (outcome.again or outcome.too_many):
                 break
-        return isinstance(outcome, Judgement)
+        return outcome
 
     async def _call(self, chat: Chat, call: Call | None = None, *, repair: bool = False) -> Judgement | CallFailure:
         """The judgement; a failure where no chat completion came back. Nothing that an endpoint does raises.
@@ -303,7 +317,7 @@ class Session:
                 await response.aclose()
 
 
-def _back_off(tries: int) -> float:
+def back_off(tries: int) -> float:
     """Seconds before the next try, as the official client has them."""
     return min(0.5 * 2.0 ** min(tries, 10), 8.0) * random.uniform(0.75, 1)
 

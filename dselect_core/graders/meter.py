@@ -15,16 +15,12 @@ in an object store two that grade at the same time do not see one another until 
 import asyncio
 import contextlib
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import polars as pl
-from filelock import FileLock, Timeout
 
 from dselect_core.errors import DselectError
 from dselect_core.graders.spend import (
@@ -38,15 +34,12 @@ from dselect_core.graders.spend import (
     month_of,
 )
 from dselect_core.settings.grader_spec import GraderSpec
-from dselect_core.stop import raise_if_stopped
 from dselect_core.storage.appender import Appender
-from dselect_core.storage.files import is_local, make_folder
+from dselect_core.storage.folder_lock import one_at_a_time
 
 _PER_MESSAGE, _PER_CALL = 16, 256
 """Tokens that an endpoint may add to what is sent: roles, a schema, a word of its own before it."""
 _ROUNDING = 1e-9  # sums of dollars are not exact
-
-_log = logging.getLogger(__name__)
 
 
 class CapReachedError(DselectError):
@@ -68,7 +61,7 @@ class Call:
     def answered(self, body: bytes) -> None:
         """Note what a reply says that it took. Called before the reply is judged: an odd one is billed too."""
         self.is_answered = True
-        self.tokens = _usage_of(body)
+        self.tokens = usage_of(body)
 
 
 class Meter:
@@ -106,7 +99,7 @@ class Meter:
         self._settle(call, is_free=False)
 
     async def _reserve(self, chat: Sequence[Mapping[str, str]], most_completion_tokens: int) -> Call:
-        most_prompt_tokens = _PER_CALL + sum(_PER_MESSAGE + len(each["content"].encode()) for each in chat)
+        most_prompt_tokens = most_prompt_tokens_of(chat)
         usd = 0.0 if self._price is None else self._price.usd(most_prompt_tokens, most_completion_tokens)
         while True:
             month = month_of(datetime.now(UTC))
@@ -123,6 +116,19 @@ class Meter:
         self._write(call, None)
         self._under_way[call.call_id] = call
         return call
+
+    def fitting(
+        self, chats: Iterable[Sequence[Mapping[str, str]]], most_completion_tokens: int
+    ) -> tuple[int, str | None]:
+        """How many of the chats, from the first, may be asked together, and what cap the next one would cross."""
+        count, usd = 0, 0.0
+        for chat in chats:
+            if self._price is not None:
+                usd += self._price.usd(most_prompt_tokens_of(chat), most_completion_tokens)
+            if crossed := self._crossed(usd):
+                return count, crossed
+            count += 1
+        return count, None
 
     def _crossed(self, usd: float) -> str | None:
         """What to say when so many dollars more cross a cap."""
@@ -179,37 +185,20 @@ class Meter:
 def open_meter(spec: GraderSpec, ledger: Ledger) -> Iterator[Meter]:
     """The meter of a grading, for the current purpose. With a cap of a month it waits until no other grades."""
     has_cap = spec.max_usd is not None or spec.max_usd_per_month is not None
-    with _one_at_a_time(ledger.root) if spec.max_usd_per_month is not None else contextlib.nullcontext():
+    waiting = "grader.max_usd_per_month: another process grades; this one waits until it has ended."
+    alone = one_at_a_time(ledger.root, waiting) if spec.max_usd_per_month is not None else contextlib.nullcontext()
+    with alone:
         earlier = [ledger.calls(month, spec.price) for month in ledger.months()[-2:]] if has_cap else []
         with ledger.appender(month_of(datetime.now(UTC))) as appender:
             yield Meter(spec, pl.concat(earlier) if earlier else None, appender)
 
 
-@contextlib.contextmanager
-def _one_at_a_time(root: Any) -> Iterator[None]:
-    if not is_local(root):
-        yield
-        return
-    folder = Path(root.path)
-    make_folder(folder)
-    lock = FileLock(folder / ".lock")
-    waited = False
-    while True:
-        raise_if_stopped()
-        try:
-            lock.acquire(timeout=0.5)
-            break
-        except Timeout:
-            if not waited:
-                _log.warning("grader.max_usd_per_month: another process grades; this one waits until it has ended.")
-            waited = True
-    try:
-        yield
-    finally:
-        lock.release()
+def most_prompt_tokens_of(chat: Sequence[Mapping[str, str]]) -> int:
+    """Tokens that a chat may be at most: one for each byte, and what an endpoint may add."""
+    return _PER_CALL + sum(_PER_MESSAGE + len(each["content"].encode()) for each in chat)
 
 
-def _usage_of(body: bytes) -> tuple[int | None, int | None]:
+def usage_of(body: bytes) -> tuple[int | None, int | None]:
     """(prompt, completion) tokens by the usage in a reply; (None, None) where it does not say."""
     try:
         usage = json.loads(body)["usage"]
@@ -227,7 +216,7 @@ def _body_of(error: BaseException) -> bytes | None:
         body: bytes = error.response.content  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError):  # no reply, or one that was not read
         return None
-    return body if _usage_of(body) != (None, None) else None
+    return body if usage_of(body) != (None, None) else None
 
 
 def _is_free(error: BaseException) -> bool:

@@ -12,15 +12,17 @@ only replies that nobody should have taken for a grade are refused.
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from dselect_core.errors import DselectError
 from dselect_core.graders.call_failure import DEFAULT_KEY
 from dselect_core.graders.judge_form import JudgeForm
 from dselect_core.graders.judge_prompt import Messages
 from dselect_core.graders.judge_reply import Judgement
+from dselect_core.graders.judge_request import Dialect
 from dselect_core.graders.judge_session import Session
 from dselect_core.graders.meter import Meter
 from dselect_core.progress import Progress
@@ -28,6 +30,7 @@ from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.stop import until_stopped
 
 VERSION = 1
+T = TypeVar("T")
 
 
 def api_key(spec: GraderSpec) -> str:
@@ -66,19 +69,7 @@ def judge(
         return []
 
     async def run() -> list[Judgement]:
-        from httpx2 import Limits
-        from openai import AsyncOpenAI, DefaultAioHttpClient
-
-        # The default transport looks through all connections at each call: at 256 under way that is half of the work.
-        limits = Limits(max_connections=spec.concurrency + 1, max_keepalive_connections=spec.concurrency + 1)
-        transport = DefaultAioHttpClient(timeout=spec.timeout_seconds, limits=limits)
-        async with AsyncOpenAI(
-            api_key=key, base_url=spec.base_url, timeout=spec.timeout_seconds, max_retries=0, http_client=transport
-        ) as client:
-            if client.base_url.userinfo:  # sent as a header; aiohttp refuses an address that holds it beside one
-                transport.auth = (client.base_url.username, client.base_url.password)
-                client.base_url = client.base_url.copy_with(userinfo=b"")
-            session = Session(client, spec, form, meter)
+        async with _session(spec, form, meter, key) as session:
             return await session.judge(
                 len(samples), lambda at: form.prompt.chat(*samples[at], rubric), progress, on_judged
             )
@@ -86,7 +77,38 @@ def judge(
     return _run(run())
 
 
-def _run(coroutine: Coroutine[Any, Any, list[Judgement]]) -> list[Judgement]:
+def learn_dialect(spec: GraderSpec, meter: Meter) -> Dialect:
+    """How the endpoint takes requests, from its answers to a small question.
+
+    Raises DselectError with what to do about it where it does not answer.
+    """
+    key, form = api_key(spec), JudgeForm.of(spec)
+
+    async def run() -> Dialect:
+        async with _session(spec, form, meter, key) as session:
+            return await session.learn()
+
+    return _run(run())
+
+
+@asynccontextmanager
+async def _session(spec: GraderSpec, form: JudgeForm, meter: Meter, key: str) -> AsyncIterator[Session]:
+    from httpx2 import Limits
+    from openai import AsyncOpenAI, DefaultAioHttpClient
+
+    # The default transport looks through all connections at each call: at 256 under way that is half of the work.
+    limits = Limits(max_connections=spec.concurrency + 1, max_keepalive_connections=spec.concurrency + 1)
+    transport = DefaultAioHttpClient(timeout=spec.timeout_seconds, limits=limits)
+    async with AsyncOpenAI(
+        api_key=key, base_url=spec.base_url, timeout=spec.timeout_seconds, max_retries=0, http_client=transport
+    ) as client:
+        if client.base_url.userinfo:  # sent as a header; aiohttp refuses an address that holds it beside one
+            transport.auth = (client.base_url.username, client.base_url.password)
+            client.base_url = client.base_url.copy_with(userinfo=b"")
+        yield Session(client, spec, form, meter)
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     """asyncio.run, also from a notebook or another place where an event loop already runs. It ends on a stop."""
     coroutine = until_stopped(coroutine)
     try:

@@ -124,6 +124,10 @@ class Ledger:
                 frames.append(rows.select(list(CALLS)))
         return priced(pl.concat(frames) if frames else pl.DataFrame(schema=CALLS), price)
 
+    def has(self, begun_at: datetime, word: str) -> bool:
+        """Whether a call that was begun then has this in its call_id."""
+        return not self.calls(month_of(begun_at)).filter(pl.col("call_id").str.contains(word, literal=True)).is_empty()
+
     def appender(self, month: str) -> Appender:
         """Writes rows of a month, each kept as it comes."""
         store = self.store(month)

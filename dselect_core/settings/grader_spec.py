@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dselect_core.select.recipe import StrictModel
+from dselect_core.settings.batch_spec import BatchSpec
 from dselect_core.settings.token_prices import TokenPrice, listed_price
 
 
@@ -21,7 +22,7 @@ class SecretFromEnv(StrictModel):
 _OF_ENDPOINTS = (
     "base_url", "api_key", "scale", "criteria", "combine", "extra", "temperature", "max_tokens", "concurrency", "rpm",
     "tpm", "max_wait_seconds", "timeout_seconds", "max_retries", "usd_per_million_tokens", "max_usd",
-    "max_usd_per_month", "tokenizer",
+    "max_usd_per_month", "tokenizer", "mode", "batch",
 )  # fmt: skip
 # Parameters of a request that are the grader's own, with the key that sets them; empty where none does.
 _OWN_PARAMETERS = {
@@ -50,6 +51,12 @@ class GraderSpec(StrictModel):
     )
     judge: str | None = Field(None, description="causal LM that judges here: hub name or folder")
     api_key: SecretFromEnv | None = Field(None, description="{env: NAME}: the key is read from the environment")
+    mode: Literal["live", "batch"] = Field(
+        "live",
+        description="of an endpoint: `live` asks row by row, `batch` by the Batch API, at half of OpenAI's price and "
+        "within a day. The grades are the same",
+    )
+    batch: BatchSpec = Field(BatchSpec(), description="what goes into a batch, with `mode: batch`")
     scale: Literal["rating", "probability"] = Field(
         "rating",
         description="of an endpoint: `rating`, a number from 1 to 5, or `probability`, that of yes, of yes and no "
@@ -207,10 +214,19 @@ class GraderSpec(StrictModel):
 
     @property
     def price(self) -> TokenPrice | None:
-        """What the endpoint's tokens cost: as the settings say, else as the shipped table does; None: not known."""
-        if self.usd_per_million_tokens is not None or self.model is None:
-            return self.usd_per_million_tokens
-        return listed_price(self.model, self.base_url)
+        """What the endpoint's tokens cost in this mode: as the settings say, else as the shipped table does.
+
+        None: not known.
+        """
+        price = self.usd_per_million_tokens
+        if price is None and self.model is not None:
+            price = listed_price(self.model, self.base_url)
+        return price.in_batch() if price is not None and self.mode == "batch" else price
+
+    @property
+    def live(self) -> "GraderSpec":
+        """The same grader asked row by row, at the whole price."""
+        return self.model_copy(update={"mode": "live"})
 
     @property
     def is_builtin(self) -> bool:

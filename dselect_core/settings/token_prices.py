@@ -25,6 +25,11 @@ class TokenPrice(StrictModel):
 
     prompt: float = Field(ge=0, description="US dollars per million prompt tokens")
     completion: float = Field(ge=0, description="US dollars per million completion tokens")
+    batch: float = Field(0.5, ge=0, description="what a token costs with `mode: batch`, as a share of these prices")
+
+    def in_batch(self) -> "TokenPrice":
+        """The price of the same tokens in a batch."""
+        return TokenPrice(prompt=self.prompt * self.batch, completion=self.completion * self.batch, batch=1.0)
 
     def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
         """US dollars of so many tokens."""
@@ -43,7 +48,8 @@ def price_table() -> PriceTable:
     """The table that is shipped."""
     text = resources.files("dselect_core.settings").joinpath("token_prices.json").read_text("utf-8")
     table = json.loads(text)
-    return PriceTable(table["as_of"], {name: TokenPrice(**price) for name, price in table["prices"].items()})
+    prices = {name: TokenPrice(**price, batch=table["batch"]) for name, price in table["prices"].items()}
+    return PriceTable(table["as_of"], prices)
 
 
 def listed_price(model: str, base_url: str | None) -> TokenPrice | None:

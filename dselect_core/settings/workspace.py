@@ -14,6 +14,7 @@ coresets/<recipe>/…                             one version of it, whole (core
 rounds/runs/<run>/…                             models tuned for d3's rounds (runs/run_store.py)
 rounds/records/<recipe>/<round>.parquet         what a round saw, and whom it chose (rounds/round_record.py)
 spend/<year>-<month>/…                          every call to a paid judge, and what it cost (graders/spend.py)
+batches/<batch>.json, <batch>.parquet           batches of grades that are not collected yet (graders/batch/shelf.py)
 trials/runs/<run>/…, trials/marks/<run>/…       what was tuned, and what was measured of it (trials/mark_store.py)
 trials/results/<recipe>.json                    the trial of a recipe
 corpus/score_distributions.json                 the pool's scores, now and before (lineage/score_drift.py)
@@ -70,6 +71,11 @@ class Workspace:
     def spend(self) -> UPath:
         """The ledger of what paid judges cost."""
         return self.root / "spend"
+
+    @property
+    def batches(self) -> UPath:
+        """Batches that paid judges were given, and that are not collected yet."""
+        return self.root / "batches"
 
     @property
     def models(self) -> UPath:

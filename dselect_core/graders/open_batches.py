@@ -1,0 +1,62 @@
+"""Which batches are open, how far they are, and whether a grader that is in force waits for them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from dselect_core.errors import DselectError
+from dselect_core.fingerprint import fingerprint
+from dselect_core.graders.batch.endpoint import BatchEndpoint
+from dselect_core.graders.batch.shelf import Batch, Shelf
+from dselect_core.graders.grades import grader_provenance
+from dselect_core.settings.grader_spec import GraderSpec
+from dselect_core.settings.settings import Settings
+from dselect_core.settings.workspace import Workspace
+
+SUBMITTING = timedelta(minutes=10)
+"""For so long a batch without an id is taken to be in the hands of the process that is submitting it."""
+
+
+class OpenBatch(NamedTuple):
+    """One batch on record. in_force: whether the settings ask its question, so that a run collects it.
+
+    state: what the endpoint says of it, or that it was not submitted or could not be asked for. has_ended: whether a
+    run would find something to do.
+    """
+
+    batch: Batch
+    in_force: bool
+    state: str
+    has_ended: bool
+
+
+def questions(settings: Settings) -> dict[str, GraderSpec]:
+    """{fingerprint of its provenance: grader} of the graders behind an endpoint."""
+    spec = settings.grader
+    return {} if spec.model is None else {fingerprint(grader_provenance(spec)): spec}
+
+
+def open_batches(workspace: Workspace) -> list[OpenBatch]:
+    """All, the oldest first. Asks the endpoint for those that a grader in force waits for."""
+    batches = Shelf(workspace.batches).batches()
+    asked = questions(workspace.settings) if batches else {}
+    found = []
+    for batch in batches:
+        spec = asked.get(batch.question)
+        if spec is None:
+            found.append(OpenBatch(batch, False, "not asked for: no grader in force has its question", False))
+        elif batch.batch_id is None:
+            is_left = datetime.now(UTC) - batch.begun_at > SUBMITTING
+            found.append(OpenBatch(batch, True, "not submitted yet", is_left))
+        else:
+            found.append(_asked_for(batch, spec))
+    return found
+
+
+def _asked_for(batch: Batch, spec: GraderSpec) -> OpenBatch:
+    try:
+        with BatchEndpoint(spec) as endpoint:
+            state = endpoint.state(batch)
+    except DselectError as error:
+        return OpenBatch(batch, True, f"unknown: {error}", False)
+    answered = "" if state.answered is None else f", {state.answered:,} answered"
+    return OpenBatch(batch, True, f"{state.status}{answered}", state.has_ended)
