@@ -30,9 +30,9 @@ class OpenBatch(NamedTuple):
 
 
 def questions(settings: Settings) -> dict[str, GraderSpec]:
-    """{fingerprint of its provenance: grader} of the graders behind an endpoint."""
-    spec = settings.grader
-    return {} if spec.model is None else {fingerprint(grader_provenance(spec)): spec}
+    """{fingerprint of its provenance: grader} of the graders behind an endpoint: one a rubric."""
+    specs = [settings.of_source(source).grader for source in settings.sources] or [settings.grader]
+    return {fingerprint(grader_provenance(spec)): spec for spec in specs if spec.model is not None}
 
 
 def open_batches(workspace: Workspace) -> list[OpenBatch]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import polars as pl
 
+from dselect_core.graders.batch.shelf import Shelf
 from dselect_core.graders.judge_prompt import prompt_of
 from dselect_core.graders.prompt_tokens import counter_of, prompt_tokens
 from dselect_core.scores.same_answers import stores_of_kind
@@ -52,9 +53,12 @@ def grader_tokens(
 
     texts: SAMPLES of such rows, for a judge whose tokenizer is known: its prompts are counted by it. All else is from
     what earlier grades of the same provenance took; else from what grades of the same judge took under another rubric;
-    else from the texts' length, and the limit of an answer. A model that runs here writes none.
+    else from the texts' length, and the limit of an answer. A model that runs here writes none. What is in a batch is
+    bought already.
     """
     spec = workspace.settings.grader
+    if spec.model is not None:
+        rows = rows.join(Shelf(workspace.batches).samples(grades.fingerprint), on="sample_id", how="anti")
     count = None if texts is None or rows.is_empty() else counter_of(spec)
     by_tokenizer = None if count is None or texts is None else prompt_tokens(texts(rows), spec, count)
     prompt = prompt_of(spec)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from dselect_core.corpus.sample import conform_samples
+from dselect_core.graders.batch.shelf import Shelf
 from dselect_core.graders.spend import Ledger, Purpose
 from dselect_core.kinds import kind_of
 from dselect_core.pool.future_pool import SourceRows
@@ -27,11 +28,17 @@ class Tried:
 
 
 def try_grades(workspace: Workspace, count: int) -> Tried:
-    """Grade at most `count` rows of the landed sources that have no grade yet.
+    """Grade at most `count` rows of the landed sources that have no grade yet, and are in no batch; live.
 
     Raises DselectError when the grader as a whole cannot work, or a cap leaves no room for any.
     """
-    kind = kind_of("grades")
+    settings = workspace.settings
+    workspace = Workspace(settings.model_copy(update={"grader": settings.grader.live}))
+    kind, shelf = kind_of("grades"), Shelf(workspace.batches)
+
+    def in_batch(source: str) -> pl.DataFrame:
+        return shelf.samples(store_of(workspace.of_source(source), "grades").fingerprint)
+
     rows: dict[str, SourceRows] = {}
     for source in sorted(workspace.settings.sources):
         try:
@@ -40,7 +47,7 @@ def try_grades(workspace: Workspace, count: int) -> Tried:
             continue
         rows[source] = SourceRows(conform_samples(samples), landed["version"])
     missing = [
-        todo.missing_rows.select("sample_id", source=pl.lit(source))
+        todo.missing_rows.join(in_batch(source), on="sample_id", how="anti").select("sample_id", source=pl.lit(source))
         for source, todo in todos_of_sources(workspace, kind, rows, None).items()
     ]
     if not missing:

@@ -23,6 +23,7 @@ from dselect_core.settings.settings import CONFIG_ENV, Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import Stopped
 from dselect_dagster.cli import grades, render
+from dselect_dagster.cli.batches import print_waiting
 from dselect_dagster.cli.config_option import ConfigOption, NameOption, definitions, load
 from dselect_dagster.cli.console import err, out, prepare_terminal, say_that_it_waits, styled
 from dselect_dagster.cli.failures import explain
@@ -138,6 +139,7 @@ def refresh(
             seconds = bars.seconds
     render.print_result(result, seconds)
     print_spend_of_refresh(workspace, result.refresh_id)
+    print_waiting(workspace)
     if DEBUG in sys.argv:
         for run in result.failed:
             for step_traceback in step_tracebacks_of(run.result):
@@ -201,6 +203,7 @@ def status(config: ConfigOption = None, name: NameOption = "") -> None:
         for (asset_name, partition), rows in given_up_rows(workspace, list(settings.sources)).items():
             name = render.asset_partition(asset_name, partition)
             out.print(f"{name}: {rows:,} rows failed {settings.grader.give_up_after} times and are not tried again")
+        print_waiting(workspace)
         held = held_back(workspace)
         for name, why in held.items():
             out.print(f"{render.asset_partition('coreset', name)} is held back: {why}", soft_wrap=True)

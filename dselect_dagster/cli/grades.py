@@ -1,4 +1,4 @@
-"""`dselect grades`: what a paid grader has cost, a few grades before all are bought, and which are needed at all.
+"""`dselect grades`: what a paid grader has cost, a few grades before all are bought, which are needed, open batches.
 
 Each command reads its options and calls what does it.
 """
@@ -61,6 +61,25 @@ def needed(
     from dselect_dagster.cli.grades_needed import print_grades_needed
 
     print_grades_needed(grades_needed(Workspace(settings)), ids)
+
+
+@app.command()
+def batches(
+    config: ConfigOption = None,
+    forget: Annotated[
+        str | None, typer.Option(help="take a batch off the record: its rows are asked again, its money stays booked")
+    ] = None,
+) -> None:
+    """List the batches that are not collected yet: state, age, rows and reserved money. Asks the endpoint."""
+    settings, _ = load(config)
+    from dselect_core.graders.batch.shelf import Shelf
+    from dselect_core.graders.open_batches import open_batches
+    from dselect_dagster.cli.batches import forget_batch, print_batches
+
+    workspace = Workspace(settings)
+    if forget is not None:
+        forget_batch(Shelf(workspace.batches), forget)
+    print_batches(open_batches(workspace))
 
 
 @app.command("try")
@@ -150,7 +169,7 @@ def _print_rest(plan: "Plan", settings: Settings) -> None:
     prompt, completion = plan.judge_tokens
     if settings.grader.model is None:
         return
-    if not rows:
+    if not rows or not prompt:  # all that is left may be in batches
         out.print("`dselect refresh` would buy no other grade.")
         return
     price = usd_text(plan.usd(settings))

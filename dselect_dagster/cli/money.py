@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from dselect_core.graders.batch.requests import CALL_PREFIX
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.token_prices import price_table
 from dselect_core.settings.workspace import Workspace
@@ -25,15 +26,24 @@ def price_note(settings: Settings) -> str | None:
         return None
     if spec.price is None:
         return "price unknown: set grader.usd_per_million_tokens"
+    in_batch = f", {spec.live.price.batch:.0%} of it in batches" if spec.mode == "batch" and spec.live.price else ""
     return (
-        f"by OpenAI's list price of {price_table().as_of} for {spec.model}, which may be another one today: "
+        f"by OpenAI's list price of {price_table().as_of} for {spec.model}{in_batch}, which may be another one today: "
         "grader.usd_per_million_tokens wins"
     )
 
 
 def print_not_told(calls: pl.DataFrame) -> None:
     """A line about calls that may have cost something, and did not say what."""
-    unknown = calls.filter("may_have_cost")
+    in_batches = pl.col("outcome").is_null() & pl.col("call_id").str.starts_with(CALL_PREFIX)
+    waiting, unknown = (calls.filter(pl.col("may_have_cost") & each) for each in (in_batches, ~in_batches))
+    if waiting.height:
+        reserved = f", ${waiting['usd_at_most'].sum():,.4f} at most" if waiting["usd_at_most"].count() else ""
+        out.print(
+            f"{waiting.height:,} calls are in batches: not counted above{reserved}. Under a cap they count as that "
+            "until they are collected; `dselect grades batches` lists them.",
+            soft_wrap=True,
+        )
     if unknown.height:
         at_most = unknown["usd_at_most"].sum()
         bound = f", ${at_most:,.4f} at most" if unknown["usd_at_most"].count() else ""

@@ -19,7 +19,7 @@ from dselect_dagster.defs.code_versions import code_versions
 from dselect_dagster.defs.coreset_checks import coreset_checks
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.schedules import landing_schedules
-from dselect_dagster.defs.sensors import automation, sources_and_recipes
+from dselect_dagster.defs.sensors import automation, grading_batches, sources_and_recipes
 
 
 def build_definitions(settings: Settings, config: str = "") -> dg.Definitions:
@@ -61,6 +61,6 @@ def corpus_definitions(corpus: Corpus) -> dg.Definitions:
     return dg.Definitions(
         assets=assets,
         asset_checks=[*asset_checks(corpus, needed), *near_duplicate_checks(corpus), *coreset_checks(corpus)],
-        sensors=[sources_and_recipes(corpus, own), automation(corpus, own)],
+        sensors=[sources_and_recipes(corpus, own), automation(corpus, own), grading_batches(corpus)],
         schedules=landing_schedules(corpus),
     )

@@ -1,14 +1,19 @@
-"""The two sensors of a deployment: one lands what changed and restores what is lost, one evaluates the conditions of
-what follows.
+"""The sensors of a deployment: one lands what changed and restores what is lost, one evaluates the conditions of what
+follows, one collects batches of grades.
 
-Both start stopped, because opening the UI should not start an hour of scoring: switch them on in the UI, say
+All start stopped, because opening the UI should not start an hour of scoring: switch them on in the UI, say
 `automation: running` in the component, or run `dselect refresh` from a schedule of your own. Instead of the landing
 sensor, the schedules in schedules.py can be switched on: the sensor looks every minute, they look when their cron line
 says.
 """
 
+from collections import defaultdict
+from datetime import UTC, datetime
+
 import dagster as dg
 
+from dselect_core.fingerprint import fingerprint
+from dselect_core.graders.open_batches import open_batches
 from dselect_dagster.defs.changed_inputs import (
     LANDED_ASSETS,
     find_changed_inputs,
@@ -64,6 +69,48 @@ def automation(corpus: Corpus, own: dg.AssetSelection) -> dg.AutomationCondition
         # Plain runs: a backfill is one more thing that can be left half done.
         emit_backfills=False,
     )
+
+
+def grading_batches(corpus: Corpus) -> dg.SensorDefinition:
+    """The sensor that has the grades of ended batches collected."""
+    grades = corpus.namespace.key("dependability_grades")
+
+    @dg.sensor(
+        name=corpus.namespace.prefixed("grading_batches"),
+        asset_selection=dg.AssetSelection.assets(grades),
+        minimum_interval_seconds=120,
+        default_status=_status(corpus),
+        description=(
+            "With `grader: {mode: batch}`: asks the endpoint how far the open batches are, and collects the grades of "
+            "those that have ended. Without an open batch it asks nobody."
+        ),
+    )
+    @with_clean_errors
+    def grading_batches(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        """Request a run of each source of which a batch has ended, and again each hour until that is collected."""
+        place = corpus.open()
+        partitions = set(context.instance.get_dynamic_partitions(str(corpus.namespace.source.name)))
+        open_now = open_batches(place)
+        ended: dict[str, list[str]] = defaultdict(list)
+        for each in open_now:
+            if each.has_ended and each.batch.source in partitions:
+                ended[each.batch.source].append(each.batch.key)
+        if not ended:
+            return dg.SkipReason("; ".join(f"{each.batch.name}: {each.state}" for each in open_now) or "no open batch")
+        hour = f"{datetime.now(UTC):%Y-%m-%dT%H}"
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(
+                    run_key=f"batches:{source}:{fingerprint(keys)}:{hour}",
+                    asset_selection=[grades],
+                    partition_key=source,
+                    tags={"dselect/cause": "batch ended"},
+                )
+                for source, keys in ended.items()
+            ]
+        )
+
+    return grading_batches
 
 
 def _status(corpus: Corpus) -> dg.DefaultSensorStatus:

@@ -139,7 +139,7 @@ def test_the_schedule_lands_what_changed_and_makes_its_partitions(deployment: De
 def test_everything_that_starts_work_by_itself_is_off_until_it_is_switched_on(deployment: Deployment) -> None:
     defs = build_definitions(load_settings(deployment.config))
     repository = defs.get_repository_def()
-    assert {d.name for d in repository.sensor_defs} == {"sources_and_recipes", "automation"}
+    assert {d.name for d in repository.sensor_defs} == {"sources_and_recipes", "automation", "grading_batches"}
     assert all(d.default_status == dg.DefaultSensorStatus.STOPPED for d in repository.sensor_defs)
     assert {d.name for d in repository.schedule_defs} == {"refresh_sources", "refresh_recipes"}
     for schedule in repository.schedule_defs:
