@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from dselect_core.coreset.candidate_grades import require_certain
 from dselect_core.coreset.diff import SCHEMA as CHANGES
 from dselect_core.coreset.diff import changes, counted
 from dselect_core.coreset.export import write_coreset
@@ -15,7 +16,7 @@ from dselect_core.coreset.spec import read_spec, spec_version
 from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.kinds import kind_of
-from dselect_core.pool.corpus_index import read_index
+from dselect_core.pool.corpus_index import grades_candidates_only, read_index
 from dselect_core.pool.near_duplicates import read_near_duplicates
 from dselect_core.pool.pool_tables import load_pool, load_targets, pool_origins, pool_samples, version_of_pool
 from dselect_core.progress import Progress
@@ -25,6 +26,7 @@ from dselect_core.rounds.round_record import RoundRecord
 from dselect_core.rounds.selection_of_rounds import read_rounds, selection_of_rounds
 from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.select.candidate_pool import Pool
+from dselect_core.select.prepare import GRADES
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SCHEMA as ORDER_COLUMNS
 from dselect_core.select.saved_order import read_saved_order, write_saved_order
@@ -85,6 +87,8 @@ def candidates(workspace: Workspace, recipe: str) -> Candidates:
     for name in sorted(required_kinds(spec)):
         if name in absent:
             raise DselectError(f"recipe {recipe}: {absent[name]}. Choose another strategy for it, or another model.")
+        if name == GRADES and grades_candidates_only(workspace.settings):
+            require_certain(workspace, index, recipe, spec)
         versions[name] = version_of_pool(workspace, index, kind_of(name))
     of_text = []
     for name, fingerprints in index.fingerprints.items():
@@ -135,6 +139,13 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
         "origins": pool_origins(workspace, index),
         "sources_left": sources_left(workspace, recipe, index),
     }
+    if pool.ungraded is not None:
+        not_graded = int(pool.ungraded.sum())
+        manifest["candidate_grades"] = {
+            "version": version_of_pool(workspace, index, kind_of(GRADES)),
+            "not_graded": not_graded,
+            "share_not_graded": round(not_graded / max(1, len(pool)), 4),
+        }
     if pool.targets is not None:
         manifest["targets"] = {
             "version": index.targets_version,

@@ -11,15 +11,18 @@ from typing import Any
 import polars as pl
 
 from dselect_core.coreset.manifest import is_of, order_identity, readable_manifest
+from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.pool.corpus_index import versions_of_kinds
+from dselect_core.pool.corpus_index import grades_candidates_only, versions_of_kinds
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.pool.near_duplicates import near_duplicates_version
+from dselect_core.select.prepare import GRADES
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import count_saved_picks, read_saved_order
 from dselect_core.select.select import required_kinds
 from dselect_core.select.strategies import strategy, strategy_with_options
 from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.files import read_metadata
 
 ORIGINS_MOVED = "its samples stand in other files or rows"
 TARGETS_MOVED = "target examples changed"
@@ -129,6 +132,7 @@ def _coreset_todo(
         # Where they move, the last table says nothing of the next coreset.
         manifest is not None and not near_duplicates_move and _is_behind_near_duplicates(workspace, manifest)
     )
+    is_behind = is_behind or (GRADES not in upstream.replaced_kinds and _is_behind_grades(workspace, manifest))
     held_out_moves = upstream.pool.held_out_moved or near_duplicates_move
     rows_moved = upstream.rows_moved or upstream.ids_moved or is_behind or held_out_moves
     targets_moved = _targets_moved(manifest, spec, upstream)
@@ -162,7 +166,9 @@ def _coreset_todo(
     is_lost = manifest is None and ("coreset", recipe) in lost
     # A row that another source holds too now may be of another group.
     groups_move = spec.has_mixture and bool(rows_moved)
-    exact = is_certain and not is_lost and not own.ends_early and not groups_move
+    # Which rows are graded shows in the key of the order, and not before the run.
+    by_bounds = GRADES in required_kinds(spec) and grades_candidates_only(workspace.settings) and not keeps_order
+    exact = is_certain and not is_lost and not own.ends_early and not groups_move and not by_bounds
     return CoresetTodo(recipe, candidates_why, why, rows, min(rows, saved_picks), exact, moves)
 
 
@@ -193,6 +199,17 @@ def _is_behind_index(manifest: dict[str, Any] | None, spec: CoresetSpec, pool: F
 def _is_behind_near_duplicates(workspace: Workspace, manifest: Mapping[str, Any]) -> bool:
     """Whether the coreset was chosen without other near-duplicates than those that were found last."""
     return bool(manifest.get("near_duplicates", {}).get("version") != near_duplicates_version(workspace))
+
+
+def _is_behind_grades(workspace: Workspace, manifest: Mapping[str, Any] | None) -> bool:
+    """Whether the coreset was chosen by other grades than those of the pool's table, where there is one."""
+    made_by = (manifest or {}).get("candidate_grades")
+    if made_by is None or not grades_candidates_only(workspace.settings):
+        return False  # a coreset of the other setting is behind the index
+    try:
+        return bool(made_by["version"] != read_metadata(workspace.pool_table(GRADES))["version"])
+    except (FileNotFoundError, DselectError, KeyError):
+        return False
 
 
 def _targets_moved(manifest: dict[str, Any] | None, spec: CoresetSpec, upstream: UpstreamChanges) -> bool:

@@ -16,8 +16,10 @@ from dselect_core.corpus.raw_dataset import read_samples
 from dselect_core.corpus.sample import chat_messages
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds
-from dselect_core.pool.corpus_index import Index, read_index
+from dselect_core.pool.corpus_index import Index, is_over_pool, read_index
+from dselect_core.pool.pool_tables import NOT_GRADED
 from dselect_core.rounds.round_record import WARM_UP
+from dselect_core.select.prepare import GRADE
 from dselect_core.select.saved_order import SavedOrder, read_saved_order
 from dselect_core.settings.settings import Role
 from dselect_core.settings.workspace import Workspace
@@ -155,7 +157,7 @@ def _made_by(workspace: Workspace, kind: Kind, sources: list[str]) -> dict[str, 
 
 def _used_fingerprints(workspace: Workspace, index: Index, rounds: list[dict[str, Any]], kind: Kind) -> list[str]:
     """Fingerprints of the provenances that the pool uses now, and the rounds of coresets that stand."""
-    if kind.by_source:
+    if not is_over_pool(workspace.settings, kind):
         of_rounds = {one["scores"].get(kind.name) for one in rounds}
         return [*index.fingerprints.get(kind.name, []), *(name for name in of_rounds if name is not None)]
     table = workspace.pool_table(kind.name)
@@ -213,12 +215,14 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str, holders: list[str
     passed_over = _passed_over(manifest, saved, row)
     if passed_over is not None:
         return Choice(*recipe_facts, None, row["standing"], f"passed over: {passed_over}")
+    # A row without a grade is in an order only where the order was certain whatever its grade.
+    not_graded = f"{NOT_GRADED}; " if GRADE in row and row[GRADE] is None else ""
     if row["standing"] is None:
-        return Choice(*recipe_facts, None, None, f"does not come before the budget ends, at {order.height}")
+        return Choice(*recipe_facts, None, None, f"{not_graded}does not come before the budget ends, at {order.height}")
     last = saved.table["gain"].filter(saved.table["rank"] == saved.table["rank"].max())
     ended = f"; the last of {len(saved.picks)} picks gained {last[0]:.6g}" if len(last) and last[0] is not None else ""
-    standing = f"{'at most ' if row['is_bound'] else ''}{row['standing']:.6g}"
-    told = f"would gain {standing} as the next pick{ended}"
+    standing = f"{'at most ' if row['is_bound'] or not_graded else ''}{row['standing']:.6g}"
+    told = f"{not_graded}would gain {standing} as the next pick{ended}"
     if rounds := manifest.get("rounds"):
         told += f", by the scores of {_model_of_round(rounds[-1])} (round {len(rounds)} of {len(rounds)})"
     return Choice(*recipe_facts, None, row["standing"], told)

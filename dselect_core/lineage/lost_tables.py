@@ -15,13 +15,24 @@ from typing import Any
 
 from upath import UPath
 
+from dselect_core.coreset.candidate_grades import ASSET as CANDIDATE_GRADES
+from dselect_core.coreset.candidate_grades import given_up_candidates, why_tried_again
 from dselect_core.coreset.manifest import read_manifest
 from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, check_file
 from dselect_core.coreset.spec import read_spec
 from dselect_core.errors import DselectError, first_line
 from dselect_core.kinds import Kind, all_kinds
 from dselect_core.lm import target_model
-from dselect_core.pool.corpus_index import complete_sources, needed_kinds, needs_neighbors, read_excluded, read_index
+from dselect_core.pool.corpus_index import (
+    complete_sources,
+    grades_candidates_only,
+    is_over_pool,
+    kinds_of_sources,
+    needed_kinds,
+    needs_neighbors,
+    read_excluded,
+    read_index,
+)
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.rounds.round_record import asset_of_round, read_record
 from dselect_core.scores.update import ScoreTodo, todos_of_sources
@@ -87,13 +98,21 @@ def lost_scores(workspace: Workspace, sources: Collection[str]) -> dict[AssetPar
     Also those whose attempts failed, and that are tried again.
     """
     todos = _score_todos(workspace, sources)
-    return {(todo.kind.asset, todo.source): todo.why for todo in todos if todo.lost and todo.why is not None}
+    lost: dict[AssetPartition, str] = {
+        (todo.kind.asset, todo.source): todo.why for todo in todos if todo.lost and todo.why is not None
+    }
+    over_pool = why_tried_again(workspace) if grades_candidates_only(workspace.settings) else None
+    return lost if over_pool is None else {**lost, (CANDIDATE_GRADES, None): over_pool}
 
 
 def given_up_rows(workspace: Workspace, sources: Collection[str]) -> dict[AssetPartition, int]:
     """How many rows were tried so often in vain that they are not tried again."""
     todos = _score_todos(workspace, sources, lambda kind: kind.retry(workspace.settings) is not None)
-    return {(todo.kind.asset, todo.source): todo.given_up for todo in todos if todo.given_up}
+    given_up: dict[AssetPartition, int] = {
+        (todo.kind.asset, todo.source): todo.given_up for todo in todos if todo.given_up
+    }
+    over_pool = given_up_candidates(workspace) if grades_candidates_only(workspace.settings) else 0
+    return {**given_up, (CANDIDATE_GRADES, None): over_pool} if over_pool else given_up
 
 
 def _score_todos(
@@ -119,7 +138,7 @@ def _returned_sources(workspace: Workspace, sources: Collection[str]) -> list[st
     if not excluded:
         return []
     try:
-        return sorted(complete_sources(workspace, excluded, needed_kinds(workspace.settings)).sources)
+        return sorted(complete_sources(workspace, excluded, kinds_of_sources(workspace.settings)).sources)
     except _UNREADABLE:
         return []  # the table that cannot be read is lost, and restored first
 
@@ -163,12 +182,12 @@ def _tables(
     if any(kind.reads_model(workspace.settings) for kind in needed):
         yield from _tables_of_model(workspace)
     for kind in needed:
-        if kind.by_source:
+        if not is_over_pool(workspace.settings, kind):
             for source in sorted(sources):
                 head = workspace.head(kind.name, source)
                 yield _Table(kind.asset, source, head, partial(read_head, head))
         else:
-            yield _parquet(kind.asset, None, workspace.pool_table(kind.name), required="fingerprint")
+            yield _parquet(_asset_of(kind), None, workspace.pool_table(kind.name), required="fingerprint")
     yield from _provenances(workspace, needed, sources, present)
     yield _Table("corpus_index", None, workspace.index, lambda: read_index(workspace))
     if needs_neighbors(workspace.settings):
@@ -212,9 +231,9 @@ def _provenances(
             store = workspace.open_store(kind.name, in_force)
             paths = [store.folder / name for name in (PROVENANCE, PROVENANCE_OF_0_1)]
             path = next((path for path in paths if relative_path(workspace, path) in present), paths[0])
-            yield _Table(
-                kind.asset, min(group) if kind.by_source else None, path, partial(getattr, store, "provenance")
-            )
+            over_pool = is_over_pool(workspace.settings, kind)
+            asset, partition = (_asset_of(kind), None) if over_pool else (kind.asset, min(group))
+            yield _Table(asset, partition, path, partial(getattr, store, "provenance"))
 
 
 def _fingerprint_in_force(
@@ -222,7 +241,7 @@ def _fingerprint_in_force(
 ) -> str | None:
     """Of the provenance that the last scores of a kind were made with; None where none is known."""
     try:
-        if not kind.by_source:
+        if is_over_pool(workspace.settings, kind):
             return read_metadata(workspace.pool_table(kind.name))["fingerprint"]
         heads = (workspace.head(kind.name, source) for source in sorted(sources))
         first = next((head for head in heads if relative_path(workspace, head) in present), None)
@@ -288,7 +307,12 @@ def _parquet(asset: str, partition: str | None, path: UPath, required: str | Non
 def _needed(workspace: Workspace, *, by_source: bool | None = None) -> list[Kind]:
     names = needed_kinds(workspace.settings)
     kinds = [kind for kind in all_kinds().values() if kind.name in names]
-    return [kind for kind in kinds if by_source is None or kind.by_source == by_source]
+    return [kind for kind in kinds if by_source is None or is_over_pool(workspace.settings, kind) != by_source]
+
+
+def _asset_of(kind: Kind) -> str:
+    """The asset that makes a kind's table over the pool."""
+    return CANDIDATE_GRADES if kind.by_source else kind.asset
 
 
 def _model_provenance(workspace: Workspace) -> dict[str, Any] | None:

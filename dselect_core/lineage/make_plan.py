@@ -17,6 +17,7 @@ from dselect_core.coreset.todo import CoresetTodo, UpstreamChanges, coreset_todo
 from dselect_core.kinds import FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
 from dselect_core.lineage.cost_estimates import SHOTS, lengths
 from dselect_core.lineage.plan import Plan, Rate, Reasons, Step, timed
+from dselect_core.lineage.plan_candidate_grades import CANDIDATE_GRADES, candidate_grades_plan
 from dselect_core.lineage.plan_grades import with_grader
 from dselect_core.lineage.plan_model import MODEL, future_model
 from dselect_core.lineage.plan_near_duplicates import near_duplicates_step
@@ -24,13 +25,14 @@ from dselect_core.lineage.plan_rounds import RoundPlans
 from dselect_core.lineage.plan_targets import search_note, targets_will_move
 from dselect_core.lineage.plan_trials import trial_steps
 from dselect_core.neighbors.update_neighbors import neighbors_todo
-from dselect_core.pool.corpus_index import index_of, needed_kinds, needs_neighbors
+from dselect_core.pool.corpus_index import index_of, is_over_pool, kinds_of_sources, needed_kinds, needs_neighbors
 from dselect_core.pool.future_pool import FileChange, FuturePool, future_pool
 from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.scores.provenance import future_store_of_pool
 from dselect_core.scores.update import ScoreTodo, todos_of_sources
 from dselect_core.scores.update_pairs import pair_todo
+from dselect_core.select.prepare import GRADES
 from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.score_store import Store
@@ -59,7 +61,7 @@ def make_plan(
     of the corpus index that the orchestrator knows.
     """
     lost = lost or {}
-    kinds = needed_kinds(workspace.settings) - uncomputable_kinds(workspace).keys()
+    kinds = kinds_of_sources(workspace.settings) - uncomputable_kinds(workspace).keys()
     rebuilt = index_of(workspace, sorted(sources), kinds) if _INDEX in lost else None
     pool = future_pool(workspace, landing, sources, landed_versions or {}, rebuilt)
     model, model_step, model_problem = future_model(workspace, stale, lost, pool)
@@ -81,6 +83,7 @@ def make_plan(
         *planner.index(),
         *planner.neighbors_and_pairs(),
         *planner.near_duplicates(),
+        *planner.candidate_grades(frozenset(recipes)),
         *planner.coresets(frozenset(recipes), model_changes=model_step is not None),
         *planner.trials(model_changes=model_step is not None),
     ]
@@ -107,6 +110,7 @@ class _Planner:
     pairs_move: bool = False
     neighbors_move: bool = False
     near_duplicates_move: bool = False
+    grades_move: bool = False
     coreset_todos: dict[str, CoresetTodo] = field(default_factory=dict)  # by recipe
     _lengths: pl.DataFrame | None = None
 
@@ -118,7 +122,7 @@ class _Planner:
         """Steps of the scores that are made source by source."""
         todos = self.score_todos
         for kind in all_kinds().values():
-            if not kind.by_source or kind.name not in self.needed:
+            if kind.name not in self.needed or is_over_pool(self.workspace.settings, kind):
                 continue
             reasons = {source: why for (asset, source), why in self.stale.items() if asset == kind.asset and source}
             lost = {source: why for (asset, source), why in self.lost.items() if asset == kind.asset and source}
@@ -282,6 +286,19 @@ class _Planner:
         )
         return steps
 
+    def candidate_grades(self, changed_recipes: frozenset[str]) -> list[Step]:
+        """The step of the grades of rows that can still be chosen, where the settings ask for no others."""
+        inputs_move = self.index_moves or self.near_duplicates_move or self.pairs_move or bool(changed_recipes)
+        planned = candidate_grades_plan(
+            self.workspace, self.pool, self._store, inputs_move, self.near_duplicates_move, self.stale, self.lost
+        )
+        self.grades_move = planned.moves
+        if planned.moves:
+            self.replaced_kinds.add(GRADES)
+        if planned.tried_again is not None:
+            self.lost[CANDIDATE_GRADES] = planned.tried_again
+        return planned.steps
+
     def coresets(self, changed_recipes: frozenset[str], *, model_changes: bool) -> list[Step]:
         """Steps of the candidates, the rounds and the coresets."""
         upstream = UpstreamChanges(
@@ -289,7 +306,7 @@ class _Planner:
             rows_moved=self._rows_moved,
             replaced_kinds=frozenset(self.replaced_kinds),
             lengths_replaced=model_changes and any(kind_of(name).of_text_columns() for name in self.needed),
-            index_moves=self.index_moves or self.pairs_move,
+            index_moves=self.index_moves or self.pairs_move or self.grades_move,
             scored_new_ids=self._scored_new_ids,
             near_duplicates_move=self.near_duplicates_move,
             targets_moved=self.targets_move,
@@ -355,5 +372,5 @@ def _asset_order() -> list[str]:
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
     upstream = ("raw_dataset", "coreset_spec", "warmup_model")
     rounds = (asset_of_round(n + 1) for n in range(MAX_ROUNDS))
-    downstream = ("candidates", *rounds, "coreset", "held_out", "trial")
+    downstream = (CANDIDATE_GRADES[0], "candidates", *rounds, "coreset", "held_out", "trial")
     return [*upstream, *by_source, "corpus_index", "neighbors", "near_duplicates", *over_pool, *downstream]

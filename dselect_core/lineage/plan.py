@@ -42,6 +42,21 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class GradesToBuy:
+    """Of rows that can still be chosen: grades that are needed whatever the others are, about as many as will be asked
+    for, and the most. expected: None where too few are known to guess from. tokens_a_row: (prompt, completion)."""
+
+    now: int
+    expected: int | None
+    most: int
+    tokens_a_row: tuple[float, float] = (0.0, 0.0)
+
+    def tokens(self, rows: int) -> tuple[int, int]:
+        """(prompt, completion) tokens that so many rows take."""
+        return int(rows * self.tokens_a_row[0]), int(rows * self.tokens_a_row[1])
+
+
+@dataclass(frozen=True)
 class Step:
     """One asset partition that would be made. None where a figure has no meaning or cannot be known.
 
@@ -49,7 +64,8 @@ class Step:
     estimate. tokens: through the model, estimated from lengths; the assets of one pass (`pass_name`) name the same
     tokens. judge_tokens: (prompt, completion) to pay for. grader_tokens: through a reward model or judge that runs
     here. seconds: from past runs, None without any. evaluations: of models, each on one held-out source or task. note:
-    what else there is to say of how it is made.
+    what else there is to say of how it is made. grades: of the rows that can still be chosen, how many are needed for
+    certain and at most.
     """
 
     asset: str
@@ -65,6 +81,7 @@ class Step:
     pass_name: str = ""
     evaluations: int | None = None
     note: str = ""
+    grades: GradesToBuy | None = None
 
 
 def timed(step: Step, rate: Rate | None) -> Step:

@@ -18,7 +18,8 @@ from dselect_core.lineage.score_drift import score_drift
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.near_duplicates import read_near_duplicates
 from dselect_core.pool.overlap import short_reason
-from dselect_core.pool.pool_tables import pool_scores
+from dselect_core.pool.pool_tables import is_asked, pool_scores
+from dselect_core.select.prepare import GRADE, GRADES
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet
 from dselect_core.trials.standing import standing
@@ -89,6 +90,17 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
                 if found.rows:
                     facts[f"{column.name} rows"] = found.rows
     return Verdict(not faults, "; ".join(faults) or "every score column is filled, varied and in range", facts)
+
+
+def candidate_grades_are_sound(workspace: Workspace) -> Verdict:
+    """The grades that were asked for: not mostly null, constant, or out of their range."""
+    kind = kind_of(GRADES)
+    table = read_parquet(workspace.pool_table(GRADES)).filter(is_asked(kind))
+    grade = next(column for column in kind.columns if column.name == GRADE)
+    may_be_constant = table.is_empty() or kind.may_be_constant(table)
+    found = _faults(grade, table, may_be_constant, workspace.settings.checks.nulls)
+    told = "; ".join(found.faults) or "the grades that were asked for are filled, varied and in range"
+    return Verdict(not found.faults, told, {"grade null share": found.null_share, "grade rows": found.rows})
 
 
 def few_near_duplicates(workspace: Workspace) -> Verdict:

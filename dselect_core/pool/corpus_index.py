@@ -18,9 +18,10 @@ from polars.exceptions import ColumnNotFoundError
 
 from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import fingerprint
-from dselect_core.kinds import kind_of, with_needs
+from dselect_core.kinds import Kind, kind_of, with_needs
 from dselect_core.pool.held_out import HeldOut, find_held_out, held_out_sets, landed_texts
 from dselect_core.pool.overlap import SCHEMA as HELD_OUT_ROWS
+from dselect_core.select.prepare import GRADES
 from dselect_core.select.select import required_kinds
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
@@ -42,6 +43,22 @@ def needed_kinds(settings: Settings) -> frozenset[str]:
     near_duplicates = settings.near_duplicates
     kinds = {kind for spec in settings.coresets.values() for kind in required_kinds(spec)}
     return frozenset(with_needs(kinds if near_duplicates is None else kinds | near_duplicates.kinds))
+
+
+def grades_candidates_only(settings: Settings) -> bool:
+    """Whether rows are graded over the pool, and only where they can still be chosen (scores/candidate_grades.py)."""
+    return settings.grader.candidates == "only" and GRADES in needed_kinds(settings)
+
+
+def is_over_pool(settings: Settings, kind: Kind) -> bool:
+    """Whether a kind's scores are a table over the pool, and no source waits for them."""
+    return not kind.by_source or (kind.name == GRADES and grades_candidates_only(settings))
+
+
+def kinds_of_sources(settings: Settings) -> frozenset[str]:
+    """The needed kinds, but for grades that are made over the pool: a source is complete without them."""
+    needed = needed_kinds(settings)
+    return needed - {GRADES} if grades_candidates_only(settings) else needed
 
 
 def needs_neighbors(settings: Settings) -> bool:

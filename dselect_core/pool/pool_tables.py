@@ -11,11 +11,12 @@ import polars as pl
 
 from dselect_core.corpus.raw_dataset import ORIGINS, read_samples
 from dselect_core.errors import DselectError
-from dselect_core.kinds import Kind, all_kinds
-from dselect_core.pool.corpus_index import Index, incomplete
+from dselect_core.kinds import Kind, all_kinds, kind_of
+from dselect_core.pool.corpus_index import Index, incomplete, is_over_pool
 from dselect_core.pool.near_duplicates import reasons_not_chosen
 from dselect_core.pool.store_of_sources import one_store
 from dselect_core.select.candidate_pool import Pool, Targets
+from dselect_core.select.prepare import GRADES
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata
 from dselect_core.storage.score_store import Store, Vectors
@@ -45,8 +46,8 @@ def pool_scores(workspace: Workspace, index: Index, name: str, columns: Sequence
 
     Raises DselectError when the pool's scores are of several provenances, or not all there any more.
     """
-    kind = all_kinds()[name]
-    if not kind.by_source:
+    kind = kind_of(name)
+    if is_over_pool(workspace.settings, kind):
         table = read_parquet(workspace.pool_table(name))
         return table if columns is None else table.select(*kind.keys, *columns)
     store = store_of_pool(workspace, index, name)
@@ -68,7 +69,7 @@ def fingerprint_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
 
     Raises DselectError where they have several that the settings do not ask for.
     """
-    if not kind.by_source:
+    if is_over_pool(workspace.settings, kind):
         return read_metadata(workspace.pool_table(kind.name))["fingerprint"]
     if kind.name in index.stores:
         return store_of_pool(workspace, index, kind.name).fingerprint
@@ -82,7 +83,7 @@ def fingerprint_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
 
 def version_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
     """Version of the pool's scores of a kind: it moves with a sample, a score's presence, or the provenance."""
-    if not kind.by_source:
+    if is_over_pool(workspace.settings, kind):
         return read_metadata(workspace.pool_table(kind.name))["version"]
     return index.version_of(frozenset({kind.name}))
 
@@ -90,14 +91,16 @@ def version_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
 def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool:
     """What selection reads: the columns of the kinds `names` that it sees, beside the ids; vectors as arrays.
 
-    Columns that depend on the text alone (lengths in tokens) come along wherever the pool has them. Raises DselectError
-    when the pool is empty, naming what each source lacks.
+    Columns that depend on the text alone (lengths in tokens) come along wherever the pool has them. Where only rows
+    that can still be chosen are graded, `Pool.ungraded` says which the others are. Raises DselectError when the pool is
+    empty, naming what each source lacks.
     """
     if not index.sources:
         raise DselectError("the pool is empty: " + incomplete(index.excluded))
     kinds = all_kinds()
     scores = index.frame.select("sample_id", "sources")
     arrays: dict[str, Any] = {}
+    ungraded = None
     of_text = {name for name in index.fingerprints if kinds[name].of_text_columns()}
     for name in sorted(names | of_text):
         kind = kinds[name]
@@ -107,13 +110,25 @@ def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool
             continue
         visible = kind.pool_columns() if name in names else kind.of_text_columns()
         table = pool_scores(workspace, index, name)
+        if name == GRADES and is_over_pool(workspace.settings, kind):
+            asked = table.filter(is_asked(kind))["sample_id"]
+            ungraded = ~scores["sample_id"].is_in(asked.implode()).to_numpy()
         table = table.select("sample_id", *(column for column in table.columns if column in visible))
         scores = scores.join(table, on="sample_id", how="left", maintain_order="left")
     held_out = None
     reasons = reasons_not_chosen(workspace, index)
     if reasons.height:
         held_out = scores.join(reasons, on="sample_id", how="left", maintain_order="left")["reason"]
-    return Pool(scores, **arrays, held_out=held_out)
+    return Pool(scores, **arrays, held_out=held_out, ungraded=ungraded)
+
+
+NOT_GRADED = "not graded: it could not have been chosen, whatever its grade"
+"""The reason in the pool's table of grades for a row that was not asked for."""
+
+
+def is_asked(kind: Kind) -> pl.Expr:
+    """Of rows of the pool's table of grades: whether the grader was asked for them, also in vain."""
+    return pl.col(kind.reason_column).ne_missing(pl.lit(NOT_GRADED))
 
 
 def load_targets(workspace: Workspace, index: Index, name: str) -> Targets:

@@ -24,6 +24,7 @@ from dselect_core.scores.forward_scores import forward_scores, uncomputable_kind
 from dselect_core.scores.provenance import future_store, store_of
 from dselect_core.scores.same_answers import StoreWithSameAnswers
 from dselect_core.scores.score_table import TableReport, version_of
+from dselect_core.select.prepare import GRADES
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.appender import Appender
 from dselect_core.storage.files import read_with_metadata
@@ -159,9 +160,15 @@ def update_scores(
     """Compute the missing scores of the kinds `names` for a source, and write its heads. {kind: report}.
 
     purpose: what is paid for is paid in its run; None: in one of its own.
-    Kinds that come from the forward pass share one. Raises DselectError when there is no model yet, and
-    KindsNotComputedError when a kind as a whole cannot be computed; all others were computed by then.
+    Kinds that come from the forward pass share one. Raises DselectError when there is no model yet, or for grades where
+    the settings have candidates alone graded; KindsNotComputedError when a kind as a whole cannot be computed: all
+    others were computed by then.
     """
+    if GRADES in names and workspace.settings.grader.candidates == "only":
+        raise DselectError(
+            "grader.candidates: `only` has no source graded as a whole; candidate_grades grades what can still be "
+            "chosen. Set `candidates: all` to have all rows graded"
+        )
     workspace = workspace.of_source(source)
     samples, landed = read_with_metadata(workspace.samples(source))
     samples = conform_samples(samples)

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from dselect_core.errors import DselectError
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.prepare import GRADE, GRADES, prepare, response_token_counts
 from dselect_core.select.recipe import CoresetSpec
@@ -105,23 +106,38 @@ def needed_grades(pool: Pool, spec: CoresetSpec, at_least: int = 1) -> Needed:
     return Needed(chosen_from.sample_ids.gather(needed), certain)
 
 
-def grade_candidates(pool: Pool, specs: Iterable[CoresetSpec], grade: Grade, batch: int = 1) -> Iterator[Round]:
+def grade_candidates(
+    pool: Pool,
+    specs: Iterable[CoresetSpec],
+    grade: Grade,
+    batch: int = 1,
+    on_refused: Callable[[CoresetSpec, DselectError], None] | None = None,
+) -> Iterator[Round]:
     """Rounds of asking until the coreset of every recipe is certain; the pool of the last round is to be chosen from.
 
     pool: with `Pool.ungraded`. batch: rows that a round asks for at least, where an order has them. The first round
     yielded has asked for nothing. Raises DselectError as `needed_grades`, also between rounds: a grade that fails
-    leaves a row out. Raises ValueError where `grade` answers for other rows than it was asked for.
+    leaves a row out. on_refused: told of such a recipe instead, and nothing more is asked for it. Raises ValueError
+    where `grade` answers for other rows than it was asked for.
     """
     specs = list(specs)
     asked = 0
     while True:
-        needed = [needed_grades(pool, spec) for spec in specs]
+        needed = []
+        for spec in list(specs):
+            try:
+                needed.append(needed_grades(pool, spec))
+            except DselectError as error:
+                if on_refused is None:
+                    raise
+                specs.remove(spec)
+                on_refused(spec, error)
         yield Round(pool, asked, tuple(each.certain for each in needed))
-        ids = _in_turns(needed)
+        ids = in_turns(needed)
         if ids.is_empty():
             return
         if len(ids) < batch:
-            ids = _in_turns([needed_grades(pool, spec, batch) for spec in specs]).head(batch)
+            ids = in_turns([needed_grades(pool, spec, batch) for spec in specs]).head(batch)
         pool, asked = with_grades(pool, grade(ids), ids), len(ids)
 
 
@@ -137,8 +153,8 @@ def with_grades(pool: Pool, grades: pl.DataFrame, asked: pl.Series) -> Pool:
     return replace(pool, scores=scores, ungraded=pool.ungraded & ~was_asked)
 
 
-def _in_turns(needed: list[Needed]) -> pl.Series:
-    """The ids that recipes need, each once: the first of each, then the second of each."""
+def in_turns(needed: list[Needed]) -> pl.Series:
+    """The ids that recipes need, each once: the first of each recipe, then the second of each."""
     ids = [pl.DataFrame({"sample_id": each.sample_ids}).with_row_index("turn") for each in needed]
     in_turns = pl.concat([pl.DataFrame(schema={"turn": pl.UInt32, "sample_id": pl.String}), *ids])
     return in_turns.sort("turn", maintain_order=True)["sample_id"].unique(maintain_order=True)

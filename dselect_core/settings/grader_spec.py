@@ -99,6 +99,11 @@ class GraderSpec(StrictModel):
     max_retries: int = Field(
         4, ge=0, description="attempts after the first that failed; being refused as one too many is none"
     )
+    candidates: Literal["all", "only"] = Field(
+        "all",
+        description="all: every row is graded; only: those that can still be chosen, by all recipes together, and the "
+        "coresets are the same. Then the asset `candidate_grades` grades them, over the pool",
+    )
     give_up_after: int | None = Field(
         5,
         gt=0,

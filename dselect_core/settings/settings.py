@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from dselect_core.errors import DselectError, explain_os_error
 from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, explain_unknown_key
+from dselect_core.settings.candidates_check import check_candidates
 from dselect_core.settings.checks_spec import ChecksSpec
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec, NeighborSpec
@@ -222,6 +223,12 @@ class Settings(StrictModel):
     @model_validator(mode="after")
     def _roles_are_there(self) -> "Settings":
         check_roles(self.coresets, {spec.role for spec in self.sources.values()})
+        return self
+
+    @model_validator(mode="after")
+    def _bounds_of_grades_suffice(self) -> "Settings":
+        if self.grader.candidates == "only":
+            check_candidates(self.grader, self.coresets, self.near_duplicates)
         return self
 
     @model_validator(mode="after")

@@ -175,6 +175,7 @@ def status(config: ConfigOption = None, name: NameOption = "") -> None:
     from dselect_core.kinds import TRIED_AGAIN
     from dselect_core.lineage.lost_tables import given_up_rows
     from dselect_core.lineage.quality_checks import held_back
+    from dselect_core.pool.corpus_index import grades_candidates_only
     from dselect_dagster.defs.changed_inputs import find_changed_inputs, find_lost_scores
     from dselect_dagster.defs.namespace import Namespace
     from dselect_dagster.refresh.instance import open_instance
@@ -208,7 +209,9 @@ def status(config: ConfigOption = None, name: NameOption = "") -> None:
         for name, why in held.items():
             out.print(f"{render.asset_partition('coreset', name)} is held back: {why}", soft_wrap=True)
         for asset in staleness.unused_assets():
-            out.print(f"{asset.to_user_string()} is not computed: no recipe reads it")
+            is_replaced = asset.to_user_string() == "dependability_grades" and grades_candidates_only(settings)
+            why = "candidate_grades is, of what can still be chosen" if is_replaced else "no recipe reads it"
+            out.print(f"{asset.to_user_string()} is not computed: {why}")
         if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost or held):
             out.print("Everything is up to date.")
 

@@ -3,6 +3,7 @@
 import polars as pl
 
 from dselect_core.graders.batch.requests import CALL_PREFIX
+from dselect_core.lineage.plan import GradesToBuy
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.token_prices import price_table
 from dselect_core.settings.workspace import Workspace
@@ -31,6 +32,18 @@ def price_note(settings: Settings) -> str | None:
         f"by OpenAI's list price of {price_table().as_of} for {spec.model}{in_batch}, which may be another one today: "
         "grader.usd_per_million_tokens wins"
     )
+
+
+def grades_to_buy(grades: GradesToBuy, settings: Settings) -> str:
+    """`4 rows are needed now, about 60 …, and 200 at most`, each with what it costs where that is known."""
+    price = settings.grader.price if settings.grader.model is not None else None
+
+    def told(rows: int) -> str:
+        cost = "" if price is None else f" ({usd_text(price.usd(*grades.tokens(rows)))})"
+        return f"{rows:,}{cost}"
+
+    guess = "" if grades.expected is None else f", about {told(grades.expected)} if they come as those known"
+    return f"{told(grades.now)} rows are needed for certain{guess}, and {told(grades.most)} at most"
 
 
 def print_not_told(calls: pl.DataFrame) -> None:

@@ -27,7 +27,7 @@ from dselect_core.trials.compare import (
 from dselect_core.trials.report import ALL
 from dselect_core.trials.standing import standing
 from dselect_dagster.cli.console import out, styled
-from dselect_dagster.cli.money import price_note
+from dselect_dagster.cli.money import grades_to_buy, price_note
 
 if TYPE_CHECKING:
     from dselect_core.lineage.explain import Score, Story
@@ -79,6 +79,9 @@ def print_plan(plan: Plan, settings: Settings) -> None:
             why = "; ".join(filter(None, (step.why, step.note)))
             table.add_row(asset, step.partition or "", computed, reused, tokens, seconds, why)
     out.print(table)
+    for step in plan.steps:
+        if step.grades is not None:
+            out.print(styled((step.asset, "bold"), f": {grades_to_buy(step.grades, settings)}"), soft_wrap=True)
     out.print(f"{len(plan.steps)} asset partitions; {_cost_of_plan(plan, settings)}")
 
 

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
+from dselect_core.coreset.candidate_grades import ASSET as CANDIDATE_GRADES
 from dselect_core.lineage import quality_checks as checks
+from dselect_core.pool.corpus_index import grades_candidates_only
 from dselect_core.redact import redact_all
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
@@ -123,3 +125,20 @@ def near_duplicate_checks(corpus: Corpus) -> list[dg.AssetChecksDefinition]:
         return _result(checks.few_near_duplicates(corpus.open()), dg.AssetCheckSeverity.WARN)
 
     return [few_are_near_duplicates]
+
+
+def candidate_grade_checks(corpus: Corpus) -> list[dg.AssetChecksDefinition]:
+    """The check of `candidate_grades`; none where that asset is not in the graph."""
+    if not grades_candidates_only(corpus.settings):
+        return []
+
+    @dg.asset_check(
+        asset=corpus.namespace.key(CANDIDATE_GRADES),
+        blocking=True,
+        description="the grades that were asked for are not mostly null, constant, or out of their range",
+    )
+    @with_clean_errors
+    def candidate_grades_are_sound() -> dg.AssetCheckResult:
+        return _result(checks.candidate_grades_are_sound(corpus.open()), dg.AssetCheckSeverity.ERROR)
+
+    return [candidate_grades_are_sound]

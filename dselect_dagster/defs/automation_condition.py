@@ -23,18 +23,23 @@ ALLOW_MISSING_DEPS = frozenset({"warmup_model", "corpus_index", "held_out"})
 # Assets that are not held back from a coreset that fails a blocking check: the trial that may clear it.
 NOT_BLOCKED_BY_CORESET = frozenset({"trial"})
 
+# Assets that read all recipes, and do without those that are not recorded yet.
+ALLOW_MISSING_RECIPES = frozenset({"candidate_grades"})
+
 
 def on_input_change(
     namespace: Namespace,
     *,
     allow_missing_deps: bool = False,
     blocked_by_coreset: bool = True,
+    allow_missing_recipes: bool = False,
     waits_for: Sequence[str] = (),
 ) -> dg.AutomationCondition:
     """Run when an input changed, and all inputs are there, passed their blocking checks and are not being made.
 
     allow_missing_deps: for the corpus index, which waits until each dependency has some partition, and
-    lists the sources that are incomplete instead of waiting for all. blocked_by_coreset: see `inputs_are_ready`.
+    lists the sources that are incomplete instead of waiting for all. blocked_by_coreset, allow_missing_recipes: see
+    `inputs_are_ready`.
     waits_for: inputs with partitions of another set, so that they are not made in one run with the asset, and that read
     what it reads itself: it waits for them while they are behind that.
     """
@@ -45,7 +50,12 @@ def on_input_change(
     requested = (AC.newly_requested() | AC.initial_evaluation()).with_label("requested")
     changed = any_dep_changed.since(requested & ~any_dep_changed)
     trigger = changed | _own_change() | AC.execution_failed().newly_true()
-    ready = inputs_are_ready(namespace, allow_missing_deps=allow_missing_deps, blocked_by_coreset=blocked_by_coreset)
+    ready = inputs_are_ready(
+        namespace,
+        allow_missing_deps=allow_missing_deps,
+        blocked_by_coreset=blocked_by_coreset,
+        allow_missing_recipes=allow_missing_recipes,
+    )
     if waits_for:
         ready = ready & ~AC.any_deps_match(_is_behind()).allow(dg.AssetSelection.assets(*namespace.keys(*waits_for)))
     return (trigger & ready).with_label("on_input_change")
@@ -61,12 +71,16 @@ def once_there_is_data(namespace: Namespace) -> dg.AutomationCondition:
 
 
 def inputs_are_ready(
-    namespace: Namespace, *, allow_missing_deps: bool = False, blocked_by_coreset: bool = True
+    namespace: Namespace,
+    *,
+    allow_missing_deps: bool = False,
+    blocked_by_coreset: bool = True,
+    allow_missing_recipes: bool = False,
 ) -> dg.AutomationCondition:
     """The inputs are there (or some partition of each), passed their blocking checks, and no run of them is under way.
 
     This is the condition without its triggers. `dselect refresh` evaluates it alone. blocked_by_coreset: whether the
-    blocking checks of a coreset count.
+    blocking checks of a coreset count. allow_missing_recipes: whether recipes may be missing.
     """
     # Of the kinds that share the forward pass, one that a model cannot give fails alone, and is waited for in vain.
     in_pass = dg.AssetSelection.assets(*namespace.keys(*_assets_of_forward_pass()))
@@ -75,11 +89,14 @@ def inputs_are_ready(
     checked = AC.all_deps_blocking_checks_passed().ignore(dg.AssetSelection.assets(*namespace.keys(*rounds)))
     if not blocked_by_coreset:
         checked = checked.ignore(dg.AssetSelection.assets(namespace.key("coreset")))
+    missing = AC.any_deps_missing()
+    if allow_missing_recipes:
+        missing = AC.any_deps_match(AC.missing()).ignore(dg.AssetSelection.assets(namespace.key("coreset_spec")))
     present = (
         AC.all_deps_match(~AC.missing()).ignore(in_pass)
         & AC.all_deps_match(~AC.missing() | AC.execution_failed()).allow(in_pass)
         if allow_missing_deps
-        else ~AC.any_deps_missing() & checked
+        else ~missing & checked
     )
     return present & ~AC.any_deps_in_progress() & ~AC.in_progress()
 

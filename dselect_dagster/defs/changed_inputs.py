@@ -12,6 +12,7 @@ from typing import Literal
 
 import dagster as dg
 
+from dselect_core.coreset.candidate_grades import ASSET as CANDIDATE_GRADES
 from dselect_core.coreset.spec import spec_version
 from dselect_core.corpus.raw_dataset import TOMBSTONE, source_signature
 from dselect_core.errors import DselectError
@@ -261,7 +262,7 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
     over_rows = ["warmup_model", _SCORES, "corpus_index", "neighbors", "near_duplicates", _PAIR_SCORES]
     namespace = changed_inputs.namespace
     rounds = [asset_of_round(number + 1) for number in range(MAX_ROUNDS)]
-    order = [*LANDED_ASSETS, *over_rows, *rounds, "coreset", "held_out", "trial"]
+    order = [*LANDED_ASSETS, *over_rows, CANDIDATE_GRADES, *rounds, "coreset", "held_out", "trial"]
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
 
     def place(asset: str) -> int:

@@ -2,10 +2,11 @@
 
 import dagster as dg
 
-from dselect_core.pool.corpus_index import needed_kinds
+from dselect_core.pool.corpus_index import kinds_of_sources, needed_kinds
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_checks import asset_checks, near_duplicate_checks
+from dselect_dagster.defs.asset_checks import asset_checks, candidate_grade_checks, near_duplicate_checks
 from dselect_dagster.defs.assets import (
+    candidate_grades,
     coreset,
     d3_round,
     near_duplicates,
@@ -40,16 +41,17 @@ def corpus_definitions(corpus: Corpus) -> dg.Definitions:
     where no recipe is tried. Of d3's rounds there are as many as some recipe has.
     """
     settings = corpus.settings
-    needed = needed_kinds(settings)
+    needed, of_sources = needed_kinds(settings), kinds_of_sources(settings)
     versions = code_versions(settings)
     assets = [
         raw_dataset.raw_dataset(corpus),
         warmup_model.warmup_model(corpus, versions["warmup_model"]),
-        *scores.score_assets(corpus, needed, versions),
-        pool.corpus_index(corpus, needed),
+        *scores.score_assets(corpus, of_sources, versions),
+        pool.corpus_index(corpus, of_sources),
         pool.neighbors(corpus, versions["neighbors"]),
         *near_duplicates.near_duplicates(corpus, versions),
         *pool.pair_score_assets(corpus, needed, versions),
+        *candidate_grades.candidate_grades(corpus, versions),
         coreset.coreset_spec(corpus),
         coreset.candidates(corpus, needed),
         *d3_round.d3_rounds(corpus, versions["d3_round"]),
@@ -60,7 +62,12 @@ def corpus_definitions(corpus: Corpus) -> dg.Definitions:
     own = dg.AssetSelection.assets(*(key for asset in assets for key in asset.keys))
     return dg.Definitions(
         assets=assets,
-        asset_checks=[*asset_checks(corpus, needed), *near_duplicate_checks(corpus), *coreset_checks(corpus)],
+        asset_checks=[
+            *asset_checks(corpus, of_sources),
+            *near_duplicate_checks(corpus),
+            *candidate_grade_checks(corpus),
+            *coreset_checks(corpus),
+        ],
         sensors=[sources_and_recipes(corpus, own), automation(corpus, own), grading_batches(corpus)],
         schedules=landing_schedules(corpus),
     )

@@ -33,7 +33,12 @@ from dselect_dagster.dagster_private import (
     step_errors_of,
 )
 from dselect_dagster.defs.assets.scores import REFRESH_TAG
-from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS, NOT_BLOCKED_BY_CORESET, inputs_are_ready
+from dselect_dagster.defs.automation_condition import (
+    ALLOW_MISSING_DEPS,
+    ALLOW_MISSING_RECIPES,
+    NOT_BLOCKED_BY_CORESET,
+    inputs_are_ready,
+)
 from dselect_dagster.defs.changed_inputs import (
     ChangedInputs,
     find_changed_inputs,
@@ -235,6 +240,7 @@ def _with_readiness_conditions(defs: dg.Definitions, namespace: Namespace) -> dg
             namespace,
             allow_missing_deps=asset in ALLOW_MISSING_DEPS,
             blocked_by_coreset=asset not in NOT_BLOCKED_BY_CORESET,
+            allow_missing_recipes=asset in ALLOW_MISSING_RECIPES,
         )
         return spec.replace_attributes(automation_condition=condition if spec.automation_condition else None)
 

@@ -11,12 +11,14 @@ import dagster as dg
 import polars as pl
 import polars.selectors as cs
 
+from dselect_core.coreset.candidate_grades import ASSET as CANDIDATE_GRADES
 from dselect_core.coreset.coreset import Coreset, make_coreset
 from dselect_core.coreset.coreset import candidates as recipe_candidates
 from dselect_core.coreset.manifest import REVISION
 from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.sample import message_text
 from dselect_core.kinds import all_kinds, assets_making
+from dselect_core.pool.corpus_index import grades_candidates_only
 from dselect_core.reports.write_reports import write_coreset_report
 from dselect_dagster.defs.asset_metadata import KEYS, column_schema, link, markdown_table, path
 from dselect_dagster.defs.assets.d3_round import round_assets
@@ -58,16 +60,17 @@ def candidates(corpus: Corpus, needed: frozenset[str]) -> dg.AssetsDefinition:
     over_pool = assets_making(needed, by_source=False)
     # That samples are alike is no score of a recipe: with the setting it is an input of every one, without it of none.
     near_duplicates = [] if corpus.settings.near_duplicates is None else ["near_duplicates"]
+    candidate_grades = [CANDIDATE_GRADES] if grades_candidates_only(corpus.settings) else []
 
     @dg.asset(
         key=corpus.namespace.key("candidates"),
-        deps=corpus.namespace.keys("corpus_index", "coreset_spec", *over_pool, *near_duplicates),
+        deps=corpus.namespace.keys("corpus_index", "coreset_spec", *over_pool, *near_duplicates, *candidate_grades),
         partitions_def=corpus.namespace.recipe,
         group_name=corpus.namespace.prefixed("selection"),
         kinds={"json"},
         owners=corpus.settings.owners,
-        code_version="-".join([str(REVISION), *near_duplicates]),
-        automation_condition=on_input_change(corpus.namespace),
+        code_version="-".join([str(REVISION), *near_duplicates, *candidate_grades]),
+        automation_condition=on_input_change(corpus.namespace, waits_for=candidate_grades),
         description="What a recipe chooses from: the pool's samples, and the versions of exactly the scores it reads.",
     )
     @with_clean_errors

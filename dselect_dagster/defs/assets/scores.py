@@ -4,12 +4,13 @@ Assets with a kind that comes from the forward pass are one multi-asset: asked f
 for alone only what is asked for. Every other asset is made by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import FromForwardPass, FromSamples, Kind, kinds_by_asset
+from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.asset_metadata import columns_of_kinds, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
@@ -43,22 +44,13 @@ def _spec(
     asset: str, kinds: tuple[Kind, ...], corpus: Corpus, needed: frozenset[str], code_version: str
 ) -> dg.AssetSpec:
     settings = corpus.settings
-    computations = [kind.computed_by(settings) for kind in kinds]
-    if any(
-        isinstance(computation, FromForwardPass) or (isinstance(computation, FromSamples) and computation.runs_model)
-        for computation in computations
-    ):
-        tool = "torch"
-    else:
-        paid = any(isinstance(computation, FromSamples) and computation.paid for computation in computations)
-        tool = "openai" if paid else "polars"
     reads_model = any(kind.reads_model(settings) for kind in kinds)
     is_needed = any(kind.name in needed for kind in kinds)
     return dg.AssetSpec(
         corpus.namespace.key(asset),
         deps=corpus.namespace.keys("raw_dataset", *(["warmup_model"] if reads_model else [])),
         group_name=corpus.namespace.prefixed("scores"),
-        kinds={tool, "parquet"},
+        kinds={tool_of(settings, kinds), "parquet"},
         owners=corpus.settings.owners,
         description=" ".join(kind.described(settings) for kind in kinds),
         code_version=code_version,
@@ -67,6 +59,18 @@ def _spec(
         skippable=True,
         metadata={"dagster/column_schema": columns_of_kinds(kinds)},
     )
+
+
+def tool_of(settings: Settings, kinds: Sequence[Kind]) -> str:
+    """What computes the kinds, as the UI shows it."""
+    computations = [kind.computed_by(settings) for kind in kinds]
+    if any(
+        isinstance(computation, FromForwardPass) or (isinstance(computation, FromSamples) and computation.runs_model)
+        for computation in computations
+    ):
+        return "torch"
+    paid = any(isinstance(computation, FromSamples) and computation.paid for computation in computations)
+    return "openai" if paid else "polars"
 
 
 def _score_asset(
