@@ -221,7 +221,7 @@ def _choice(workspace: Workspace, recipe: str, sample_id: str, holders: list[str
         return Choice(*recipe_facts, None, None, f"{not_graded}does not come before the budget ends, at {order.height}")
     last = saved.table["gain"].filter(saved.table["rank"] == saved.table["rank"].max())
     ended = f"; the last of {len(saved.picks)} picks gained {last[0]:.6g}" if len(last) and last[0] is not None else ""
-    standing = f"{'at most ' if row['is_bound'] or not_graded else ''}{row['standing']:.6g}"
+    standing = f"{'at most ' if row['is_bound'] else ''}{row['standing']:.6g}"
     told = f"{not_graded}would gain {standing} as the next pick{ended}"
     if rounds := manifest.get("rounds"):
         told += f", by the scores of {_model_of_round(rounds[-1])} (round {len(rounds)} of {len(rounds)})"

@@ -104,10 +104,15 @@ class SavedOrder:
 
     @property
     def is_bound(self) -> pl.Expr:
-        """Boolean, over `table`: whether the standing is an upper bound that may not be reached. Null where picked."""
-        if _SEEN not in self.table.columns:
-            return pl.lit(False)
-        return (pl.col(_SEEN) < len(self.picks)) & (pl.col("standing") > 0)
+        """Boolean, over `table`: whether the standing is an upper bound that may not be reached. Null where picked.
+
+        It is one too where a row has no grade yet, and stands by the most that it can be.
+        """
+        columns = self.table.columns
+        scores = [name for name in columns if name not in SCHEMA and not name.startswith(_STATE)]
+        by_bound = pl.col("reason").is_null() & pl.any_horizontal(pl.lit(False), *(pl.col(c).is_null() for c in scores))
+        is_behind = pl.col(_SEEN) < len(self.picks) if _SEEN in columns else pl.lit(False)
+        return (is_behind | by_bound) & (pl.col("standing") > 0)
 
     @property
     def _usable(self) -> pl.DataFrame:

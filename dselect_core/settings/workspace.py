@@ -7,7 +7,7 @@ scores/<kind>/<source>.json                     the source's head: what of the s
 corpus/index.parquet, neighbors.parquet         the pool, and each sample's shot
 corpus/near_duplicates.parquet                  what is not chosen for it is alike to a sample that is kept
 corpus/text_signatures.parquet                  of the samples, by which near-duplicates of their texts are found
-corpus/<kind>.parquet                           scores that are made over the pool (miwv)
+corpus/<kind>.parquet                           scores that are made over the pool (miwv, grades of candidates)
 specs/<recipe>.json
 orders/<key>.parquet                            saved orders with their state
 coresets/<recipe>/…                             one version of it, whole (coreset/published.py)
