@@ -117,6 +117,9 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
     index = read_index(workspace)
     kinds, target_kind = required_kinds(spec), strategy(spec.strategy).target_kind
     records: list[RoundRecord] = []
+    if GRADES in kinds and grades_candidates_only(workspace.settings):
+        # `candidates` may have been made before a recipe changed, and not again: a cap ended the grading.
+        require_certain(workspace, index, recipe, spec)
     try:
         if spec.has_rounds:
             rounds = rounds_of(workspace, recipe)
