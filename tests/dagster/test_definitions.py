@@ -53,11 +53,13 @@ def test_every_asset_is_there_and_says_what_it_is() -> None:
 def test_groups_read_from_left_to_right() -> None:
     rounds = {"strategy": "d3", "budget": "10%", "rounds": 2}
     alike = {"threshold": 0.9}
-    given = settings(coresets=RECIPES | {"fed": rounds | {"trial": True}}, sources=EVAL, near_duplicates=alike)
-    graph = build_definitions(given).resolve_asset_graph()
-    for key in graph.get_all_asset_keys():
-        own = GROUPS.index(graph.get(key).group_name)
-        assert all(GROUPS.index(graph.get(parent).group_name or "") <= own for parent in graph.get(key).parent_keys)
+    with_rounds = settings(coresets=RECIPES | {"fed": rounds | {"trial": True}}, sources=EVAL, near_duplicates=alike)
+    with_candidates = settings(grader={"candidates": "only"})
+    for given in (with_rounds, with_candidates):
+        graph = build_definitions(given).resolve_asset_graph()
+        for key in graph.get_all_asset_keys():
+            own = GROUPS.index(graph.get(key).group_name or "")
+            assert all(GROUPS.index(graph.get(parent).group_name or "") <= own for parent in graph.get(key).parent_keys)
 
 
 def test_partitions_are_sources_and_recipes_and_what_looks_across_rows_has_none() -> None:

@@ -32,7 +32,7 @@ def candidate_grades(corpus: Corpus, code_versions: dict[str, str]) -> list[dg.A
     @dg.asset(
         key=corpus.namespace.key(ASSET),
         deps=corpus.namespace.keys("corpus_index", "coreset_spec", *over_pool, *near_duplicates),
-        group_name=corpus.namespace.prefixed("scores"),
+        group_name=corpus.namespace.prefixed("selection"),
         kinds={tool_of(settings, [kind]), "parquet"},
         owners=settings.owners,
         code_version="-".join([code_versions[kind.asset], *near_duplicates]),
@@ -50,12 +50,17 @@ def candidate_grades(corpus: Corpus, code_versions: dict[str, str]) -> list[dg.A
 
         progress = RunProgress(context, "grades of candidates")
         purpose = Purpose(context.run.tags.get(REFRESH_TAG, context.run_id))
-        made = update_candidate_grades(corpus.open(), progress, purpose)
+        place = corpus.open()
+        made = update_candidate_grades(place, progress, purpose)
         for recipe, why in made.refused.items():
             context.log.warning(clean(f"{recipe}: {why}"))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.table.version),
-            metadata={**tables_metadata(context, {GRADES: made.table}, progress.seconds), **_shown(made)},
+            metadata={
+                **tables_metadata(context, {GRADES: made.table}, progress.seconds),
+                **_shown(made),
+                "dagster/uri": clean(str(place.pool_table(GRADES))),
+            },
         )
 
     return [candidate_grades]
