@@ -165,7 +165,8 @@ def _print_tried(tried: "Tried", settings: Settings) -> None:
 
 
 def _print_rest(plan: "Plan", settings: Settings) -> None:
-    rows = sum(step.computed or 0 for step in plan.steps if step.judge_tokens is not None)
+    bought = [step for step in plan.steps if step.judge_tokens is not None]
+    rows, about = sum(step.computed or 0 for step in bought), "" if all(step.exact for step in bought) else "about "
     prompt, completion = plan.judge_tokens
     if settings.grader.model is None:
         return
@@ -174,7 +175,7 @@ def _print_rest(plan: "Plan", settings: Settings) -> None:
         return
     price = usd_text(plan.usd(settings))
     out.print(
-        f"`dselect refresh` would buy {rows:,} more: about {prompt:,} + {completion:,} tokens, about {price}.",
+        f"`dselect refresh` would buy {about}{rows:,} more: about {prompt:,} + {completion:,} tokens, about {price}.",
         soft_wrap=True,
     )
     if note := price_note(settings):

@@ -163,6 +163,7 @@ def test_the_coresets_are_those_of_all_grades_and_edits_buy_what_they_touch(
     assert bought(graph) == ROWS + 2  # all that is known counts
 
 
+@pytest.mark.some(2)
 def test_a_failed_grade_is_tried_again_counted_and_given_up(graph: Graph, judge: Judge, server: OpenAIServer) -> None:
     def moody(request: Request) -> Reply:
         return completion("I cannot say.") if int(row_of(request)[4:]) % 4 == 0 else good(request)
@@ -191,6 +192,7 @@ def test_a_failed_grade_is_tried_again_counted_and_given_up(graph: Graph, judge:
     assert make(graph) == chosen
 
 
+@pytest.mark.some(2)
 def test_no_coreset_is_made_from_half_of_the_grades(graph: Graph, judge: Judge, server: OpenAIServer) -> None:
     seen = []
 
@@ -219,6 +221,7 @@ def test_no_coreset_is_made_from_half_of_the_grades(graph: Graph, judge: Judge, 
     assert judge.asked.total() - len(judge.asked) <= 4  # what the revoked key kept from being answered
 
 
+@pytest.mark.some(2)
 def test_a_killed_process_loses_nothing_that_was_answered(graph: Graph, judge: Judge) -> None:
     judge.answer = lambda request: Reply(good(request).body, delay=0.1)
     score(graph)
@@ -239,6 +242,7 @@ def test_a_killed_process_loses_nothing_that_was_answered(graph: Graph, judge: J
     assert bought(graph) >= len(judge.asked) - 4
 
 
+@pytest.mark.some(2)
 def test_a_recipe_that_cannot_be_met_stops_no_other(graph: Graph, judge: Judge) -> None:
     graph.settings(coresets=RECIPES | {"huge": {"strategy": "d3", "budget": 2 * ROWS}})
     score(graph)
@@ -249,6 +253,7 @@ def test_a_recipe_that_cannot_be_met_stops_no_other(graph: Graph, judge: Judge) 
     make_coreset(graph.workspace, "d3")
 
 
+@pytest.mark.some(2)
 def test_grades_that_are_gone_are_due_and_a_source_is_not_graded_as_a_whole(graph: Graph) -> None:
     make(graph)
     assert why_tried_again(graph.workspace) is None

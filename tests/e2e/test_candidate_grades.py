@@ -22,7 +22,7 @@ from tests.openai_server import OpenAIServer, Reply, Request, completion, rating
 from tests.tiny import save_llama
 
 ROWS = 60
-pytestmark = pytest.mark.some(2)
+pytestmark = pytest.mark.some(1)
 
 RECIPES: dict[str, dict[str, Any]] = {
     "d3": {"strategy": "d3", "budget": 6},
