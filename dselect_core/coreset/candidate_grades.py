@@ -289,7 +289,8 @@ class _Buyer:
         graded = self.store.read(wanted, [kind.value, kind.reason_column])
         require_complete(self.store, wanted, graded)
         # A heuristic and a model that runs here are always asked.
-        missed = graded.filter(pl.col(kind.value).is_null() & (attempts(kind, self.workspace.settings) == 0))[kind.reason_column]
+        not_asked = pl.col(kind.value).is_null() & (attempts(kind, self.workspace.settings) == 0)
+        missed = graded.filter(not_asked)[kind.reason_column]
         self.bought += len(ids) - len(missed)
         if len(missed):
             raise DselectError(f"{self._not_asked(len(missed))}{missed[0].removeprefix(NOT_TRIED)}")

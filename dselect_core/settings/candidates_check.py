@@ -21,8 +21,8 @@ def check_candidates(
     for given, key in ((grader.rubrics, "rubrics"), (grader.mode == "batch", "mode: batch")):
         if given:
             raise ValueError(
-                f"grader.candidates: `only` buys grades over the whole pool in rounds, and not with `{key}`: {_INSTEAD}, "
-                f"or take `{key}` out"
+                f"grader.candidates: `only` buys grades over the whole pool in rounds, and not with `{key}`: "
+                f"{_INSTEAD}, or take `{key}` out"
             )
     if near_duplicates is not None and GRADES in near_duplicates.kinds:
         raise ValueError(

@@ -26,6 +26,7 @@ from dselect_core.kinds import kind_of
 from dselect_core.lm.target_model import make_target_model
 from dselect_core.pool.corpus_index import build_index, grades_candidates_only, kinds_of_sources
 from dselect_core.scores.update import update_scores
+from dselect_core.settings.settings import Settings
 from tests.e2e.content import Row, write
 from tests.e2e.graph import Graph
 from tests.openai_server import OpenAIServer, Reply, Request, completion, error, rating
@@ -285,3 +286,18 @@ def test_settings_that_need_every_grade_are_refused(
     assert message in str(refused.value) and "set `grader: {candidates: all}`" in str(refused.value)
     graph.settings(grader=grader(server, candidates="all"))
     assert graph.workspace.settings.grader.candidates == "all"
+
+
+@pytest.mark.parametrize(
+    ("given", "key"), [({"rubrics": {"a": "r.md"}}, "rubrics"), ({"mode": "batch"}, "mode: batch")]
+)
+def test_rounds_of_grades_are_refused_with_what_they_cannot_do(given: dict[str, object], key: str) -> None:
+    grader = {"model": "m", "base_url": "http://localhost", "candidates": "only"} | given
+    with pytest.raises(ValueError, match=f"not with `{key}`"):
+        Settings.model_validate(
+            {
+                "sources": {"a": {"path": "a.json"}},
+                "coresets": {"d3": {"strategy": "d3", "budget": 5}},
+                "grader": grader,
+            }
+        )
