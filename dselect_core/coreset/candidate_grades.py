@@ -30,6 +30,7 @@ from dselect_core.pool.pool_tables import NOT_GRADED, is_asked, load_pool, pool_
 from dselect_core.progress import Progress
 from dselect_core.scores.attempts import attempts
 from dselect_core.scores.provenance import future_store, store_of
+from dselect_core.scores.same_answers import StoreWithSameAnswers
 from dselect_core.scores.score_table import TableReport, version_of
 from dselect_core.scores.update import compute_from_samples, require_complete
 from dselect_core.select.candidate_pool import Pool
@@ -132,6 +133,8 @@ def update_candidate_grades(
     """
     purpose = purpose or Purpose()
     index, kind, store = read_index(workspace), kind_of(GRADES), store_of(workspace, GRADES)
+    if isinstance(store, StoreWithSameAnswers):
+        store.adopt(index.frame.select("sample_id"))
     specs = reading_grades(_recorded(workspace))
     pool = with_known_grades(workspace, load_pool(workspace, index, other_kinds(specs.values())), store)
     buyer = _Buyer(workspace, index, store, purpose, progress)

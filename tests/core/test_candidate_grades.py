@@ -4,6 +4,7 @@ What was bought is counted by the server. What would have been chosen is what `c
 rows, graded by the same judge. No orchestrator: the functions of the core in their order.
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from dselect_core.graders.spend import Purpose
 from dselect_core.kinds import kind_of
 from dselect_core.lm.target_model import make_target_model
 from dselect_core.pool.corpus_index import build_index, grades_candidates_only, kinds_of_sources
+from dselect_core.scores.provenance import store_of
 from dselect_core.scores.update import update_scores
 from dselect_core.settings.settings import Settings
 from tests.e2e.content import Row, write
@@ -301,3 +303,19 @@ def test_rounds_of_grades_are_refused_with_what_they_cannot_do(given: dict[str, 
                 "grader": grader,
             }
         )
+
+
+def test_criteria_combined_in_another_way_buy_no_row_twice(graph: Graph, judge: Judge, server: OpenAIServer) -> None:
+    def by_criteria(request: Request) -> Reply:
+        digest = sha256(request.text.encode()).digest()
+        return completion(json.dumps({"facts": {"rating": 3 + digest[0] % 3}, "tone": {"rating": 3 + digest[1] % 3}}))
+
+    judge.answer = by_criteria
+    criteria = {"facts": "They are right.", "tone": "It is friendly."}
+    for combine in ("mean", "min"):
+        graph.settings(grader=grader(server, criteria=criteria, max_tokens=100, combine=combine))
+        make(graph)
+        assert max(judge.asked.values()) == 1
+        assert why_tried_again(graph.workspace) is None
+    store = store_of(graph.workspace, "grades")
+    assert store.skipped == {} and set(graph.scores("grades")["criteria"].list.len().drop_nulls()) == {2}
