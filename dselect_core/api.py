@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from upath import UPath
 
 from dselect_core.coreset.export import write_coreset
@@ -38,6 +38,7 @@ from dselect_core.scores.forward_scores import forward_scores
 from dselect_core.scores.update_pairs import with_inputs, with_similarity
 from dselect_core.select.candidate_pool import Pool, Targets
 from dselect_core.select.candidates import Grade, grade_candidates, unasked
+from dselect_core.select.judges_spec import GRADES, JudgesField, JudgesSpec, kind_of_judge
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
 from dselect_core.settings.settings import ModelSpec, Settings, SourceSpec
@@ -149,16 +150,18 @@ def make_pool(
     scores: Mapping[str, pl.DataFrame],
     held_out: pl.DataFrame | None = None,
     targets: pl.DataFrame | None = None,
+    grade: str | list[str] | dict[str, Any] | None = None,
 ) -> Pool:
     """What `choose` chooses from: the columns of all kinds that a strategy can read, joined by sample id.
 
     scores: as `score` gives them. held_out: samples that are never chosen, as `hold_out` gives them. targets: the
     examples for `targeted`, as `score(examples, ["weighted_embeddings"], model)["weighted_embeddings"]`; what the pool
-    has of them too is held out. For vectors and scores of your own: `Pool.of`.
+    has of them too is held out. grade: whose grades count, of several judges' (`grades@strict`), as in a recipe. For
+    vectors and scores of your own: `Pool.of`.
     """
     table: pl.DataFrame | None = None
     arrays: dict[str, np.ndarray] = {}
-    for name, frame in scores.items():
+    for name, frame in _with_one_grade(scores, grade).items():
         kind = kind_of(name)
         ids = frame.sort("sample_id")
         if kind.pool_field is not None:
@@ -184,6 +187,25 @@ def make_pool(
         return pool
     ids = pool.scores.select("sample_id")
     return replace(pool, held_out=ids.join(held_out, on="sample_id", how="left", maintain_order="left")["reason"])
+
+
+def _with_one_grade(scores: Mapping[str, pl.DataFrame], grade: Any) -> dict[str, pl.DataFrame]:
+    """The scores, with one table of grades in place of those of several judges."""
+    of_judges = {name: frame for name, frame in scores.items() if kind_of(name).stored_as == GRADES}
+    if grade is None and len(of_judges) < 2:
+        return dict(scores)
+    told = f"scores have {', '.join(of_judges) or 'no grades'}"
+    if grade is None:
+        raise DselectError(f"{told}: say whose grades count, as grade={{'of': […], 'by': 'mean'}}")
+    try:
+        judges: JudgesSpec = TypeAdapter(JudgesField).validate_python(grade)
+        tables = [of_judges[kind_of_judge(judge)].sort("sample_id") for judge in judges.of]
+    except ValidationError as error:
+        raise DselectError(f"grade: {error.errors()[0]['msg']}") from None
+    except KeyError as error:
+        raise DselectError(f"grade: {told}, and not {error}") from None
+    others = {name: frame for name, frame in scores.items() if name not in of_judges}
+    return {**others, GRADES: judges.combined(tables)}
 
 
 def choose(

@@ -10,6 +10,7 @@ settings, which must know what can be ranked by, load no model library.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import polars as pl
@@ -38,6 +39,9 @@ BUILTIN = (
 
 ENTRY_POINTS = "dselect.kinds"
 """Group of entry points by which an installed package adds kinds of its own."""
+
+MAKER = "@"
+"""Between the name of a kind and the maker that the settings name: `grades@strict`."""
 
 SAMPLE, PAIR = ("sample_id",), ("sample_id", "shot_id")
 """The keys of a score: of a sample, or of a sample and the shot it was scored with."""
@@ -154,6 +158,8 @@ NOT_TRIED = "not tried: "
 """How the reason of a null begins that is no failed attempt: nothing was learnt of the row, an endpoint was down."""
 TRIED_AGAIN = "are tried again"
 """How the reason to run ends where nothing is lost, and attempts failed."""
+TO_REPEAT = "are to be graded again"
+"""How it ends where a judge's agreement with itself is not known yet."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,9 @@ class Kind:
     figures: what is worth telling of a source's table, by name, beside its counts.
     joined: it came to an asset that was there before, so it counts in that asset's code version only where a recipe
     reads it: for all others nothing changed.
+    made_by, makers: where the settings can name several makers of a score (judges), the kind that one of them makes,
+    and the names that the settings have. Such a kind is called `<name>@<maker>`, has this kind's columns and shares its
+    stores. maker: whose kind this is; None: of the only one.
     """
 
     name: str
@@ -205,6 +214,14 @@ class Kind:
     pair_columns: tuple[Column, ...] = ()
     figures: Callable[[pl.DataFrame], dict[str, str | int | float]] = lambda table: {}
     joined: bool = False
+    made_by: Callable[[str], "Kind"] | None = None
+    makers: Callable[[Settings], Iterable[str]] = lambda settings: ()
+    maker: str | None = None
+
+    @property
+    def stored_as(self) -> str:
+        """The kind in whose folder its stores lie: a maker that gets a name, or another, keeps what it made."""
+        return self.name if self.maker is None else self.name.removesuffix(f"{MAKER}{self.maker}")
 
     @property
     def by_source(self) -> bool:
@@ -254,6 +271,10 @@ class Kind:
             return frame  # mostly; a cast takes longer than all else that is done for one row
         return frame.select(names).cast({column.name: column.type for column in scalars})
 
+    def named(self, column: str) -> str:
+        """A column's name where the same one of other makers stands beside it."""
+        return column if self.maker is None else f"{column} by {self.maker}"
+
     def pool_columns(self) -> tuple[str, ...]:
         """The columns that selection sees beside the sample's id."""
         return (*self.keys[1:], *(column.name for column in self.table_columns if column.rankable or column.of_text))
@@ -281,12 +302,30 @@ def all_kinds() -> dict[str, Kind]:
     return _REGISTRY.all()
 
 
+def kinds_in(settings: Settings) -> dict[str, Kind]:
+    """`all_kinds`, with one kind a maker in the place of a kind of which the settings name makers."""
+    found: dict[str, Kind] = {}
+    for name, kind in all_kinds().items():
+        made = [kind_of(f"{name}{MAKER}{maker}") for maker in kind.makers(settings)]
+        found |= {each.name: each for each in made or [kind]}
+    return found
+
+
 def kind_of(name: str) -> Kind:
-    """The kind of that name. Raises DselectError that lists the known ones."""
+    """The kind of that name, also of one maker: `grades@strict`. Raises DselectError that lists the known ones."""
     kinds = all_kinds()
-    if name not in kinds:
-        raise DselectError(f"unknown kind of score `{name}`; known: {', '.join(kinds)}")
-    return kinds[name]
+    base, _, maker = name.partition(MAKER)
+    if name in kinds:
+        return kinds[name]
+    if maker and base in kinds and kinds[base].made_by is not None:
+        return _made_by(kinds[base], maker)
+    raise DselectError(f"unknown kind of score `{name}`; known: {', '.join(kinds)}")
+
+
+@cache
+def _made_by(kind: Kind, maker: str) -> Kind:
+    assert kind.made_by is not None
+    return kind.made_by(maker)
 
 
 def with_needs(names: Iterable[str]) -> list[str]:
@@ -296,13 +335,17 @@ def with_needs(names: Iterable[str]) -> list[str]:
     while to_add:
         wanted |= to_add
         to_add = {needed for name in to_add for needed in kind_of(name).needs} - wanted
-    return [name for name in all_kinds() if name in wanted]
+    order = list(all_kinds())
+    return sorted(wanted, key=lambda name: (order.index(kind_of(name).stored_as), name))
 
 
-def kinds_by_asset(*, by_source: bool | None = None) -> dict[str, tuple[Kind, ...]]:
-    """{asset: the kinds it makes}; only those made source by source, or only those made over the pool, if asked for."""
+def kinds_by_asset(settings: Settings | None = None, *, by_source: bool | None = None) -> dict[str, tuple[Kind, ...]]:
+    """{asset: the kinds it makes}; only those made source by source, or only those made over the pool, if asked for.
+
+    settings: with the kinds of the makers that they name.
+    """
     assets: dict[str, tuple[Kind, ...]] = {}
-    for kind in all_kinds().values():
+    for kind in (all_kinds() if settings is None else kinds_in(settings)).values():
         if by_source is None or kind.by_source == by_source:
             assets[kind.asset] = (*assets.get(kind.asset, ()), kind)
     return assets
@@ -310,8 +353,8 @@ def kinds_by_asset(*, by_source: bool | None = None) -> dict[str, tuple[Kind, ..
 
 def assets_making(names: frozenset[str], *, by_source: bool) -> list[str]:
     """The assets that make any of these kinds: source by source, or over the pool."""
-    by_asset = kinds_by_asset(by_source=by_source)
-    return [asset for asset, kinds in by_asset.items() if any(kind.name in names for kind in kinds)]
+    assets = {kind_of(name).asset for name in names if kind_of(name).by_source == by_source}
+    return [asset for asset in kinds_by_asset(by_source=by_source) if asset in assets]
 
 
 def rankable_columns() -> dict[str, str]:

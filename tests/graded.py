@@ -79,8 +79,7 @@ class Graded:
         workspace, rows = self.workspace, self.landed
         todo = todos_of_sources(workspace, kind_of("grades"), rows, None)[source]
         step = with_grader(Step("", source, ""), [todo], workspace, FuturePool(workspace, rows))
-        assert step.judge_tokens is not None
-        return step.judge_tokens
+        return step.bought[None].prompt_tokens, step.bought[None].completion_tokens
 
     def grades(self) -> pl.DataFrame:
         """The grades of the pool, by id, with the text of each sample and its sources."""

@@ -35,7 +35,7 @@ from dselect_core.scores.score_table import TableReport, version_of
 from dselect_core.scores.update import compute_from_samples, require_complete
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.candidates import grade_candidates, in_turns, needed_grades
-from dselect_core.select.prepare import GRADE, GRADES
+from dselect_core.select.judges_spec import GRADE, GRADES
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import required_kinds
 from dselect_core.settings.settings import Settings
@@ -79,12 +79,12 @@ def other_kinds(specs: Iterable[CoresetSpec]) -> frozenset[str]:
     return frozenset(kind for spec in specs for kind in required_kinds(spec)) - {GRADES}
 
 
-def with_known_grades(workspace: Workspace, pool: Pool, store: Store | None) -> Pool:
+def with_known_grades(workspace: Workspace, pool: Pool, store: Store | None, name: str = GRADES) -> Pool:
     """The pool with the grades that the store has. `Pool.ungraded`: all others, also failed ones that are tried again.
 
-    store: None where nothing is known.
+    store: None where nothing is known. name: the kind, of several judges.
     """
-    kind = kind_of(GRADES)
+    kind = kind_of(name)
     ids = pool.scores.select("sample_id")
     columns = [name for name in kind.pool_columns() if name not in pool.scores.columns]
     known = ids.clear() if store is None else store.read(ids, [*columns, kind.reason_column])

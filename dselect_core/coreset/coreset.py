@@ -26,7 +26,7 @@ from dselect_core.rounds.round_record import RoundRecord
 from dselect_core.rounds.selection_of_rounds import read_rounds, selection_of_rounds
 from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import SCHEMA as ORDER_COLUMNS
 from dselect_core.select.saved_order import read_saved_order, write_saved_order
@@ -126,7 +126,7 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
             records = read_rounds(rounds)
             pool, selection = selection_of_rounds(rounds, records)
         else:
-            pool = load_pool(workspace, index, kinds)
+            pool = load_pool(workspace, index, kinds, spec.grade)
             if target_kind is not None:
                 pool = replace(pool, targets=load_targets(workspace, index, target_kind))
             selection = select(

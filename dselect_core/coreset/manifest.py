@@ -74,7 +74,7 @@ def is_of(manifest: dict[str, Any], spec: CoresetSpec) -> bool:
     return all(manifest.get(key, {}) == identity.get(key, {}) for key in {*identity, *_WHERE_GIVEN})
 
 
-_WHERE_GIVEN = ("min_response_tokens", "quota", "balance", _IN_ROUNDS)
+_WHERE_GIVEN = ("min_response_tokens", "quota", "balance", "grade", _IN_ROUNDS)
 """Keys of a recipe that its identity holds only where the recipe gives them: older manifests have none of them."""
 
 

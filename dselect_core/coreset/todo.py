@@ -16,7 +16,7 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.pool.corpus_index import grades_candidates_only, versions_of_kinds
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.pool.near_duplicates import near_duplicates_version
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.saved_order import count_saved_picks, read_saved_order
 from dselect_core.select.select import required_kinds

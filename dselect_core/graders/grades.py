@@ -13,11 +13,15 @@ grades of the same criteria are made of the answers that are there.
 The endpoint's address is not part of the provenance, only the model's name: moving a model behind another proxy
 must not buy every grade again. Two different models served under one name have to be given two names. A model that runs
 here is known by its content.
+
+Several graders of the settings (`graders`) are a kind of score each, `grades@<name>`, in one asset: each has its own
+heads, and its own store by its provenance, in which a name has no part.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from dselect_core.graders.spend import Ledger
 from dselect_core.kinds import Answers, Column, Emit, FromSamples, Kind
 from dselect_core.lm import load, target_model
 from dselect_core.progress import Progress
+from dselect_core.select.judges_spec import GRADE, kind_of_judge
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -82,6 +87,7 @@ def grader_provenance(
         "temperature": spec.temperature,
         **({"combine": spec.combine} if spec.criteria is not None else {}),
         **({"extra": spec.extra} if spec.extra else {}),
+        **({"repeat": spec.turn} if spec.turn > 1 else {}),
     }
 
 
@@ -108,7 +114,7 @@ def grade(
     """
     if spec.rubrics:
         raise DselectError(
-            "grader.rubrics: which source these rows are of is not known. Grade each source by itself, with "
+            f"{spec.key}.rubrics: which source these rows are of is not known. Grade each source by itself, with "
             "`settings.of_source(name)`, or take `rubrics` out"
         )
 
@@ -122,7 +128,7 @@ def grade(
         rows = _local(samples, spec, progress, made)
     elif spec.mode == "batch":
         raise DselectError(
-            "grader: `mode: batch` keeps what it asked for in the storage, and there is none here: use `mode: live`"
+            f"{spec.key}: `mode: batch` keeps what it asked for in the storage, and here is none: use `mode: live`"
         )
     else:
         rows = _openai(samples, spec, progress, made, meter or Meter(spec))
@@ -192,12 +198,24 @@ def _local(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, m
     return [rows[sample_id] for sample_id in samples["sample_id"]]
 
 
-def _compute(samples: pl.DataFrame, settings: Settings, emit: Emit, progress: Progress | None) -> None:
-    spec = settings.grader
-    if spec.model is None:
-        grade(samples, spec, progress, emit)
-        return
-    workspace = Workspace(settings)
+def _compute(
+    judge: str | None, samples: pl.DataFrame, settings: Settings, emit: Emit, progress: Progress | None
+) -> None:
+    spec = settings.grader_of(judge)
+    try:
+        if spec.model is None:
+            grade(samples, spec, progress, emit)
+        else:
+            _compute_paid(samples, spec, Workspace(settings), emit, progress)
+    except DselectError as error:
+        if judge is None:
+            raise
+        raise DselectError(f"{spec.key}: {error}") from error
+
+
+def _compute_paid(
+    samples: pl.DataFrame, spec: GraderSpec, workspace: Workspace, emit: Emit, progress: Progress | None
+) -> None:
     samples = grade_by_batches(
         samples,
         spec,
@@ -211,8 +229,7 @@ def _compute(samples: pl.DataFrame, settings: Settings, emit: Emit, progress: Pr
             grade(samples, spec, progress, emit, meter)
 
 
-def _description(settings: Settings) -> str:
-    spec = settings.grader
+def _description(spec: GraderSpec) -> str:
     if spec.is_builtin:
         by = "the builtin heuristic grader, which is no LLM and says so in every record"
     elif spec.is_local:
@@ -220,7 +237,8 @@ def _description(settings: Settings) -> str:
         by = f"the {what} {markdown_cell(spec.local_model)}, which runs here"
     else:
         by = f"{markdown_cell(spec.model)} behind an OpenAI-compatible endpoint"
-    return f"Correctness, helpfulness and reliability of each response (D3's dependability), by {by}."
+    whose = "" if spec.name is None else f"`{spec.name}`: "
+    return f"{whose}Correctness, helpfulness and reliability of each response (D3's dependability), by {by}."
 
 
 # What a provenance says beside what is asked: how criteria are combined; of version 0.2, the limit of an answer too.
@@ -247,10 +265,10 @@ def _of_answers(frame: pl.DataFrame, provenance: Mapping[str, Any]) -> pl.DataFr
     return frame.with_columns(pl.Series("rating", ratings, pl.Float64), pl.Series("grade", grades, pl.Float64))
 
 
-def _is_overcome(settings: Settings) -> pl.Expr:
+def _is_overcome(spec: GraderSpec) -> pl.Expr:
     """Whether an answer was cut at a lower limit of tokens than there is now."""
     limit = pl.col("error").str.extract(CUT_AT).cast(pl.Int64, strict=False)
-    return limit < settings.grader.max_tokens
+    return limit < spec.max_tokens
 
 
 def _figures(table: pl.DataFrame) -> dict[str, str | int | float]:
@@ -260,45 +278,60 @@ def _figures(table: pl.DataFrame) -> dict[str, str | int | float]:
 
 _CRITERIA = pl.List(pl.Struct({"criterion": pl.String(), "rating": pl.Float64(), "reason": pl.String()}))
 
-GRADES = Kind(
-    name="grades",
-    asset="dependability_grades",
-    description=_description,
-    columns=(
-        Column(
-            "grade", pl.Float64(), "dependability of the response, 1 the best", value_range=(0.0, 1.0), rankable=True
-        ),
-        Column(
-            "scale",
-            pl.String(),
-            "what the grade comes from: `rating` or `probability` of a judge, `reward` of a reward model, or "
-            "`heuristic` checks",
-        ),
-        Column("grader", pl.String(), "name of the model that graded, or of the heuristic grader and its version"),
-        Column("rating", pl.Float64(), "what the judge said, 1 to 5; of several criteria, as they are combined"),
-        Column("rationale", pl.String(), "the judge's reason, or the checks that found something"),
-        Column("criteria", _CRITERIA, "what the judge said of each criterion, 1 to 5, and why"),
-        Column("reward", pl.Float64(), "what the reward model gave, before the sigmoid", rankable=True),
-        Column("logprob_yes", pl.Float64(), "log-probability that the judge's first token is yes", unit="nats"),
-        Column("logprob_no", pl.Float64(), "log-probability that the judge's first token is no", unit="nats"),
-        Column("error", pl.String(), "why there is no grade"),
-        Column("prompt_tokens", pl.Int64(), "tokens that the grader was given", unit="tokens"),
-        Column("completion_tokens", pl.Int64(), "tokens that the judge answered with", unit="tokens"),
-        Column("graded_at", pl.Datetime("us", "UTC"), "when the grade was given", unit="UTC"),
+_COLUMNS = (
+    Column("grade", pl.Float64(), "dependability of the response, 1 the best", value_range=(0.0, 1.0), rankable=True),
+    Column(
+        "scale",
+        pl.String(),
+        "what the grade comes from: `rating` or `probability` of a judge, `reward` of a reward model, or "
+        "`heuristic` checks",
     ),
-    value="grade",
-    reason_column="error",
-    figures=_figures,
-    # A grade that failed may succeed tomorrow, but where a model that runs here gave none: it would give none again.
-    retry_nulls=lambda settings: not settings.grader.is_local,
-    give_up_after=lambda settings: settings.grader.give_up_after,
-    of_its_source=frozenset({"rubric"}),
-    is_overcome=_is_overcome,
-    answers=Answers(_asked, _of_answers),
-    provenance=lambda inputs: grader_provenance(inputs.settings.grader, inputs.identify),
-    computation=lambda settings: FromSamples(
-        _compute, paid=settings.grader.model is not None, runs_model=settings.grader.is_local
-    ),
-    # The heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.
-    may_be_constant=lambda table: set(table["scale"]) == {"heuristic"},
+    Column("grader", pl.String(), "name of the model that graded, or of the heuristic grader and its version"),
+    Column("rating", pl.Float64(), "what the judge said, 1 to 5; of several criteria, as they are combined"),
+    Column("rationale", pl.String(), "the judge's reason, or the checks that found something"),
+    Column("criteria", _CRITERIA, "what the judge said of each criterion, 1 to 5, and why"),
+    Column("reward", pl.Float64(), "what the reward model gave, before the sigmoid", rankable=True),
+    Column("logprob_yes", pl.Float64(), "log-probability that the judge's first token is yes", unit="nats"),
+    Column("logprob_no", pl.Float64(), "log-probability that the judge's first token is no", unit="nats"),
+    Column("error", pl.String(), "why there is no grade"),
+    Column("prompt_tokens", pl.Int64(), "tokens that the grader was given", unit="tokens"),
+    Column("completion_tokens", pl.Int64(), "tokens that the judge answered with", unit="tokens"),
+    Column("graded_at", pl.Datetime("us", "UTC"), "when the grade was given", unit="UTC"),
 )
+
+
+def _kind(judge: str | None) -> Kind:
+    """The kind of score that a judge makes. judge: its name among `graders`; None: `grader`."""
+
+    def spec(settings: Settings) -> GraderSpec:
+        # Where what it made is looked at, it may be gone from the settings.
+        return settings.all_graders.get(judge, settings.grader)
+
+    return Kind(
+        name=kind_of_judge(judge),
+        asset="dependability_grades",
+        description=lambda settings: _description(spec(settings)),
+        columns=_COLUMNS,
+        value=GRADE,
+        reason_column="error",
+        figures=_figures,
+        # A grade that failed may succeed tomorrow. Where a model that runs here gave none, it would give none again.
+        retry_nulls=lambda settings: not spec(settings).is_local,
+        give_up_after=lambda settings: spec(settings).give_up_after,
+        of_its_source=frozenset({"rubric"}),
+        is_overcome=lambda settings: _is_overcome(spec(settings)),
+        answers=Answers(_asked, _of_answers),
+        provenance=lambda inputs: grader_provenance(inputs.settings.grader_of(judge), inputs.identify),
+        computation=lambda settings: FromSamples(
+            partial(_compute, judge), paid=spec(settings).model is not None, runs_model=spec(settings).is_local
+        ),
+        # The heuristic may well find nothing wrong anywhere; a judge that gives every row one grade is broken.
+        may_be_constant=lambda table: set(table["scale"]) == {"heuristic"},
+        made_by=_kind if judge is None else None,
+        makers=lambda settings: sorted(settings.graders),
+        maker=judge,
+        joined=judge is not None,
+    )
+
+
+GRADES = _kind(None)

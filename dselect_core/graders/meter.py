@@ -78,6 +78,8 @@ class Meter:
         self._settled: asyncio.Event | None = None
         self._of_run = self._of_month = 0.0
         if earlier is not None:
+            if spec.name is not None:  # the caps of others are theirs; what no name was kept of may be this one's
+                earlier = earlier.filter(pl.col("judge").is_null() | (pl.col("judge") == spec.name))
             of_run, of_month = pl.col("run") == self._purpose.run, in_month(self._month)
             self._of_run = float(earlier.filter(of_run)["usd_at_most"].sum())
             self._of_month = float(earlier.filter(of_month)["usd_at_most"].sum())
@@ -135,13 +137,13 @@ class Meter:
         spec = self._spec
         if spec.max_usd is not None and self._of_run + usd > spec.max_usd * (1 + _ROUNDING):
             return (
-                f"the cap is reached: grader.max_usd of ${spec.max_usd:g} a refresh. Run again to go on from here, or "
-                "raise it"
+                f"the cap is reached: {spec.key}.max_usd of ${spec.max_usd:g} a refresh. Run again to go on from here, "
+                "or raise it"
             )
         if spec.max_usd_per_month is not None and self._of_month + usd > spec.max_usd_per_month * (1 + _ROUNDING):
             return (
-                f"the cap is reached: grader.max_usd_per_month of ${spec.max_usd_per_month:g}, in {self._month}. Run "
-                "again next month to go on from here, or raise it"
+                f"the cap is reached: {spec.key}.max_usd_per_month of ${spec.max_usd_per_month:g}, in {self._month}. "
+                "Run again next month to go on from here, or raise it"
             )
         return None
 
@@ -169,6 +171,7 @@ class Meter:
             "begun_at": call.begun_at,
             "run": self._purpose.run,
             "source": self._purpose.source,
+            "judge": self._spec.name,
             "model": self._spec.model,
             "usd_prompt": None if self._price is None else self._price.prompt,
             "usd_completion": None if self._price is None else self._price.completion,
@@ -185,7 +188,7 @@ class Meter:
 def open_meter(spec: GraderSpec, ledger: Ledger) -> Iterator[Meter]:
     """The meter of a grading, for the current purpose. With a cap of a month it waits until no other grades."""
     has_cap = spec.max_usd is not None or spec.max_usd_per_month is not None
-    waiting = "grader.max_usd_per_month: another process grades; this one waits until it has ended."
+    waiting = f"{spec.key}.max_usd_per_month: another process grades; this one waits until it has ended."
     alone = one_at_a_time(ledger.root, waiting) if spec.max_usd_per_month is not None else contextlib.nullcontext()
     with alone:
         earlier = [ledger.calls(month, spec.price) for month in ledger.months()[-2:]] if has_cap else []

@@ -30,9 +30,11 @@ class OpenBatch(NamedTuple):
 
 
 def questions(settings: Settings) -> dict[str, GraderSpec]:
-    """{fingerprint of its provenance: grader} of the graders behind an endpoint: one a rubric."""
-    specs = [settings.of_source(source).grader for source in settings.sources] or [settings.grader]
-    return {fingerprint(grader_provenance(spec)): spec for spec in specs if spec.model is not None}
+    """{fingerprint of its provenance: grader} of the graders behind an endpoint: one a rubric, and one a turn."""
+    of_sources = [settings.of_source(source) for source in settings.sources] or [settings]
+    graders = [spec for each in of_sources for spec in each.all_graders.values() if spec.model is not None]
+    turns = [spec.again(turn) for spec in graders for turn in range(1, (spec.repeat or 1) + 1)]
+    return {fingerprint(grader_provenance(spec)): spec for spec in turns}
 
 
 def open_batches(workspace: Workspace) -> list[OpenBatch]:

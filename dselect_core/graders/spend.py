@@ -12,11 +12,12 @@ Trade-off: a ledger row a call is as much writing as the grade itself. It is wha
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeAlias
 from uuid import uuid4
 
 import polars as pl
@@ -34,6 +35,7 @@ CALLS: dict[str, pl.DataType] = {
     "begun_at": pl.Datetime("us", "UTC"),
     "run": pl.String(),
     "source": pl.String(),
+    "judge": pl.String(),
     "model": pl.String(),
     "usd_prompt": pl.Float64(),
     "usd_completion": pl.Float64(),
@@ -44,11 +46,15 @@ CALLS: dict[str, pl.DataType] = {
     "outcome": pl.String(),
 }
 """Columns of the ledger. usd_*: dollars per million tokens at that time, null where none was known. most_*: before the
-call. prompt_tokens, completion_tokens: as the endpoint counted them. outcome: one of those below; null: not ended.
+call. judge: its name among `graders`; null of the only one. prompt_tokens, completion_tokens: as the endpoint counted
+them. outcome: one of those below; null: not ended.
 """
 
 ANSWERED, REFUSED, UNKNOWN = "answered", "refused", "unknown"
 """How a call ended: with its tokens; with an error that is not billed; without saying what it took."""
+
+Price: TypeAlias = TokenPrice | Mapping[str, TokenPrice] | None
+"""Of all models, or by model."""
 
 _MONTH = re.compile(r"\d{4}-\d{2}")
 _COMPACT_FROM = 8 * COMPACT_MIN_PARTS
@@ -114,15 +120,15 @@ class Ledger:
         folders = {path.split("/", 1)[0] for path in list_tree(self.root)}
         return sorted(name for name in folders if _MONTH.fullmatch(name))
 
-    def calls(self, month: str | None = None, price: TokenPrice | None = None) -> pl.DataFrame:
+    def calls(self, month: str | None = None, price: Price = None) -> pl.DataFrame:
         """CALLS of one month's gradings, or of all, one row a call, with what they cost: see `priced`."""
-        frames = []
+        frames = [pl.DataFrame(schema=CALLS)]  # of which an earlier version may lack some
         for each in self.months() if month is None else [month]:
             parts = [part.frame for part in self.store(each).parts()]
             if parts:
                 rows = sort_and_deduplicate(pl.concat(parts, how="diagonal"), ["call_id"], "outcome")
-                frames.append(rows.select(list(CALLS)))
-        return priced(pl.concat(frames) if frames else pl.DataFrame(schema=CALLS), price)
+                frames.append(rows.select(name for name in CALLS if name in rows.columns))
+        return priced(pl.concat(frames, how="diagonal"), price)
 
     def has(self, begun_at: datetime, word: str) -> bool:
         """Whether a call that was begun then has this in its call_id."""
@@ -135,15 +141,18 @@ class Ledger:
         return Appender(store, rows=4096, seconds=30.0, costly=True)
 
 
-def priced(calls: pl.DataFrame, price: TokenPrice | None = None) -> pl.DataFrame:
+def priced(calls: pl.DataFrame, price: Price = None) -> pl.DataFrame:
     """The calls with usd: what they cost, and usd_at_most: the same, with what those may have cost that did not say.
 
-    price: where none was known at the time. Null where none is known at all.
+    price: where none was known at the time, of all models or by model. Null where none is known at all.
     """
-    by_prompt = pl.col("usd_prompt").fill_null(pl.lit(None if price is None else price.prompt, pl.Float64()))
-    by_completion = pl.col("usd_completion").fill_null(
-        pl.lit(None if price is None else price.completion, pl.Float64())
-    )
+    by_prompt, by_completion = pl.col("usd_prompt"), pl.col("usd_completion")
+    if isinstance(price, TokenPrice):
+        by_prompt, by_completion = by_prompt.fill_null(price.prompt), by_completion.fill_null(price.completion)
+    for model, of_model in price.items() if isinstance(price, Mapping) else ():
+        is_of = pl.col("model") == model
+        by_prompt = by_prompt.fill_null(pl.when(is_of).then(pl.lit(of_model.prompt)))
+        by_completion = by_completion.fill_null(pl.when(is_of).then(pl.lit(of_model.completion)))
 
     def usd(prompt: str, completion: str) -> pl.Expr:
         return (pl.col(prompt) * by_prompt + pl.col(completion) * by_completion) / 1e6

@@ -42,23 +42,27 @@ def lengths(characters: pl.DataFrame, difficulty: Store | None) -> pl.DataFrame:
     return samples.select("sample_id", tokens=estimate)
 
 
+def not_in_batches(rows: pl.DataFrame, workspace: Workspace, grades: Store) -> pl.DataFrame:
+    """Those of `rows` (sample_id) that no open batch asks for the grades of this store: the others are bought."""
+    return rows.join(Shelf(workspace.batches).samples(grades.fingerprint), on="sample_id", how="anti")
+
+
 def grader_tokens(
     rows: pl.DataFrame,
     characters: pl.DataFrame,
     workspace: Workspace,
     grades: Store,
     texts: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    judge: str | None = None,
 ) -> tuple[int, int]:
     """(prompt, completion) tokens that a judge or a reward model will take for `rows` (sample_id).
 
+    judge: its name among the settings' `graders`; None: the only one.
     texts: SAMPLES of such rows, for a judge whose tokenizer is known: its prompts are counted by it. All else is from
     what earlier grades of the same provenance took; else from what grades of the same judge took under another rubric;
-    else from the texts' length, and the limit of an answer. A model that runs here writes none. What is in a batch is
-    bought already.
+    else from the texts' length, and the limit of an answer. A model that runs here writes none.
     """
-    spec = workspace.settings.grader
-    if spec.model is not None:
-        rows = rows.join(Shelf(workspace.batches).samples(grades.fingerprint), on="sample_id", how="anti")
+    spec = workspace.settings.grader_of(judge)
     count = None if texts is None or rows.is_empty() else counter_of(spec)
     by_tokenizer = None if count is None or texts is None else prompt_tokens(texts(rows), spec, count)
     prompt = prompt_of(spec)

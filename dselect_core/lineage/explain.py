@@ -15,11 +15,11 @@ from dselect_core.coreset.published import read_version
 from dselect_core.corpus.raw_dataset import read_samples
 from dselect_core.corpus.sample import chat_messages
 from dselect_core.errors import DselectError
-from dselect_core.kinds import Kind, all_kinds
+from dselect_core.kinds import Kind, all_kinds, kind_of, kinds_in
 from dselect_core.pool.corpus_index import Index, is_over_pool, read_index
 from dselect_core.pool.pool_tables import NOT_GRADED
 from dselect_core.rounds.round_record import WARM_UP
-from dselect_core.select.prepare import GRADE
+from dselect_core.select.judges_spec import GRADE
 from dselect_core.select.saved_order import SavedOrder, read_saved_order
 from dselect_core.settings.settings import Role
 from dselect_core.settings.workspace import Workspace
@@ -30,8 +30,9 @@ from dselect_core.storage.store_folder import WRITTEN_AT
 
 @dataclass(frozen=True)
 class Score:
-    """One record of the store. in_force: of the provenance, and where it has one with the shot, that the pool uses.
+    """One record of the store. kind: with the judge's name, of one that is in force.
 
+    in_force: of the provenance, and where it has one with the shot, that the pool uses.
     asked_by: the sources of the sample whose scores are of this provenance, where sources have their own.
     """
 
@@ -123,11 +124,8 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None, holders: 
     rounds = [one for made in manifests for one in made.get("rounds", [])]
     for kind in all_kinds().values():
         folder = workspace.kind_folder(kind.name)
-        used_fingerprints = _used_fingerprints(workspace, index, rounds, kind)
+        used_by = _used_fingerprints(workspace, index, rounds, kind, holders)
         made_by = _made_by(workspace, kind, holders)
-        pooled = [source for source in holders if source in index.stores.get(kind.name, {})]
-        if pooled:  # the pool takes the score of the first of them
-            used_fingerprints = [index.stores[kind.name][min(pooled)]]
         for store_folder in sorted(folder.iterdir(), key=lambda path: path.name) if folder.exists() else []:
             if store_folder.suffix:
                 continue  # a source's head
@@ -140,28 +138,45 @@ def _scores(workspace: Workspace, sample_id: str, shot_id: str | None, holders: 
             rows = store.read(stored_keys).join(store.read(stored_keys, [WRITTEN_AT]), on=store.keys, nulls_equal=True)
             for row in rows.iter_rows(named=True):
                 is_of_shot = kind.by_source or row["shot_id"] == shot_id
-                in_force = store_folder.name in used_fingerprints and is_of_shot
+                users = used_by.get(store_folder.name, [])
                 written = row.pop(WRITTEN_AT)
-                asked_by = tuple(source for source in holders if made_by.get(source) == store_folder.name)
-                told = (kind.name, _readable(row), store.provenance, store_folder.name, written)
+                in_force, name = bool(users) and is_of_shot, ", ".join(users) or kind.name
+                asked_by = tuple(source for source in holders if (source, store_folder.name) in made_by)
+                told = (name, _readable(row), store.provenance, store_folder.name, written)
                 yield Score(*told, in_force, asked_by)
 
 
-def _made_by(workspace: Workspace, kind: Kind, sources: list[str]) -> dict[str, str]:
-    """{source: fingerprint of its scores} of a kind of which sources have several; empty of any other."""
-    if len(workspace.settings.alike(workspace.settings.sources)) < 2 or not kind.of_its_source:
-        return {}
-    heads = {source: readable_head(workspace.head(kind.name, source)) for source in sources}
-    return {source: head.fingerprint for source, head in heads.items() if head is not None}
+def _made_by(workspace: Workspace, kind: Kind, sources: list[str]) -> set[tuple[str, str]]:
+    """(source, fingerprint of its scores) of a kind, or those of its makers, of which sources have several."""
+    settings, found = workspace.settings, set()
+    for name, each in kinds_in(settings).items():
+        if each.stored_as == kind.name and each.of_its_source and len(settings.alike(settings.sources, each.maker)) > 1:
+            heads = ((source, readable_head(workspace.head(name, source))) for source in sources)
+            found |= {(source, head.fingerprint) for source, head in heads if head is not None}
+    return found
 
 
-def _used_fingerprints(workspace: Workspace, index: Index, rounds: list[dict[str, Any]], kind: Kind) -> list[str]:
-    """Fingerprints of the provenances that the pool uses now, and the rounds of coresets that stand."""
-    if not is_over_pool(workspace.settings, kind):
-        of_rounds = {one["scores"].get(kind.name) for one in rounds}
-        return [*index.fingerprints.get(kind.name, []), *(name for name in of_rounds if name is not None)]
-    table = workspace.pool_table(kind.name)
-    return [read_metadata(table)["fingerprint"]] if table.exists() else []
+def _used_fingerprints(
+    workspace: Workspace, index: Index, rounds: list[dict[str, Any]], kind: Kind, holders: list[str]
+) -> dict[str, list[str]]:
+    """{fingerprint of a provenance that the pool uses now, or the rounds of coresets that stand: the kinds it is of}.
+
+    These are the kind itself, or those of its makers. holders: the sources that hold the sample.
+    """
+    used: dict[str, list[str]] = {}
+    if is_over_pool(workspace.settings, kind):
+        table = workspace.pool_table(kind.name)
+        return {read_metadata(table)["fingerprint"]: [kind.name]} if table.exists() else {}
+    of_rounds = [(name, made_by) for one in rounds for name, made_by in one["scores"].items()]
+    of_pool = []
+    for name, fingerprints in index.fingerprints.items():
+        pooled = [source for source in holders if source in index.stores.get(name, {})]
+        # Where sources have their own, the pool takes the score of the first of them.
+        of_pool += [(name, made_by) for made_by in ([index.stores[name][min(pooled)]] if pooled else fingerprints)]
+    for name, made_by in dict.fromkeys([*of_pool, *of_rounds]):
+        if kind_of(name).stored_as == kind.name:
+            used.setdefault(made_by, []).append(name)
+    return used
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ store knows its own rows.
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from upath import UPath
 
@@ -21,7 +21,7 @@ from dselect_core.coreset.manifest import read_manifest
 from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, check_file
 from dselect_core.coreset.spec import read_spec
 from dselect_core.errors import DselectError, first_line
-from dselect_core.kinds import Kind, all_kinds
+from dselect_core.kinds import Kind, kind_of, kinds_in
 from dselect_core.lm import target_model
 from dselect_core.pool.corpus_index import (
     complete_sources,
@@ -36,6 +36,7 @@ from dselect_core.pool.corpus_index import (
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.rounds.round_record import asset_of_round, read_record
 from dselect_core.scores.update import ScoreTodo, todos_of_sources
+from dselect_core.select.judges_spec import GRADES
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import is_local, read_metadata, read_with_metadata
 from dselect_core.storage.folder_listing import FileEntry, list_tree
@@ -105,14 +106,20 @@ def lost_scores(workspace: Workspace, sources: Collection[str]) -> dict[AssetPar
     return lost if over_pool is None else {**lost, (CANDIDATE_GRADES, None): over_pool}
 
 
-def given_up_rows(workspace: Workspace, sources: Collection[str]) -> dict[AssetPartition, int]:
-    """How many rows were tried so often in vain that they are not tried again."""
+class GivenUp(NamedTuple):
+    """Rows of an asset partition that were tried so often in vain that they are not tried again."""
+
+    place: AssetPartition
+    kind: Kind
+    rows: int
+
+
+def given_up_rows(workspace: Workspace, sources: Collection[str]) -> list[GivenUp]:
+    """Where there are such rows, by kind."""
     todos = _score_todos(workspace, sources, lambda kind: kind.retry(workspace.settings) is not None)
-    given_up: dict[AssetPartition, int] = {
-        (todo.kind.asset, todo.source): todo.given_up for todo in todos if todo.given_up
-    }
+    given_up = [GivenUp((todo.kind.asset, todo.source), todo.kind, todo.given_up) for todo in todos if todo.given_up]
     over_pool = given_up_candidates(workspace) if grades_candidates_only(workspace.settings) else 0
-    return {**given_up, (CANDIDATE_GRADES, None): over_pool} if over_pool else given_up
+    return [*given_up, GivenUp((CANDIDATE_GRADES, None), kind_of(GRADES), over_pool)] if over_pool else given_up
 
 
 def _score_todos(
@@ -124,7 +131,7 @@ def _score_todos(
     for kind in filter(wanted, _needed(workspace, by_source=True)):
         if kind.reads_model(workspace.settings) and model is None:
             continue
-        for group in workspace.settings.alike(rows) if kind.of_its_source else [list(rows)]:
+        for group in workspace.settings.alike(rows, kind.maker) if kind.of_its_source else [list(rows)]:
             try:
                 todos = todos_of_sources(workspace, kind, {source: rows[source] for source in group}, model)
             except DselectError:
@@ -224,7 +231,8 @@ def _provenances(
     workspace: Workspace, needed: list[Kind], sources: Collection[str], present: Mapping[str, FileEntry]
 ) -> Iterator[_Table]:
     """The provenance beside the scores in force of each kind. The run of any one source writes it."""
-    groups = [(k, g) for k in needed for g in (workspace.settings.alike(sources) if k.of_its_source else [sources])]
+    alike = workspace.settings.alike
+    groups = [(k, g) for k in needed for g in (alike(sources, k.maker) if k.of_its_source else [sources])]
     for kind, group in groups:
         in_force = _fingerprint_in_force(workspace, kind, group, present)
         if in_force is not None and group:
@@ -306,7 +314,7 @@ def _parquet(asset: str, partition: str | None, path: UPath, required: str | Non
 
 def _needed(workspace: Workspace, *, by_source: bool | None = None) -> list[Kind]:
     names = needed_kinds(workspace.settings)
-    kinds = [kind for kind in all_kinds().values() if kind.name in names]
+    kinds = [kind for kind in kinds_in(workspace.settings).values() if kind.name in names]
     return [kind for kind in kinds if by_source is None or is_over_pool(workspace.settings, kind) != by_source]
 
 

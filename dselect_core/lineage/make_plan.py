@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from dselect_core.coreset.todo import CoresetTodo, UpstreamChanges, coreset_todos
-from dselect_core.kinds import FromScores, Kind, all_kinds, kind_of, kinds_by_asset, rankable_columns
+from dselect_core.kinds import FromScores, Kind, all_kinds, kind_of, kinds_by_asset, kinds_in, rankable_columns
 from dselect_core.lineage.cost_estimates import SHOTS, lengths
 from dselect_core.lineage.plan import Plan, Rate, Reasons, Step, timed
 from dselect_core.lineage.plan_candidate_grades import CANDIDATE_GRADES, candidate_grades_plan
@@ -32,7 +32,7 @@ from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.scores.provenance import future_store_of_pool
 from dselect_core.scores.update import ScoreTodo, todos_of_sources
 from dselect_core.scores.update_pairs import pair_todo
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES
 from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.score_store import Store
@@ -121,8 +121,9 @@ class _Planner:
     def scores(self) -> list[Step]:
         """Steps of the scores that are made source by source."""
         todos = self.score_todos
-        for kind in all_kinds().values():
-            if kind.name not in self.needed or is_over_pool(self.workspace.settings, kind):
+        settings = self.workspace.settings
+        for kind in kinds_in(settings).values():
+            if kind.name not in self.needed or is_over_pool(settings, kind):
                 continue
             reasons = {source: why for (asset, source), why in self.stale.items() if asset == kind.asset and source}
             lost = {source: why for (asset, source), why in self.lost.items() if asset == kind.asset and source}
@@ -135,7 +136,7 @@ class _Planner:
                 if todo.lost and todo.why is not None:
                     self.lost[kind.asset, todo.source] = todo.why
         steps = []
-        for asset, kinds in kinds_by_asset(by_source=True).items():
+        for asset, kinds in kinds_by_asset(settings, by_source=True).items():
             for source in self.pool.sources:
                 due = [todos[kind.name][source] for kind in kinds if kind.name in todos]
                 due = [todo for todo in due if todo.why is not None]

@@ -1,8 +1,8 @@
 """What a plan of a refresh says: its steps, with rows, tokens, seconds and money. Made by make_plan.py."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from dselect_core.settings.settings import Settings
 
@@ -41,6 +41,14 @@ class Rate:
         )
 
 
+class Bought(NamedTuple):
+    """Grades to be paid for: rows, and the tokens that they will take."""
+
+    rows: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
 @dataclass(frozen=True)
 class GradesToBuy:
     """Of rows that can still be chosen: grades that are needed whatever the others are, about as many as will be asked
@@ -62,10 +70,10 @@ class Step:
 
     computed, reused: rows; of a trial, models to tune and those tuned before. exact: False where `computed` is an
     estimate. tokens: through the model, estimated from lengths; the assets of one pass (`pass_name`) name the same
-    tokens. judge_tokens: (prompt, completion) to pay for. grader_tokens: through a reward model or judge that runs
-    here. seconds: from past runs, None without any. evaluations: of models, each on one held-out source or task. note:
-    what else there is to say of how it is made. grades: of the rows that can still be chosen, how many are needed for
-    certain and at most.
+    tokens. bought: grades to pay for, by the judge's name among `graders`, None for the only one. grader_tokens:
+    through a reward model or judge that runs here. seconds: from past runs, None without any. evaluations: of models,
+    each on one held-out source or task. note: what else there is to say of how it is made. grades: of the rows that can
+    still be chosen, how many are needed for certain and at most.
     """
 
     asset: str
@@ -75,7 +83,7 @@ class Step:
     reused: int | None = None
     exact: bool = True
     tokens: int | None = None
-    judge_tokens: tuple[int, int] | None = None
+    bought: Mapping[str | None, Bought] = field(default_factory=dict)
     grader_tokens: int | None = None
     seconds: float | None = None
     pass_name: str = ""
@@ -119,10 +127,20 @@ class Plan:
         return sum(step.evaluations or 0 for step in self.steps)
 
     @property
+    def bought(self) -> dict[str | None, Bought]:
+        """Grades to be bought from each judge, by its name among `graders`; None: the only one."""
+        sums: dict[str | None, Bought] = {}
+        for step in self.steps:
+            for judge, more in step.bought.items():
+                before = sums.get(judge, Bought(0, 0, 0))
+                sums[judge] = Bought(*(a + b for a, b in zip(before, more, strict=True)))
+        return dict(sorted(sums.items(), key=lambda each: each[0] or ""))
+
+    @property
     def judge_tokens(self) -> tuple[int, int]:
-        """(prompt, completion) tokens to be bought from the judge."""
-        bought = [step.judge_tokens for step in self.steps if step.judge_tokens is not None]
-        return sum(prompt for prompt, _ in bought), sum(completion for _, completion in bought)
+        """(prompt, completion) tokens to be bought from all judges."""
+        bought = self.bought.values()
+        return sum(each.prompt_tokens for each in bought), sum(each.completion_tokens for each in bought)
 
     @property
     def grader_tokens(self) -> int:
@@ -138,9 +156,15 @@ class Plan:
         )
 
     def usd(self, settings: Settings) -> float | None:
-        """None where grades are to be bought and neither the settings nor the shipped table has a price."""
-        prompt, completion = self.judge_tokens
-        if not prompt:
+        """Of all judges; None where grades are to be bought and no price is in the settings or the shipped table."""
+        usd = [self.usd_of(judge, settings) for judge in self.bought]
+        known = [each for each in usd if each is not None]
+        return sum(known) if len(known) == len(usd) else None
+
+    def usd_of(self, judge: str | None, settings: Settings) -> float | None:
+        """Of one judge, by its name among `graders`. None as above."""
+        bought = self.bought.get(judge)
+        if bought is None or not bought.prompt_tokens:
             return 0.0
-        price = settings.grader.price
-        return None if price is None else price.usd(prompt, completion)
+        price = settings.grader_of(judge).price
+        return None if price is None else price.usd(bought.prompt_tokens, bought.completion_tokens)

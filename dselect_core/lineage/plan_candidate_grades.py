@@ -23,12 +23,12 @@ from dselect_core.coreset.candidate_grades import (
 from dselect_core.errors import DselectError
 from dselect_core.kinds import FromSamples, Kind, kind_of, with_needs
 from dselect_core.lineage.cost_estimates import grader_tokens
-from dselect_core.lineage.plan import GradesToBuy, Reasons, Step
+from dselect_core.lineage.plan import Bought, GradesToBuy, Reasons, Step
 from dselect_core.pool.corpus_index import grades_candidates_only, index_of
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.pool.pool_tables import is_asked, load_pool
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet
@@ -140,7 +140,7 @@ def _step(
     if not isinstance(computation, FromSamples):
         return step
     if computation.paid:
-        return replace(step, judge_tokens=tokens)
+        return replace(step, bought={None: Bought(computed, *tokens)})
     return replace(step, grader_tokens=tokens[0]) if computation.runs_model else step
 
 

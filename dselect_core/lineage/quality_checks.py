@@ -19,7 +19,7 @@ from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.near_duplicates import read_near_duplicates
 from dselect_core.pool.overlap import short_reason
 from dselect_core.pool.pool_tables import is_asked, pool_scores
-from dselect_core.select.prepare import GRADE, GRADES
+from dselect_core.select.judges_spec import GRADE, GRADES
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet
 from dselect_core.trials.standing import standing
@@ -84,11 +84,12 @@ def scores_are_sound(workspace: Workspace, kinds: frozenset[str]) -> Verdict:
         if columns and (len(index.fingerprints.get(name, [])) == 1 or name in index.stores):
             table = pool_scores(workspace, index, name)
             for column in columns:
-                found = _faults(column, table, kind.may_be_constant(table), workspace.settings.checks.nulls)
+                named = kind.named(column.name)
+                found = _faults(column, named, table, kind.may_be_constant(table), workspace.settings.checks.nulls)
                 faults += found.faults
-                facts[f"{column.name} null share"] = found.null_share
+                facts[f"{named} null share"] = found.null_share
                 if found.rows:
-                    facts[f"{column.name} rows"] = found.rows
+                    facts[f"{named} rows"] = found.rows
     return Verdict(not faults, "; ".join(faults) or "every score column is filled, varied and in range", facts)
 
 
@@ -98,7 +99,7 @@ def candidate_grades_are_sound(workspace: Workspace) -> Verdict:
     table = read_parquet(workspace.pool_table(GRADES)).filter(is_asked(kind))
     grade = next(column for column in kind.columns if column.name == GRADE)
     may_be_constant = table.is_empty() or kind.may_be_constant(table)
-    found = _faults(grade, table, may_be_constant, workspace.settings.checks.nulls)
+    found = _faults(grade, grade.name, table, may_be_constant, workspace.settings.checks.nulls)
     told = "; ".join(found.faults) or "the grades that were asked for are filled, varied and in range"
     return Verdict(not found.faults, told, {"grade null share": found.null_share, "grade rows": found.rows})
 
@@ -178,7 +179,7 @@ class _Found(NamedTuple):
     rows: list[str]
 
 
-def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool, most_nulls: float) -> _Found:
+def _faults(column: Column, named: str, table: pl.DataFrame, may_be_constant: bool, most_nulls: float) -> _Found:
     assert column.value_range is not None
     low, high = column.value_range
     values = table[column.name].cast(pl.Float64)
@@ -186,13 +187,13 @@ def _faults(column: Column, table: pl.DataFrame, may_be_constant: bool, most_nul
     present = values.drop_nulls()
     faults, blamed = [], pl.repeat(False, len(values), eager=True)
     if null_share > most_nulls:
-        faults.append(f"{column.name}: {null_share:.0%} null")
+        faults.append(f"{named}: {null_share:.0%} null")
         blamed |= values.is_null()
     if len(present) >= CONSTANT_ROWS and present.n_unique() == 1 and not may_be_constant:
-        faults.append(f"{column.name}: the same value, {present[0]}, in all {len(present)} rows")
+        faults.append(f"{named}: the same value, {present[0]}, in all {len(present)} rows")
     outside = ~(values.is_finite() & values.is_between(low, high)).fill_null(True)
     if outside.any():
-        faults.append(f"{column.name}: values outside [{low:g}, {high:g}]")
+        faults.append(f"{named}: values outside [{low:g}, {high:g}]")
         blamed |= outside
     return _Found(faults, null_share, table["sample_id"].filter(blamed).head(_TOLD).to_list())
 

@@ -71,14 +71,15 @@ def score_drift(workspace: Workspace, kinds: frozenset[str]) -> list[Drift]:
             if not table[column].dtype.is_numeric():
                 continue
             values = table[column].drop_nulls()
-            now[column] = asdict(Distribution.of(values, made_by))
-            if column not in before:
+            named = kind.named(column)
+            now[named] = asdict(Distribution.of(values, made_by))
+            if named not in before:
                 continue
-            last = Distribution(**before[column])
+            last = Distribution(**before[named])
             if last.fingerprint == made_by and min(last.rows, len(values)) >= FEWEST_ROWS:
                 shares = _shares(np.sort(values.cast(pl.Float64).to_numpy()), np.array(last.points))
                 distance = float(np.abs(np.array(shares) - np.array(last.at_or_below)).max(initial=0.0))
-                found.append(Drift(column, distance, last.rows, len(values)))
+                found.append(Drift(named, distance, last.rows, len(values)))
     write_json({"version": index.version, "now": now, "before": before}, place)
     return sorted(found, key=lambda each: (-each.distance, each.column))
 

@@ -20,6 +20,7 @@ from dselect_core.pool.held_out import landed_texts
 from dselect_core.pool.near_duplicates import NearDuplicates
 from dselect_core.pool.pool_tables import store_of_pool
 from dselect_core.progress import Progress
+from dselect_core.select.judges_spec import GRADE, kind_of_judge
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_parquet, write_parquet
@@ -57,7 +58,11 @@ def near_duplicates_of(
     spec = _spec(workspace)
     ids = neighbors.select("sample_id")
     scores = ids
-    for name in sorted(spec.kinds - {"prompts"}):
+    of_judges = frozenset() if spec.grade is None else spec.grade.kinds & spec.kinds
+    if spec.grade is not None and of_judges:
+        tables = [stores[kind_of_judge(judge)].read(ids, [GRADE]).select("sample_id", GRADE) for judge in spec.grade.of]
+        scores = scores.join(spec.grade.combined(tables), on="sample_id", how="left")
+    for name in sorted(spec.kinds - {"prompts"} - of_judges):
         columns = [column.name for column in kind_of(name).columns if column.name in BEST]
         table = stores[name].read(ids, columns)
         scores = scores.join(table.select("sample_id", *columns), on="sample_id", how="left")

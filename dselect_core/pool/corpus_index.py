@@ -21,7 +21,7 @@ from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, kind_of, with_needs
 from dselect_core.pool.held_out import HeldOut, find_held_out, held_out_sets, landed_texts
 from dselect_core.pool.overlap import SCHEMA as HELD_OUT_ROWS
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES
 from dselect_core.select.select import required_kinds
 from dselect_core.select.strategies import strategy
 from dselect_core.settings.settings import Settings
@@ -248,7 +248,7 @@ def _as_asked(workspace: Workspace, name: str, made_by: Mapping[str, str]) -> bo
     made_by: {source: fingerprint}. Those that the settings treat alike have one, and all differ in nothing else than
     what is the source's.
     """
-    groups = workspace.settings.alike(made_by)
+    groups = workspace.settings.alike(made_by, kind_of(name).maker)
     if len(set(made_by.values())) < 2 or any(len({made_by[source] for source in group}) > 1 for group in groups):
         return False
     own = kind_of(name).of_its_source

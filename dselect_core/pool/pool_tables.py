@@ -11,12 +11,12 @@ import polars as pl
 
 from dselect_core.corpus.raw_dataset import ORIGINS, read_samples
 from dselect_core.errors import DselectError
-from dselect_core.kinds import Kind, all_kinds, kind_of
+from dselect_core.kinds import Kind, kind_of
 from dselect_core.pool.corpus_index import Index, incomplete, is_over_pool
 from dselect_core.pool.near_duplicates import reasons_not_chosen
 from dselect_core.pool.store_of_sources import one_store
 from dselect_core.select.candidate_pool import Pool, Targets
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES, JudgesSpec, kind_of_judge
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata
 from dselect_core.storage.score_store import Store, Vectors
@@ -88,32 +88,37 @@ def version_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
     return index.version_of(frozenset({kind.name}))
 
 
-def load_pool(workspace: Workspace, index: Index, names: frozenset[str]) -> Pool:
+def load_pool(workspace: Workspace, index: Index, names: frozenset[str], judges: JudgesSpec | None = None) -> Pool:
     """What selection reads: the columns of the kinds `names` that it sees, beside the ids; vectors as arrays.
 
-    Columns that depend on the text alone (lengths in tokens) come along wherever the pool has them. Where only rows
-    that can still be chosen are graded, `Pool.ungraded` says which the others are. Raises DselectError when the pool is
-    empty, naming what each source lacks.
+    Columns that depend on the text alone (lengths in tokens) come along wherever the pool has them. judges: whose
+    grades become the grade, where `names` has named judges'. Where only rows that can still be chosen are graded,
+    `Pool.ungraded` says which the others are. Raises DselectError when the pool is empty, naming what each source
+    lacks.
     """
     if not index.sources:
         raise DselectError("the pool is empty: " + incomplete(index.excluded))
-    kinds = all_kinds()
     scores = index.frame.select("sample_id", "sources")
     arrays: dict[str, Any] = {}
     ungraded = None
-    of_text = {name for name in index.fingerprints if kinds[name].of_text_columns()}
-    for name in sorted(names | of_text):
-        kind = kinds[name]
+    of_text = {name for name in index.fingerprints if kind_of(name).of_text_columns()}
+    of_judges = frozenset() if judges is None else judges.kinds & names
+    if judges is not None and of_judges:
+        tables = [
+            _visible(pool_scores(workspace, index, kind_of_judge(judge)), kind_of_judge(judge)) for judge in judges.of
+        ]
+        scores = scores.join(judges.combined(tables), on="sample_id", how="left", maintain_order="left")
+    for name in sorted((names | of_text) - of_judges):
+        kind = kind_of(name)
         if kind.pool_field is not None:
             vectors = pool_vectors(workspace, index, name)
             arrays |= pool_arrays(kind.pool_field, vectors.values, vectors.present)
             continue
-        visible = kind.pool_columns() if name in names else kind.of_text_columns()
         table = pool_scores(workspace, index, name)
         if name == GRADES and is_over_pool(workspace.settings, kind):
             asked = table.filter(is_asked(kind))["sample_id"]
             ungraded = ~scores["sample_id"].is_in(asked.implode()).to_numpy()
-        table = table.select("sample_id", *(column for column in table.columns if column in visible))
+        table = _visible(table, name, of_text_alone=name not in names)
         scores = scores.join(table, on="sample_id", how="left", maintain_order="left")
     held_out = None
     reasons = reasons_not_chosen(workspace, index)
@@ -129,6 +134,13 @@ NOT_GRADED = "not graded: it could not have been chosen, whatever its grade"
 def is_asked(kind: Kind) -> pl.Expr:
     """Of rows of the pool's table of grades: whether the grader was asked for them, also in vain."""
     return pl.col(kind.reason_column).ne_missing(pl.lit(NOT_GRADED))
+
+
+def _visible(table: pl.DataFrame, name: str, *, of_text_alone: bool = False) -> pl.DataFrame:
+    """What selection sees of the scores of a kind, beside the id."""
+    kind = kind_of(name)
+    visible = kind.of_text_columns() if of_text_alone else kind.pool_columns()
+    return table.select("sample_id", *(column for column in table.columns if column in visible))
 
 
 def load_targets(workspace: Workspace, index: Index, name: str) -> Targets:
@@ -156,7 +168,7 @@ def store_of_pool(workspace: Workspace, index: Index, name: str) -> Store:
     if name in index.stores:
         stores = {source: workspace.open_store(name, made_by) for source, made_by in index.stores[name].items()}
         return one_store(stores, index.frame)
-    return workspace.open_store(name, fingerprint_of_pool(workspace, index, all_kinds()[name]))
+    return workspace.open_store(name, fingerprint_of_pool(workspace, index, kind_of(name)))
 
 
 def _require_all(store: Store, index: Index, name: str, rows: pl.DataFrame) -> None:

@@ -75,7 +75,7 @@ class Rounds:
     @cached_property
     def pool(self) -> Pool:
         """The pool with the target model's scores."""
-        return load_pool(self.workspace, self.index, required_kinds(self.spec))
+        return load_pool(self.workspace, self.index, required_kinds(self.spec), self.spec.grade)
 
     @cached_property
     def base(self) -> TunableModel:
@@ -217,7 +217,8 @@ class Rounds:
         }
 
     def _other_kinds(self) -> list[tuple[str, Kind]]:
-        return [(name, kind_of(name)) for name in sorted(D3.needs - forward_kinds(self.workspace.settings))]
+        needs = D3.needs if self.spec.grade is None else self.spec.grade.of_needs(D3.needs)
+        return [(name, kind_of(name)) for name in sorted(needs - forward_kinds(self.workspace.settings))]
 
     def require_current(self, record: RoundRecord) -> None:
         """Raises DselectError where a round was made of another recipe or pool than this."""

@@ -60,7 +60,7 @@ def future_store_of_pool(
 
     sources: {name: sample_id of its rows}.
     """
-    groups = workspace.settings.alike(sources) if kind.of_its_source else []
+    groups = workspace.settings.alike(sources, kind.maker) if kind.of_its_source else []
     if len(groups) < 2:
         return future_store(workspace.of_source(groups[0][0]) if groups else workspace, kind, model)
     stores: dict[str, Store] = {}

@@ -15,6 +15,7 @@ from dselect_core.kinds import kind_of
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.scores.provenance import store_of
 from dselect_core.scores.update import compute_from_samples, todos_of_sources
+from dselect_core.select.judges_spec import kind_of_judge
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_with_metadata
 
@@ -27,17 +28,18 @@ class Tried:
     calls: pl.DataFrame
 
 
-def try_grades(workspace: Workspace, count: int) -> Tried:
+def try_grades(workspace: Workspace, count: int, judge: str | None = None) -> Tried:
     """Grade at most `count` rows of the landed sources that have no grade yet, and are in no batch; live.
 
-    Raises DselectError when the grader as a whole cannot work, or a cap leaves no room for any.
+    judge: its name among the settings' `graders`; None: the only one. Raises DselectError when the grader as a whole
+    cannot work, or a cap leaves no room for any.
     """
     settings = workspace.settings
-    workspace = Workspace(settings.model_copy(update={"grader": settings.grader.live}))
-    kind, shelf = kind_of("grades"), Shelf(workspace.batches)
+    workspace = Workspace(settings.with_graders([settings.grader_of(judge).live]))
+    kind, shelf = kind_of(kind_of_judge(judge)), Shelf(workspace.batches)
 
     def in_batch(source: str) -> pl.DataFrame:
-        return shelf.samples(store_of(workspace.of_source(source), "grades").fingerprint)
+        return shelf.samples(store_of(workspace.of_source(source), kind.name).fingerprint)
 
     rows: dict[str, SourceRows] = {}
     for source in sorted(workspace.settings.sources):
@@ -57,10 +59,10 @@ def try_grades(workspace: Workspace, count: int) -> Tried:
     for (source,), ids in picked.group_by("source", maintain_order=True):
         name = str(source)
         of_source = workspace.of_source(name)
-        store = store_of(of_source, "grades")
+        store = store_of(of_source, kind.name)
         samples = rows[name].samples.join(ids, on="sample_id", how="semi", maintain_order="left")
         compute_from_samples(of_source, kind, store, samples, Purpose(run, name))
         graded = store.read(samples.select("sample_id"))
         frames.append(samples.select("sample_id", "messages", source=pl.lit(name)).join(graded, on="sample_id"))
-    calls = Ledger.of(workspace).calls(price=workspace.settings.grader.price).filter(run=run)
+    calls = Ledger.of(workspace).calls(price=workspace.settings.prices).filter(run=run)
     return Tried(pl.concat(frames).sort("sample_id") if frames else picked, calls)

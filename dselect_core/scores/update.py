@@ -5,9 +5,10 @@ and a plan prices the same answer before anything runs. A run that is killed los
 (`parts:` in the settings), and of what was paid for nothing; the next one asks the store again and goes on from there.
 """
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -15,16 +16,17 @@ import polars as pl
 from dselect_core.corpus.sample import conform_samples
 from dselect_core.errors import DselectError
 from dselect_core.graders.spend import Purpose, spend_figures, spending_on
-from dselect_core.kinds import TRIED_AGAIN, Emit, FromSamples, FromScores, Kind, kind_of
+from dselect_core.kinds import TO_REPEAT, TRIED_AGAIN, Emit, FromSamples, FromScores, Kind, kind_of
 from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
 from dselect_core.scores.attempts import attempts, count_attempts
 from dselect_core.scores.forward_scores import forward_scores, uncomputable_kinds
 from dselect_core.scores.provenance import future_store, store_of
+from dselect_core.scores.repeats import Repeat, repeats_of
 from dselect_core.scores.same_answers import StoreWithSameAnswers
 from dselect_core.scores.score_table import TableReport, version_of
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.appender import Appender
 from dselect_core.storage.files import read_with_metadata
@@ -32,6 +34,8 @@ from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
 from dselect_core.storage.source_head import Head, readable_head, write_head
 
 ROWS_CHANGED = "its rows changed"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,9 @@ class ScoreTodo:
     says that its scores are those of these samples under this provenance, and the store has them.
     given_up: rows that are not tried again, for they failed so often. lost: the head says so, and the store has some of
     them no more, or only failed attempts, or one of their files is lost. replaces_scores: samples that were scored
-    before, for the coresets that stand, get another value. head: what was the source's before; rows_changed: it is of
-    other samples. store: None where the provenance cannot be known before the run.
+    before, for the coresets that stand, get another value. repeats: what is graded once more. head: what was the
+    source's before; rows_changed: it is of other samples. store: None where the provenance cannot be known before
+    the run.
     """
 
     kind: Kind
@@ -55,6 +60,7 @@ class ScoreTodo:
     replaces_scores: bool
     store: Store | None
     head: Head | None
+    repeats: list[Repeat] = field(default_factory=list)
 
     @property
     def rows_changed(self) -> bool:
@@ -106,13 +112,18 @@ def score_todos(
             why, lost, retried = f"{failed} failed {kind.name} {TRIED_AGAIN}", True, True
         else:
             why = (other_reasons or {}).get(source, lost_file)
+        repeats = [] if store is None else repeats_of(workspace, kind, rows.samples)
+        if why is None and (to_repeat := sum(repeat.missing.height for repeat in repeats)):
+            why, lost = f"{to_repeat} {kind.name} {TO_REPEAT}", True
         missing_rows = _only(rows.samples.select("sample_id"), missing_ids)
         if why is not None:
             missing_ids = missing_ids.join(missing_rows, on="sample_id", how="anti", maintain_order="left")
         # Without a head the kind is new to these samples, unless the samples themselves are new.
         replaces_scores = another or retried or (head is None and not rows.moved and not lost)
         given_up = _only(rows.samples, given_up_ids).height
-        todos[source] = ScoreTodo(kind, source, missing_rows, given_up, why, lost, replaces_scores, store, head)
+        todos[source] = ScoreTodo(
+            kind, source, missing_rows, given_up, why, lost, replaces_scores, store, head, repeats
+        )
     return todos
 
 
@@ -126,7 +137,7 @@ def todos_of_sources(
 ) -> dict[str, ScoreTodo]:
     """`score_todos` of sources that may have provenances of their own. model: as of `future_store`. Writes nothing."""
     todos: dict[str, ScoreTodo] = {}
-    for group in workspace.settings.alike(sources) if kind.of_its_source else [list(sources)]:
+    for group in workspace.settings.alike(sources, kind.maker) if kind.of_its_source else [list(sources)]:
         of_group = workspace.of_source(group[0]) if kind.of_its_source else workspace
         rows = {source: sources[source] for source in group}
         todos |= score_todos(of_group, kind, rows, future_store(of_group, kind, model), other_reasons, lost_files)
@@ -201,6 +212,9 @@ def update_scores(
             tokens += _compute_from_scores(workspace, samples, todo, progress)
         except DselectError as error:
             failures[name] = error
+    for todo in todos.values():
+        if todo.kind.name not in failures:
+            _repeat(todo, samples, purpose)
     by_model = {*from_pass, *from_scores}
     reports = {
         name: _report(workspace, todo, samples, landed["version"], tokens if name in by_model else None, purpose)
@@ -240,6 +254,19 @@ def _counting_attempts(workspace: Workspace, kind: Kind, store: Store, samples: 
         return emit
     earlier = earlier.select("sample_id", attempts=attempts(kind, workspace.settings))
     return lambda frame: emit(count_attempts(frame, kind, earlier, workspace.settings))
+
+
+def _repeat(todo: ScoreTodo, samples: pl.DataFrame, purpose: Purpose) -> None:
+    """Grade again what is to be. A failure costs no grade: it is told, and what is missing is asked for again."""
+    for repeat in todo.repeats:
+        if repeat.missing.is_empty():
+            continue
+        store = store_of(repeat.workspace, todo.kind.name)
+        try:
+            compute_from_samples(repeat.workspace, todo.kind, store, _only(samples, repeat.missing), purpose)
+        except DselectError as error:
+            _log.warning("%s of %s are not graded again: %s", todo.kind.name, todo.source, error)
+            return
 
 
 def _forward_pass(

@@ -30,7 +30,8 @@ import polars as pl
 
 from dselect_core.errors import DselectError
 from dselect_core.select.candidate_pool import Pool
-from dselect_core.select.prepare import GRADE, GRADES, prepare, response_token_counts
+from dselect_core.select.judges_spec import GRADE, GRADES
+from dselect_core.select.prepare import prepare, response_token_counts
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.strategies import strategy_with_options
 

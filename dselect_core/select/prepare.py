@@ -14,13 +14,11 @@ from dselect_core.kinds import kind_of
 from dselect_core.select import strategies
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.eligibility import count_missing, exclusion_reasons, rows_missing_inputs
+from dselect_core.select.judges_spec import GRADE, GRADES
 from dselect_core.select.mixture import Mixture
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.recipe_mixture import make_mixture
 from dselect_core.select.strategy import Strategy
-
-GRADES, GRADE = "grades", "grade"
-"""The kind of score that may be bought row by row, and its column."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema
 
 from dselect_core.errors import DselectError
 from dselect_core.select.budget import Budget
+from dselect_core.select.judges_spec import GRADES, JudgesField, require_single_column
 from dselect_core.select.mixture_spec import BalanceField, Quota, check_mixture
 from dselect_core.select.strategies import TOP_K, all_options, all_strategies, strategy_with_options
 from dselect_core.select.strategy import Option
@@ -101,6 +102,11 @@ class CoresetSpec(StrictModel):
         None,
         description="source or cluster: as many rows of each; {by: source, how: sqrt}: by the square root of its size",
     )
+    grade: JudgesField | None = Field(
+        None,
+        description="whose grades it reads, of several `graders`: `a`, `[a, b]` (their mean), or `{of: [a, b], by: "
+        "median}` (mean, median or min). A row that one of them did not grade has none",
+    )
     trial: bool = Field(False, description="tune on the coreset and on random draws, and compare (`trials`)")
     require: list[Literal["beats_random"]] = Field(
         [], description="checks that hold the coreset back from what follows it, instead of warning"
@@ -159,6 +165,11 @@ class CoresetSpec(StrictModel):
         """Whether another budget may be another order and not a cut of the same: some min is in rows."""
         return any(each.min is not None and each.min.rows for each in self.quota.values())
 
+    @property
+    def reads_grades(self) -> bool:
+        """Whether its strategy reads grades, whoever gives them."""
+        return GRADES in strategy_with_options(self.strategy, self.options).needs
+
     @model_validator(mode="after")
     def _check_options(self) -> "CoresetSpec":
         options = all_options()
@@ -167,9 +178,13 @@ class CoresetSpec(StrictModel):
                 raise ValueError(explain_unknown_key(name, [*type(self).model_fields, *options]))
             (self.model_extra or {})[name] = _validate(name, options[name], value)
         try:
-            strategy_with_options(self.strategy, self.options)
+            own = strategy_with_options(self.strategy, self.options)
+            for column in own.columns:
+                require_single_column(self.grade, column)
         except DselectError as error:
             raise ValueError(str(error)) from None
+        if self.grade is not None and GRADES not in own.needs:
+            raise ValueError(f"`grade` says whose grades count, and `{self.strategy}` reads none: leave it out")
         return self
 
     @classmethod

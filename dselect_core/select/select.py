@@ -68,7 +68,8 @@ def required_kinds(spec: CoresetSpec) -> frozenset[str]:
     strategy = strategies.strategy_with_options(spec.strategy, spec.options)
     by_tokens = {rankable_columns()["response_tokens"]} if counts_tokens(spec) else set()
     by_cluster = {"embeddings"} if spec.needs_clusters and "embeddings" not in strategy.array_fields.values() else set()
-    return strategy.needs | by_tokens | by_cluster
+    needs = strategy.needs | by_tokens | by_cluster
+    return needs if spec.grade is None else spec.grade.of_needs(needs)
 
 
 def select(

@@ -6,7 +6,7 @@ Where one is not, every row has to be graded, and the setting would not be exact
 from collections.abc import Mapping
 
 from dselect_core.select.candidates import bounds_suffice
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec
@@ -18,7 +18,15 @@ def check_candidates(
     grader: GraderSpec, coresets: Mapping[str, CoresetSpec], near_duplicates: NearDuplicatesSpec | None
 ) -> None:
     """Raises ValueError naming what needs the grade of every row, or cannot be asked in rounds, and what to do."""
-    for given, key in ((grader.rubrics, "rubrics"), (grader.mode == "batch", "mode: batch")):
+    if grader.name is not None:
+        raise ValueError(
+            f"{grader.key}.candidates: `only` buys the grades of one grader, and not of those under `graders`: set "
+            "`candidates: all`, or have one grader, under `grader`"
+        )
+    not_in_rounds = {
+        "rubrics": bool(grader.rubrics), "mode: batch": grader.mode == "batch", "repeat": grader.repeat is not None
+    }  # fmt: skip
+    for key, given in not_in_rounds.items():
         if given:
             raise ValueError(
                 f"grader.candidates: `only` buys grades over the whole pool in rounds, and not with `{key}`: "

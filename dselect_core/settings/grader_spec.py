@@ -2,10 +2,11 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from dselect_core.select.recipe import StrictModel
 from dselect_core.settings.batch_spec import BatchSpec
@@ -22,7 +23,7 @@ class SecretFromEnv(StrictModel):
 _OF_ENDPOINTS = (
     "base_url", "api_key", "scale", "criteria", "combine", "extra", "temperature", "max_tokens", "concurrency", "rpm",
     "tpm", "max_wait_seconds", "timeout_seconds", "max_retries", "usd_per_million_tokens", "max_usd",
-    "max_usd_per_month", "tokenizer", "mode", "batch",
+    "max_usd_per_month", "tokenizer", "mode", "batch", "repeat", "repeat_rows",
 )  # fmt: skip
 # Parameters of a request that are the grader's own, with the key that sets them; empty where none does.
 _OWN_PARAMETERS = {
@@ -43,6 +44,9 @@ class GraderSpec(StrictModel):
     `reward_model`: a sequence classifier with one label, run here; its value through a sigmoid. `judge`: a causal LM,
     run here; the probability that it answers yes, of yes and no together.
     """
+
+    _name: str | None = PrivateAttr(None)
+    _turn: int = PrivateAttr(1)
 
     base_url: str | None = Field(None, description="address of an OpenAI-compatible endpoint")
     model: str | None = Field(None, description="model behind the endpoint that grades")
@@ -124,6 +128,15 @@ class GraderSpec(StrictModel):
         description="hub name or folder of the endpoint's model's tokenizer, by which a plan counts prompt tokens; by "
         "default OpenAI's models by tiktoken, where it is installed, others as the grades so far took them",
     )
+    repeat: int | None = Field(
+        None,
+        ge=2,
+        le=10,
+        description="of an endpoint: times that some rows are graded, in all, to know how far it agrees with itself",
+    )
+    repeat_rows: int = Field(
+        50, gt=0, description="rows of each source that are graded again, a draw by their ids; read with `repeat`"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a hub reward model or judge")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="numeric type of the weights of a reward model or judge"
@@ -191,6 +204,12 @@ class GraderSpec(StrictModel):
             )
         if self.criteria is not None and self.scale == "probability":
             raise ValueError("`criteria` are rated, and `scale: probability` asks for yes or no: take one of them out")
+        if self.repeat is None and self._set(("repeat_rows",)):
+            raise ValueError("`repeat_rows` is read with `repeat` only: say how many times, or take it out")
+        if self.repeat is not None and self.is_builtin:
+            raise ValueError(
+                "`repeat`: the builtin heuristic gives the same grade again: take it out, or name a `model`"
+            )
         if self.criteria is None and self.combine != "mean":
             raise ValueError("`combine` is read with `criteria` only: give them, or take it out")
         if self.reward_model is not None and self.rubric is not None:
@@ -198,6 +217,33 @@ class GraderSpec(StrictModel):
         if self.rubrics and (self.is_builtin or self.reward_model is not None):
             raise ValueError("`rubrics`: read by a judge only: take them out, or give `model` or `judge`")
         return self
+
+    def named(self, name: str) -> "GraderSpec":
+        """The same under its name among `graders`."""
+        spec = self.model_copy()
+        spec._name = name
+        return spec
+
+    def again(self, turn: int) -> "GraderSpec":
+        """The same, whose grades are those that it gives in its turn: 2 for the first that are given again."""
+        spec = self.model_copy()
+        spec._turn = turn
+        return spec
+
+    @property
+    def turn(self) -> int:
+        """1 of the grades; above, of those that are given again (`repeat`)."""
+        return self._turn
+
+    @property
+    def name(self) -> str | None:
+        """Its name among `graders`; None: it is the only one, `grader`."""
+        return self._name
+
+    @property
+    def key(self) -> str:
+        """Where dselect.yaml has it."""
+        return "grader" if self._name is None else f"graders.{self._name}"
 
     def _set(self, keys: tuple[str, ...]) -> list[str]:
         """Those of the keys whose value is not the default."""
@@ -216,6 +262,13 @@ class GraderSpec(StrictModel):
         """In words, by which rubric a source's rows are graded."""
         path = self.of_source(source).rubric
         return "the shipped rubric" if path is None else f"rubric {PurePath(path).name}"
+
+    def with_absolute_paths(self, local: Callable[[str], str], model_path: Callable[[str], str]) -> "GraderSpec":
+        """The same with paths that hold whatever the working directory. local, model_path: make one absolute."""
+        places = {"rubric": local, "reward_model": model_path, "judge": model_path, "tokenizer": model_path}
+        paths = {key: place(path) for key, place in places.items() if (path := getattr(self, key)) is not None}
+        rubrics = {source: local(path) for source, path in self.rubrics.items()}
+        return self.model_copy(update={**paths, "rubrics": rubrics})
 
     @property
     def price(self) -> TokenPrice | None:

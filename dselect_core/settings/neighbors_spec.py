@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from dselect_core.select.judges_spec import GRADES, JudgesField
 from dselect_core.select.recipe import StrictModel
 
 
@@ -41,7 +42,15 @@ class NearDuplicatesSpec(StrictModel):
         description="best: of a group the highest grade stays, then the highest upd, then the first id; first: id",
     )
 
+    grade: JudgesField | None = Field(None, description="best: whose grades, of several `graders`, as in a recipe")
+
+    @property
+    def reads_grades(self) -> bool:
+        """Whether it compares grades, whoever gives them."""
+        return self.keep == "best"
+
     @property
     def kinds(self) -> frozenset[str]:
         """The kinds of score that it reads."""
-        return frozenset({"prompts"} | ({"grades", "difficulty"} if self.keep == "best" else set()))
+        kinds = frozenset({"prompts"} | ({GRADES, "difficulty"} if self.reads_grades else set()))
+        return kinds if self.grade is None else self.grade.of_needs(kinds)

@@ -21,15 +21,17 @@ from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, e
 from dselect_core.settings.candidates_check import check_candidates
 from dselect_core.settings.checks_spec import ChecksSpec
 from dselect_core.settings.grader_spec import GraderSpec
+from dselect_core.settings.graders_check import check_grader_names, check_rewards, check_rubrics, judges_of
+from dselect_core.settings.names_check import check_names
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec, NeighborSpec
 from dselect_core.settings.roles_check import check_roles
+from dselect_core.settings.token_prices import TokenPrice
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.tuning_spec import FeedbackSpec
+from dselect_core.settings.yaml_faults import where_in_yaml, with_null
 
 CONFIG_ENV = "DSELECT_CONFIG"
 SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
-LONGEST_NAME = 200
-"""Bytes of the name of a source or a coreset: a file system takes 255, and endings are added."""
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
 Role = Literal["train", "eval", "target"]
 
@@ -176,6 +178,10 @@ class Settings(StrictModel):
     difficulty: DifficultySpec = Field(DifficultySpec(), description="parameters of UPD")
     activations: ActivationSpec = Field(ActivationSpec(), description="which neurons count as active")
     grader: GraderSpec = Field(GraderSpec(), description="who grades dependability")
+    graders: dict[str, GraderSpec] = Field(
+        default_factory=dict,
+        description="several graders by name, in place of `grader`; a recipe says whose grades it reads (`grade`)",
+    )
     parts: PartSpec = Field(PartSpec(), description="how often finished rows are written")
     coresets: dict[str, CoresetSpec] = Field(description="recipes, by the name of their coreset")
     feedback: FeedbackSpec = Field(FeedbackSpec(), description="how models are tuned for d3's rounds")
@@ -191,33 +197,19 @@ class Settings(StrictModel):
     def model_post_init(self, _: Any) -> None:
         """What is secret in the addresses and the options is hidden from now on, wherever it would be shown."""
         remember_options(self.storage_options)
-        for url in (
-            self.storage,
-            self.model.path,
-            self.trials.model or "",
-            self.grader.base_url or "",
-            self.grader.rubric or "",
-            *self.grader.rubrics.values(),
-            self.grader.local_model or "",
-        ):
+        for url in (self.storage, self.model.path, self.trials.model or ""):
             remember_url(url)
-        if self.grader.api_key is not None:
-            remember(os.environ.get(self.grader.api_key.env, "").strip())
+        for grader in self.all_graders.values():
+            for place in (grader.base_url, grader.rubric, *grader.rubrics.values(), grader.local_model):
+                remember_url(place or "")
+            if grader.api_key is not None:
+                remember(os.environ.get(grader.api_key.env, "").strip())
 
     @model_validator(mode="after")
     def _names(self) -> "Settings":
         check_quotas(self.coresets, {name: spec.role for name, spec in self.sources.items()})
-        for kind, names in (("source", self.sources), ("coreset", self.coresets)):
-            for name in names:
-                if not name or any(c in name for c in '/\\:*?"<>|\n\t ,[]') or "..." in name or name.startswith("."):
-                    raise ValueError(
-                        f"{kind} name {name!r}: use letters, digits, - _ and . (it names a partition and a folder)"
-                    )
-                if not name.isprintable() or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
-                    raise ValueError(
-                        f"{kind} name {name[:40]!r}…: use printable characters, {LONGEST_NAME} bytes of them at most "
-                        "(it names a partition and a folder)"
-                    )
+        check_names("source", self.sources)
+        check_names("coreset", self.coresets)
         return self
 
     @model_validator(mode="after")
@@ -226,39 +218,70 @@ class Settings(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _bounds_of_grades_suffice(self) -> "Settings":
-        if self.grader.candidates == "only":
-            check_candidates(self.grader, self.coresets, self.near_duplicates)
-        return self
-
-    @model_validator(mode="after")
-    def _rewards_are_made(self) -> "Settings":
-        ranked = [name for name, spec in self.coresets.items() if spec.strategy == "topk:reward"]
-        if ranked and self.grader.reward_model is None:
-            raise ValueError(
-                f"coresets.{ranked[0]}.strategy: `topk:reward` ranks by what a reward model gives, and none is named. "
-                "Add `grader: {reward_model: …}`, or rank by `topk:grade`"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _rubrics_are_of_sources(self) -> "Settings":
-        if unknown := sorted(set(self.grader.rubrics) - set(self.sources)):
-            known = ", ".join(sorted(self.sources)) or "none"
-            raise ValueError(f"grader.rubrics: there is no source `{unknown[0]}`; there are: {known}")
+    def _graders_are_there(self) -> "Settings":
+        if self.graders and self.grader != GraderSpec():
+            raise ValueError("give `grader` or `graders`, not both: name that one too. Its grades are kept")
+        check_grader_names(self.graders)
+        # In place, for the whole is frozen: each grader knows its name, and each recipe whose grades it reads.
+        for name, grader in self.graders.items():
+            self.graders[name] = grader.named(name)
+        for recipe, spec in self.coresets.items():
+            if (judges := judges_of(f"coresets.{recipe}", spec, self.graders)) != spec.grade:
+                self.coresets[recipe] = spec.model_copy(update={"grade": judges})
+        near = self.near_duplicates
+        if near is not None and (judges := judges_of("near_duplicates", near, self.graders)) != near.grade:
+            object.__setattr__(self, "near_duplicates", near.model_copy(update={"grade": judges}))
+        check_rewards(self.coresets, self.all_graders)
+        check_rubrics(self.all_graders.values(), self.sources)
+        for grader in self.all_graders.values():
+            if grader.candidates == "only":
+                check_candidates(grader, self.coresets, self.near_duplicates)
         return self
 
     def of_source(self, source: str) -> "Settings":
-        """The settings as they are in force for the rows of one source: with its own rubric."""
-        grader = self.grader.of_source(source)
-        return self if grader is self.grader else self.model_copy(update={"grader": grader})
+        """The settings as they are in force for the rows of one source: with its own rubrics."""
+        if not any(grader.rubrics for grader in self.all_graders.values()):
+            return self
+        return self.with_graders(grader.of_source(source) for grader in self.all_graders.values())
 
-    def alike(self, sources: Iterable[str]) -> list[list[str]]:
-        """The sources in groups for whose rows the settings say the same; each in the order given."""
+    def alike(self, sources: Iterable[str], judge: str | None = None) -> list[list[str]]:
+        """The sources in groups for whose rows a grader has the same rubric; each in the order given.
+
+        judge: the grader's name among `graders`; None, or one that is gone from the settings: `grader`.
+        """
+        grader = self.all_graders.get(judge, self.grader)
         groups: dict[str | None, list[str]] = {}
         for source in sources:
-            groups.setdefault(self.grader.of_source(source).rubric, []).append(source)
+            groups.setdefault(grader.of_source(source).rubric, []).append(source)
         return list(groups.values())
+
+    def with_graders(self, graders: Iterable[GraderSpec]) -> "Settings":
+        """The settings with these in the place of the graders of the same names."""
+        changed = {grader.name: grader for grader in graders}
+        named = {name: changed.get(name, grader) for name, grader in self.graders.items()}
+        return self.model_copy(update={"graders": named, "grader": changed.get(None, self.grader)})
+
+    @property
+    def all_graders(self) -> dict[str | None, GraderSpec]:
+        """Those of `graders` by name; where there are none, `grader` without one."""
+        return dict(self.graders.items()) if self.graders else {None: self.grader}
+
+    @property
+    def prices(self) -> dict[str, TokenPrice]:
+        """{model behind an endpoint: what its tokens cost}, where that is known."""
+        graders = self.all_graders.values()
+        return {each.model: each.price for each in graders if each.model is not None and each.price is not None}
+
+    def grader_of(self, judge: str | None) -> GraderSpec:
+        """The grader of that name; None: the only one. Raises DselectError where there is none such."""
+        if judge not in (graders := self.all_graders):
+            told = ", ".join(str(name) for name in graders if name is not None)
+            if judge is None:
+                raise DselectError(
+                    f"several graders are named ({told}): say whose grades, as `grades@{min(self.graders)}`"
+                )
+            raise DselectError(f"no grader `{judge}`; under `graders` there are: {told or 'none'}")
+        return graders[judge]
 
     def sources_of(self, role: Role) -> list[str]:
         """Names of the sources with a role, sorted."""
@@ -292,7 +315,7 @@ def load_settings(path: Path | None = None) -> Settings:
     except UnicodeDecodeError as error:
         raise DselectError(f"{path}: not UTF-8 (byte {error.start + 1}). Save it as UTF-8 text.") from None
     except yaml.YAMLError as error:
-        raise DselectError(f"{path}: not valid YAML: {_where_in_yaml(error)}") from None
+        raise DselectError(f"{path}: not valid YAML: {where_in_yaml(error)}") from None
     except RecursionError:
         raise DselectError(f"{path}: nested too deeply. Write fewer lists or mappings inside one another.") from None
     return check_settings(data, str(path), path.parent)
@@ -303,7 +326,7 @@ def check_settings(data: object, written_in: str, folder: Path) -> Settings:
 
     Raises DselectError naming where it is written, the key, and the nearest known key when one was misspelled.
     """
-    if (place := _with_null(data)) is not None:
+    if (place := with_null(data)) is not None:
         raise DselectError(f"{written_in}: {place or '(top level)'}: holds a null character (\\0). Take it out.")
     if not isinstance(data, dict):
         raise DselectError(
@@ -314,29 +337,6 @@ def check_settings(data: object, written_in: str, folder: Path) -> Settings:
     except ValidationError as error:
         raise DselectError(f"{written_in}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
     return _absolute(settings, folder)
-
-
-def _with_null(value: Any, place: str = "") -> str | None:
-    """The place of a text with a null character, which no path and no name can hold; None if there is none."""
-    if isinstance(value, str):
-        return place if "\0" in value else None
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        below = f"{place}.{key}".lstrip(".")
-        if "\0" in str(key):
-            return below
-        if (found := _with_null(child, below)) is not None:
-            return found
-    return None
-
-
-def _where_in_yaml(error: yaml.YAMLError) -> str:
-    """What is wrong, with its line; not the text of the line, which may hold a password."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
-    position = getattr(error, "position", None)
-    what = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
-    return f"{what}{place}{'' if position is None else f' at character {position + 1}'}"
 
 
 def _explain(error: Any) -> str:
@@ -385,16 +385,8 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     update["trials"] = settings.trials.with_absolute_paths(local, model_path)
     if settings.embeddings.path is not None:
         update["embeddings"] = settings.embeddings.model_copy(update={"path": model_path(settings.embeddings.path)})
-    grader = settings.grader
-    places = {"rubric": local, "reward_model": model_path, "judge": model_path, "tokenizer": model_path}
-    of_grader: dict[str, Any] = {
-        key: place(path) for key, place in places.items() if (path := getattr(grader, key)) is not None
-    }
-    if grader.rubrics:
-        of_grader["rubrics"] = {source: local(path) for source, path in grader.rubrics.items()}
-    if of_grader:
-        update["grader"] = grader.model_copy(update=of_grader)
-    return settings.model_copy(update=update)
+    graders = [grader.with_absolute_paths(local, model_path) for grader in settings.all_graders.values()]
+    return settings.model_copy(update=update).with_graders(graders)
 
 
 def json_schema() -> dict[str, Any]:

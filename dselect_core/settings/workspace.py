@@ -3,7 +3,8 @@
 raw/<source>/samples.parquet, quarantine.parquet
 models/<name>/ and models/current.json          the model in force; models/provenance/: of every model opened
 scores/<kind>/<fingerprint>/…                   the store: every score ever made, by sample and provenance
-scores/<kind>/<source>.json                     the source's head: what of the store stands for the source now
+scores/<kind>/<source>.json                     the source's head: what of the store stands for the source now;
+                                                scores/grades@<judge>/… where the settings name several
 corpus/index.parquet, neighbors.parquet         the pool, and each sample's shot
 corpus/near_duplicates.parquet                  what is not chosen for it is alike to a sample that is kept
 corpus/text_signatures.parquet                  of the samples, by which near-duplicates of their texts are found
@@ -55,8 +56,8 @@ class Workspace:
         return self.root / "raw" / source / "quarantine.parquet"
 
     def kind_folder(self, kind: str) -> UPath:
-        """Where the stores of a kind of score lie, one a fingerprint."""
-        return self.root / "scores" / kind
+        """Where the stores of a kind of score lie, one a fingerprint; those of all judges together."""
+        return self.root / "scores" / kind_of(kind).stored_as
 
     def open_store(self, kind: str, fingerprint: str) -> Store:
         """The store of a kind of score under a provenance with that fingerprint."""
@@ -65,7 +66,7 @@ class Workspace:
 
     def head(self, kind: str, source: str) -> UPath:
         """What of the store is the source's now."""
-        return self.kind_folder(kind) / f"{source}.json"
+        return self.root / "scores" / kind / f"{source}.json"
 
     @property
     def spend(self) -> UPath:

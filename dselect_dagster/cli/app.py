@@ -172,7 +172,7 @@ def why(
 def status(config: ConfigOption = None, name: NameOption = "") -> None:
     """Say what is stale and why, in words. Runs nothing."""
     settings, path = load(config)
-    from dselect_core.kinds import TRIED_AGAIN
+    from dselect_core.kinds import TO_REPEAT, TRIED_AGAIN
     from dselect_core.lineage.lost_tables import given_up_rows
     from dselect_core.lineage.quality_checks import held_back
     from dselect_core.pool.corpus_index import grades_candidates_only
@@ -199,11 +199,12 @@ def status(config: ConfigOption = None, name: NameOption = "") -> None:
             name = render.asset_partition(stale.asset.to_user_string(), stale.partition)
             out.print(f"{name} is {'missing' if stale.missing else 'stale'}: {stale.why}")
         for (asset_name, partition), reason in lost.items():
-            state = "not complete" if reason.endswith(TRIED_AGAIN) else "lost"
+            state = "not complete" if reason.endswith((TRIED_AGAIN, TO_REPEAT)) else "lost"
             out.print(f"{render.asset_partition(asset_name, partition)} is {state}: {reason}", soft_wrap=True)
-        for (asset_name, partition), rows in given_up_rows(workspace, list(settings.sources)).items():
-            name = render.asset_partition(asset_name, partition)
-            out.print(f"{name}: {rows:,} rows failed {settings.grader.give_up_after} times and are not tried again")
+        for place, kind, rows in given_up_rows(workspace, list(settings.sources)):
+            name, by = render.asset_partition(*place), f" with {kind.maker}" if kind.maker else ""
+            attempts = f"failed {kind.give_up_after(settings)} times{by}"
+            out.print(f"{name}: {rows:,} rows {attempts} and are not tried again")
         print_waiting(workspace)
         held = held_back(workspace)
         for name, why in held.items():

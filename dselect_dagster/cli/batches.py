@@ -22,12 +22,16 @@ def print_batches(found: "list[OpenBatch]") -> None:
         out.print("No batch is open.")
         return
     right = (Column(name, justify="right") for name in ("rows", "hours", "reserved"))
-    table = Table("batch", "source", Column("state", overflow="fold"), *right, box=box.SIMPLE)
+    named = any(each.batch.judge is not None for each in found)
+    table = Table(
+        "batch", "source", *(["grader"] if named else []), Column("state", overflow="fold"), *right, box=box.SIMPLE
+    )
     now = datetime.now(UTC)
     for batch, _, state, _ in found:
         hours = (now - batch.begun_at).total_seconds() / 3600
         reserved = usd_text(batch.usd)
-        table.add_row(batch.name, batch.source or "", state, f"{batch.rows:,}", f"{hours:,.1f}", reserved)
+        whose = [batch.judge or ""] if named else []
+        table.add_row(batch.name, batch.source or "", *whose, state, f"{batch.rows:,}", f"{hours:,.1f}", reserved)
     out.print(table)
     if any(each.has_ended for each in found):
         out.print("`dselect refresh` collects what has ended.")
@@ -41,14 +45,14 @@ def print_batches(found: "list[OpenBatch]") -> None:
 
 def print_waiting(workspace: Workspace) -> None:
     """A line for each open batch, and how its grades are had. Asks nobody."""
-    if workspace.settings.grader.model is None:
+    if all(grader.model is None for grader in workspace.settings.all_graders.values()):
         return
     from dselect_core.graders.batch.shelf import Shelf
 
     batches = Shelf(workspace.batches).batches()
     for batch in batches:
         reserved = "" if batch.usd is None else f", {usd_text(batch.usd)} reserved"
-        of = "" if batch.source is None else f" of {batch.source}"
+        of = ("" if batch.source is None else f" of {batch.source}") + (f" for {batch.judge}" if batch.judge else "")
         told = f": {batch.rows:,} rows{of} are in batch {batch.name} since {batch.since}{reserved}"
         out.print(styled(("waiting", "yellow"), told), soft_wrap=True)
     if batches:

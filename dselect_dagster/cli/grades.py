@@ -1,4 +1,4 @@
-"""`dselect grades`: what a paid grader has cost, a few grades before all are bought, which are needed, open batches.
+"""`dselect grades`: what paid graders cost, a few grades on trial, which are needed, how far two agree, open batches.
 
 Each command reads its options and calls what does it.
 """
@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from dselect_core.corpus.sample import message_text
 from dselect_core.errors import DselectError
 from dselect_core.graders.judge_reply import shorten
+from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.cli.config_option import ConfigOption, definitions, load
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dselect_core.lineage.plan import Plan
     from dselect_core.scores.try_grades import Tried
 
-app = typer.Typer(help="What grades cost, a few of them on trial, and which are needed.")
+app = typer.Typer(help="What grades cost, a few of them on trial, which are needed, and how far graders agree.")
 
 # Runs that are listed, the latest ones.
 _LISTED_RUNS = 10
@@ -38,12 +39,14 @@ def cost(config: ConfigOption = None) -> None:
     settings, _ = load(config)
     from dselect_core.graders.spend import MONTH, Ledger
 
-    calls = Ledger.of(Workspace(settings)).calls(price=settings.grader.price)
+    calls = Ledger.of(Workspace(settings)).calls(price=settings.prices)
     if calls.is_empty():
         out.print("No call to a paid grader is on record in this storage.")
         return
     _print_costs("month", calls.with_columns(month=MONTH), "month", last=None)
     _print_costs("source", calls.with_columns(pl.col("source").fill_null("(no source)")), "source", last=None)
+    if settings.graders or calls["judge"].count():
+        _print_costs("judge", calls.with_columns(pl.col("judge").fill_null("(no name)")), "judge", last=None)
     begun = pl.col("begun_at").min().over("run").dt.strftime("%Y-%m-%d %H:%M:%S UTC")
     _print_costs("refresh begun at", calls.with_columns(begun=begun), "begun", last=_LISTED_RUNS)
     print_not_told(calls)
@@ -60,7 +63,29 @@ def needed(
     from dselect_core.lineage.grades_needed import grades_needed
     from dselect_dagster.cli.grades_needed import print_grades_needed
 
-    print_grades_needed(grades_needed(Workspace(settings)), ids)
+    recipes = [spec for spec in settings.coresets.values() if spec.reads_grades]
+    panels = list(dict.fromkeys(spec.grade for spec in recipes)) or [None]
+    if len(panels) > 1 and ids is not None:
+        raise DselectError("--ids: the recipes read grades of different graders, whose needs are not the same rows")
+    for judges in panels:
+        if judges is not None:
+            out.print(styled((f"Of {', '.join(judges.of)}:", "bold")))
+        print_grades_needed(grades_needed(Workspace(settings), judges), ids)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="a grader under `graders`")],
+    second: Annotated[str, typer.Argument(help="another one, or the same, with `repeat`")],
+    rows: Annotated[int, typer.Option(min=0, help="rows to show that they grade most differently")] = 10,
+    config: ConfigOption = None,
+) -> None:
+    """Say how far two graders agree on the rows that both graded, and where they do not. Asks nobody."""
+    settings, _ = load(config)
+    from dselect_core.scores.compare_grades import compare_grades
+    from dselect_dagster.cli.compare_grades import print_compared
+
+    print_compared(first, second, compare_grades(Workspace(settings), first, second, rows))
 
 
 @app.command()
@@ -84,7 +109,9 @@ def batches(
 
 @app.command("try")
 def try_(
-    rows: Annotated[int, typer.Argument(min=1, help="how many rows to grade")] = 20, config: ConfigOption = None
+    rows: Annotated[int, typer.Argument(min=1, help="how many rows to grade")] = 20,
+    grader: Annotated[str | None, typer.Option(help="which of several `graders`")] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Grade a few rows, show them with their cost, and say what all others would cost. The grades are kept."""
     settings, path = load(config)
@@ -95,7 +122,7 @@ def try_(
     from dselect_dagster.refresh.plan_refresh import plan_refresh
     from dselect_dagster.refresh.refresh import refresh
 
-    workspace, defs = Workspace(settings), definitions(settings, path)
+    workspace, defs, spec = Workspace(settings), definitions(settings, path), _one_grader(settings, grader)
     with (
         open_instance(path) as instance,
         hold_refresh_lock(path, say_that_it_waits),
@@ -104,15 +131,22 @@ def try_(
         for run in landed.failed:
             for message in run.errors.values():
                 out.print(message, soft_wrap=True)
-        tried = try_grades(workspace, rows)
+        tried = try_grades(workspace, rows, spec.name)
         if tried.frame.is_empty():
             out.print("Every row has its grade; there is nothing to try.")
             return
         _, plan = plan_refresh(defs, instance, workspace)
-    _print_tried(tried, settings)
-    _print_rest(plan, settings)
+    _print_tried(tried, spec)
+    _print_rest(plan, spec, settings)
     if tried.frame["grade"].null_count() == tried.frame.height:
-        raise DselectError("grader: none of these rows got a grade; see why above, before more are asked for")
+        raise DselectError(f"{spec.key}: none of these rows got a grade; see why above, before more are asked for")
+
+
+def _one_grader(settings: Settings, name: str | None) -> GraderSpec:
+    """The grader of that name. Raises DselectError where there is none, or none is named and there are several."""
+    if name is None and len(settings.graders) > 1:
+        raise DselectError(f"several graders are named ({', '.join(settings.graders)}): say which, by --grader")
+    return settings.grader_of(name if name is not None else next(iter(settings.all_graders)))
 
 
 def _print_costs(title: str, calls: pl.DataFrame, by: str, last: int | None) -> None:
@@ -130,20 +164,21 @@ def _print_costs(title: str, calls: pl.DataFrame, by: str, last: int | None) -> 
 
 
 def _print_caps(settings: Settings, calls: pl.DataFrame) -> None:
-    spec = settings.grader
-    if spec.max_usd_per_month is not None:
-        from datetime import UTC, datetime
+    from datetime import UTC, datetime
 
-        from dselect_core.graders.spend import in_month, month_of
+    from dselect_core.graders.spend import in_month, month_of
 
-        month = month_of(datetime.now(UTC))
-        spent = float(calls.filter(in_month(month))["usd_at_most"].sum())
-        out.print(f"{usd_text(spent)} of grader.max_usd_per_month ${spec.max_usd_per_month:g} in {month}")
-    if note := price_note(settings):
-        out.print(note, soft_wrap=True)
+    month = month_of(datetime.now(UTC))
+    for name, spec in settings.all_graders.items():
+        if spec.max_usd_per_month is not None:
+            counted = calls if name is None else calls.filter(pl.col("judge").is_null() | (pl.col("judge") == name))
+            spent = float(counted.filter(in_month(month))["usd_at_most"].sum())
+            out.print(f"{usd_text(spent)} of {spec.key}.max_usd_per_month ${spec.max_usd_per_month:g} in {month}")
+        if note := price_note(spec):
+            out.print(note, soft_wrap=True)
 
 
-def _print_tried(tried: "Tried", settings: Settings) -> None:
+def _print_tried(tried: "Tried", spec: GraderSpec) -> None:
     right = (Column(name, justify="right") for name in ("grade", "prompt", "completion"))
     table = Table("source", "sample", *right, "reason", "prompt of the sample", box=box.SIMPLE)
     for row in tried.frame.iter_rows(named=True):
@@ -152,11 +187,11 @@ def _print_tried(tried: "Tried", settings: Settings) -> None:
         reason = shorten((row["rationale"] if row["error"] is None else row["error"]) or "", _WIDTH)
         table.add_row(row["source"], row["sample_id"][:8], grade, *counts, reason, _prompt_of(row))
     out.print(table)
-    if settings.grader.model is None:
+    if spec.model is None:
         return
     calls = tried.calls
-    for source in tried.frame["source"].unique().sort() if settings.grader.rubrics else ():
-        out.print(f"{source}: graded by {settings.grader.rubric_of(source)}", soft_wrap=True)
+    for source in tried.frame["source"].unique().sort() if spec.rubrics else ():
+        out.print(f"{source}: graded by {spec.rubric_of(source)}", soft_wrap=True)
     tokens = f"{int(calls['prompt_tokens'].sum()):,} + {int(calls['completion_tokens'].sum()):,} tokens"
     out.print(
         styled((f"{tried.frame.height:,} rows", "bold"), f": {tokens}, {usd_text(usd_of(calls))}. They are kept.")
@@ -164,21 +199,19 @@ def _print_tried(tried: "Tried", settings: Settings) -> None:
     print_not_told(calls)
 
 
-def _print_rest(plan: "Plan", settings: Settings) -> None:
-    bought = [step for step in plan.steps if step.judge_tokens is not None]
-    rows, about = sum(step.computed or 0 for step in bought), "" if all(step.exact for step in bought) else "about "
-    prompt, completion = plan.judge_tokens
-    if settings.grader.model is None:
+def _print_rest(plan: "Plan", spec: GraderSpec, settings: Settings) -> None:
+    if spec.model is None:
         return
-    if not rows or not prompt:  # all that is left may be in batches
+    rest = plan.bought.get(spec.name)
+    if rest is None or not rest.rows:  # all that is left may be in batches
         out.print("`dselect refresh` would buy no other grade.")
         return
-    price = usd_text(plan.usd(settings))
-    out.print(
-        f"`dselect refresh` would buy {about}{rows:,} more: about {prompt:,} + {completion:,} tokens, about {price}.",
-        soft_wrap=True,
-    )
-    if note := price_note(settings):
+    price = usd_text(plan.usd_of(spec.name, settings))
+    about = "" if all(step.exact for step in plan.steps if spec.name in step.bought) else "about "
+    tokens = f"{rest.prompt_tokens:,} + {rest.completion_tokens:,} tokens"
+    told = f"`dselect refresh` would buy {about}{rest.rows:,} more: about {tokens}, about {price}."
+    out.print(told, soft_wrap=True)
+    if note := price_note(spec):
         out.print(note, soft_wrap=True)
 
 

@@ -4,6 +4,7 @@ import polars as pl
 
 from dselect_core.graders.batch.requests import CALL_PREFIX
 from dselect_core.lineage.plan import GradesToBuy
+from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.token_prices import price_table
 from dselect_core.settings.workspace import Workspace
@@ -20,17 +21,21 @@ def usd_of(calls: pl.DataFrame) -> float | None:
     return float(calls["usd"].sum()) if calls["usd"].count() else None
 
 
-def price_note(settings: Settings) -> str | None:
+def judge_name(spec: GraderSpec) -> str:
+    """The judge's model, after its own name where it has one."""
+    return f"{spec.model}" if spec.name is None else f"{spec.name} ({spec.model})"
+
+
+def price_note(spec: GraderSpec) -> str | None:
     """Where the prices are from, when it is not the settings."""
-    spec = settings.grader
     if spec.model is None or spec.usd_per_million_tokens is not None:
         return None
     if spec.price is None:
-        return "price unknown: set grader.usd_per_million_tokens"
+        return f"price unknown: set {spec.key}.usd_per_million_tokens"
     in_batch = f", {spec.live.price.batch:.0%} of it in batches" if spec.mode == "batch" and spec.live.price else ""
     return (
         f"by OpenAI's list price of {price_table().as_of} for {spec.model}{in_batch}, which may be another one today: "
-        "grader.usd_per_million_tokens wins"
+        f"{spec.key}.usd_per_million_tokens wins"
     )
 
 
@@ -71,14 +76,14 @@ def print_spend_of_refresh(workspace: Workspace, run: str) -> None:
     """What a refresh spent, and what it did not ask because of a cap; nothing where it asked no paid grader."""
     from dselect_core.graders.spend import Ledger
 
-    spec = workspace.settings.grader
-    if spec.model is None:
-        return
-    calls = Ledger.of(workspace).calls(price=spec.price).filter(run=run)
-    if calls.is_empty():
-        return
-    cap = "" if spec.max_usd is None else f" of grader.max_usd ${spec.max_usd:g}"
-    out.print(
-        f"{calls.height:,} calls to {spec.model}: {usd_text(usd_of(calls))}{cap}; `dselect grades cost` tells more."
-    )
-    print_not_told(calls)
+    settings = workspace.settings
+    of_run = Ledger.of(workspace).calls(price=settings.prices).filter(run=run)
+    for name, spec in settings.all_graders.items():
+        # Without a name all are its own, also of judges that had one.
+        calls = of_run if name is None else of_run.filter(judge=name)
+        if spec.model is None or calls.is_empty():
+            continue
+        cap = "" if spec.max_usd is None else f" of {spec.key}.max_usd ${spec.max_usd:g}"
+        spent = usd_text(usd_of(calls))
+        out.print(f"{calls.height:,} calls to {judge_name(spec)}: {spent}{cap}; `dselect grades cost` tells more.")
+        print_not_told(calls)

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.corpus.sample import message_text
-from dselect_core.kinds import TRIED_AGAIN
+from dselect_core.kinds import TO_REPEAT, TRIED_AGAIN
 from dselect_core.lineage.plan import Plan, Step
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -27,7 +27,7 @@ from dselect_core.trials.compare import (
 from dselect_core.trials.report import ALL
 from dselect_core.trials.standing import standing
 from dselect_dagster.cli.console import out, styled
-from dselect_dagster.cli.money import grades_to_buy, price_note
+from dselect_dagster.cli.money import grades_to_buy, judge_name, price_note
 
 if TYPE_CHECKING:
     from dselect_core.lineage.explain import Score, Story
@@ -108,17 +108,19 @@ def _cost_of_plan(plan: Plan, settings: Settings) -> str:
     costs = [f"about {plan.tokens:,} tokens through the model" if plan.tokens else "no token through the model"]
     if plan.evaluations:
         costs.append(f"{plan.evaluations:,} evaluations of models on held-out rows and tasks")
-    prompt_tokens, completion_tokens = plan.judge_tokens
-    if prompt_tokens:
-        usd = plan.usd(settings)
-        note = price_note(settings)
+    for judge, bought in plan.bought.items():
+        if not bought.prompt_tokens:
+            continue
+        spec, usd = settings.grader_of(judge), plan.usd_of(judge, settings)
+        note = price_note(spec)
         price = note if usd is None else f"about ${usd:,.2f}" + ("" if note is None else f", {note}")
-        if usd is not None and settings.grader.max_usd is not None and usd > settings.grader.max_usd:
-            price = f"{price}; a refresh stops at grader.max_usd ${settings.grader.max_usd:g}"
-        costs.append(f"about {prompt_tokens:,} + {completion_tokens:,} tokens of {settings.grader.model} ({price})")
+        if usd is not None and spec.max_usd is not None and usd > spec.max_usd:
+            price = f"{price}; a refresh stops at {spec.key}.max_usd ${spec.max_usd:g}"
+        tokens = f"about {bought.prompt_tokens:,} + {bought.completion_tokens:,} tokens"
+        costs.append(f"{tokens} of {judge_name(spec)} ({price})")
     if plan.grader_tokens:
         local = settings.grader
-        what = "judge" if local.judge is not None else "reward model"
+        what = "graders that run here" if settings.graders else "judge" if local.judge is not None else "reward model"
         costs.append(f"about {plan.grader_tokens:,} tokens through the {what}")
     seconds = plan.seconds
     costs.append(
@@ -158,7 +160,7 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
         out.print(f"not made: {asset_partition(stale.asset.to_user_string(), stale.partition)}: {stale.why}")
     for (asset, partition), why in result.still_lost.items():
         name = asset_partition(asset.to_user_string(), partition)
-        if why.endswith(TRIED_AGAIN):
+        if why.endswith((TRIED_AGAIN, TO_REPEAT)):
             out.print(f"not complete: {name}: {why} by the next refresh", soft_wrap=True)
         else:
             out.print(f"not restored: {name}: {why}", soft_wrap=True)

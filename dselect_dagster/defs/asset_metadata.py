@@ -11,7 +11,7 @@ import polars as pl
 
 from dselect_core import escape
 from dselect_core.html_page import png as png_bytes
-from dselect_core.kinds import Kind, all_kinds
+from dselect_core.kinds import MAKER, Kind, all_kinds, kind_of
 from dselect_core.redact import redact
 from dselect_core.scores.score_table import TableReport
 from dselect_dagster.defs.run_errors import clean
@@ -133,7 +133,7 @@ def tables_metadata(
         "nulls": sum(report.value.null_count() for report in reports.values() if report.frame.height),
         "seconds": round(seconds, 2),
     }
-    kinds = {name: kind for name, kind in all_kinds().items() if name in reports}
+    kinds = {name: kind_of(name) for name in reports if name.partition(MAKER)[0] in all_kinds()}
     if kinds:
         types = {name: dtype for report in reports.values() for name, dtype in report.types.items()}
         shown["dagster/column_schema"] = columns_of_kinds(kinds.values(), types)
@@ -162,6 +162,7 @@ def _of_table(prefix: str, report: TableReport, reason_column: str | None, secon
             frame.filter(value.is_null())[reason_column].value_counts(sort=True)
         )
     if value.dtype.is_numeric() and value.drop_nulls().len():
-        shown[f"mean {value.name}"] = value.mean()
-        shown[f"distribution of {value.name}"] = histogram(value, value.name)
+        named = kind_of(prefix).named(value.name) if prefix else value.name
+        shown[f"mean {named}"] = value.mean()
+        shown[f"distribution of {named}"] = histogram(value, named)
     return shown

@@ -39,8 +39,13 @@ def code_versions(settings: Settings) -> dict[str, str]:
     if settings.near_duplicates is not None:
         parts["near_duplicates"] = [NEAR_DUPLICATES_REVISION, settings.near_duplicates.model_dump()]
     needed = needed_kinds(settings)
-    for asset, kinds in kinds_by_asset().items():
-        provenances = [_provenance(kind, inputs) for kind in kinds if kind.name in needed or not kind.joined]
+    for asset, kinds in kinds_by_asset(settings).items():
+        counted = [kind for kind in kinds if kind.name in needed or not kind.joined]
+        # A maker's name too: under another one the same scores are looked up for other heads.
+        provenances = [
+            _provenance(kind, inputs) if kind.maker is None else [kind.maker, _provenance(kind, inputs)]
+            for kind in counted
+        ]
         parts[asset] = provenances[0] if len(provenances) == 1 else provenances
     return {asset: fingerprint(part)[:12] for asset, part in parts.items()}
 

@@ -14,7 +14,7 @@ from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.coreset.todo import ORIGINS_MOVED, origins_moved
 from dselect_core.corpus.raw_dataset import ORIGINS
 from dselect_core.errors import DselectError
-from dselect_core.kinds import all_kinds
+from dselect_core.kinds import kinds_in
 from dselect_core.lineage.lost_tables import LostTables
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata
@@ -65,7 +65,7 @@ class LostPartitions:
     def tried(self, keys: Iterable[AssetPartition]) -> None:
         """Note that these partitions were made, or failed. Attempts that failed in them are for the next refresh."""
         settings = self._workspace.settings
-        retrying = {kind.asset for kind in all_kinds().values() if kind.retry(settings)} | {CANDIDATE_GRADES}
+        retrying = {kind.asset for kind in kinds_in(settings).values() if kind.retry(settings)} | {CANDIDATE_GRADES}
         done = {key for key in keys if key in self.lost or self._namespace.asset(key[0]) in retrying}
         self._tried |= done
         self._is_checked = self._is_checked and not done

@@ -291,7 +291,8 @@ def test_settings_that_need_every_grade_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("given", "key"), [({"rubrics": {"a": "r.md"}}, "rubrics"), ({"mode": "batch"}, "mode: batch")]
+    ("given", "key"),
+    [({"rubrics": {"a": "r.md"}}, "rubrics"), ({"mode": "batch"}, "mode: batch"), ({"repeat": 2}, "repeat")],
 )
 def test_rounds_of_grades_are_refused_with_what_they_cannot_do(given: dict[str, object], key: str) -> None:
     grader = {"model": "m", "base_url": "http://localhost", "candidates": "only"} | given

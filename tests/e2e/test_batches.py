@@ -79,7 +79,7 @@ def test_a_batch_is_submitted_told_and_collected(
     assert f"{ROWS} calls are in batches: not counted above, $" in told
     assert f"batch_0 a in_progress, 0 answered {ROWS} 0.0 $" in told
     (step,) = [step for step in graph.plan().steps if step.asset == "dependability_grades"]
-    assert (step.computed, step.judge_tokens) == (ROWS, (0, 0))
+    assert (step.computed, step.bought) == (ROWS, {})
     assert try_grades(graph.workspace, 5).frame.is_empty()
     assert str(sensed(graph)) == "batch_0: in_progress, 0 answered"
 

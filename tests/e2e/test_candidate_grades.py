@@ -125,7 +125,7 @@ def test_edits_buy_what_they_touch_as_planned_and_leave_no_work(
     assert done.is_whole
     assert_as_planned(planned, done)
     (step,) = [step for step in planned.steps if step.asset == "candidate_grades"]
-    assert step.grades is not None and step.judge_tokens is not None
+    assert step.grades is not None and step.bought[None].rows == step.computed
     assert step.grades.now == 0 and step.grades.expected == step.computed  # the new rows have no other scores yet
     shown = materialised(done)[GRADES]
     assert shown["rows computed"] == judge.asked.total() == len(judge.asked) <= step.grades.most

@@ -86,7 +86,7 @@ def test_a_few_grades_are_shown_priced_and_kept(graph: Graph, server: OpenAIServ
     assert f"would buy {2 * ROWS - 8} more" in told
     assert f"+ {10 * (2 * ROWS - 8)} tokens, about $" in told  # completions as long as those of the eight
     plan = graph.plan()
-    assert sum(step.computed or 0 for step in plan.steps if step.judge_tokens) == 2 * ROWS - 8
+    assert sum(step.computed or 0 for step in plan.steps if step.bought) == 2 * ROWS - 8
     assert graph.refresh().is_whole
     assert len(server.requests) == 2 * ROWS
     assert "there is nothing to try" in dselect(graph.folder, "grades", "try")

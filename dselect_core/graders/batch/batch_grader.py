@@ -230,7 +230,7 @@ class _Run:
         todo = (ask for each in asks for ask in each)
         for group, bodies, too_large in files_of(todo, self._body, limits.rows, most_bytes):
             raise_if_stopped()
-            error = f"its request is larger than a batch may be ({limits.megabytes:g} MB, grader.batch.megabytes)"
+            error = f"its request is larger than a batch may be ({limits.megabytes:g} MB, batch.megabytes)"
             self._finish([(ask.sample_id, ask.first or Judgement(error=error)) for ask in too_large])
             with open_meter(self._spec, self._ledger) as meter:
                 count, self._capped = meter.fitting((ask.chat for ask in group), self._spec.max_tokens)
@@ -263,6 +263,7 @@ class _Run:
             usd_prompt=None if price is None else price.prompt,
             usd_completion=None if price is None else price.completion,
             usd=None if price is None else price.usd(tokens, most * len(asks)),
+            judge=self._spec.name,
         )
         self._shelf.add(batch, requests)
         book(self._ledger, batch, requests, None)

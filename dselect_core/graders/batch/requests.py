@@ -121,8 +121,8 @@ def book(
         return pl.Series(name, values if values is not None else [None] * requests.height, dtype=CALLS[name])
 
     of_batch: dict[str, Any] = {
-        "begun_at": batch.begun_at, "run": batch.run, "source": batch.source, "model": batch.model,
-        "usd_prompt": batch.usd_prompt, "usd_completion": batch.usd_completion,
+        "begun_at": batch.begun_at, "run": batch.run, "source": batch.source, "judge": batch.judge,
+        "model": batch.model, "usd_prompt": batch.usd_prompt, "usd_completion": batch.usd_completion,
         "most_completion_tokens": batch.max_tokens,
     }  # fmt: skip
     frame = requests.select(

@@ -59,6 +59,7 @@ class Batch:
     """One batch on record. usd: reserved for it at most, null where no price is known. address: of the endpoint.
 
     begun_at: when it was written; its calls stand in that month's ledger. usd_prompt, usd_completion: per million.
+    judge: its name among `graders` then, under whose caps it is.
     """
 
     key: str
@@ -73,6 +74,7 @@ class Batch:
     usd_prompt: float | None
     usd_completion: float | None
     usd: float | None
+    judge: str | None = None
     is_reserved: bool = False
     file_id: str | None = None
     may_exist: bool = False

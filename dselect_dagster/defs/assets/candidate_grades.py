@@ -10,7 +10,7 @@ import dagster as dg
 from dselect_core.coreset.candidate_grades import ASSET, CandidateGrades, other_kinds, reading_grades
 from dselect_core.kinds import assets_making, kind_of
 from dselect_core.pool.corpus_index import grades_candidates_only
-from dselect_core.select.prepare import GRADES
+from dselect_core.select.judges_spec import GRADES
 from dselect_dagster.defs.asset_metadata import columns_of_kinds, tables_metadata
 from dselect_dagster.defs.assets.scores import REFRESH_TAG, tool_of
 from dselect_dagster.defs.automation_condition import on_input_change

@@ -11,6 +11,7 @@ import dagster as dg
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import FromForwardPass, FromSamples, Kind, kinds_by_asset
 from dselect_core.settings.settings import Settings
+from dselect_dagster.defs.agreement_metadata import agreement_metadata
 from dselect_dagster.defs.asset_metadata import columns_of_kinds, tables_metadata
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
@@ -24,7 +25,7 @@ REFRESH_TAG = "dselect/refresh"
 
 def score_assets(corpus: Corpus, needed: frozenset[str], code_versions: dict[str, str]) -> list[dg.AssetsDefinition]:
     """The assets of all kinds that are made source by source. needed: names of the kinds that some recipe reads."""
-    by_asset = kinds_by_asset(by_source=True)
+    by_asset = kinds_by_asset(corpus.settings, by_source=True)
     from_pass = {
         asset: kinds
         for asset, kinds in by_asset.items()
@@ -80,6 +81,7 @@ def _score_asset(
     @with_clean_errors
     def score_source(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         from dselect_core.graders.spend import Purpose
+        from dselect_core.scores.compare_grades import agreements_of
         from dselect_core.scores.update import KindsNotComputedError, update_scores
 
         place = corpus.open()
@@ -102,11 +104,15 @@ def _score_asset(
             if not names <= reports.keys():
                 continue
             of_asset = {kind: reports[kind] for kind in sorted(names)}
+            pairs = agreements_of(corpus.open(), context.partition_key, of_asset)
             versions = [report.version for report in of_asset.values()]
             yield dg.MaterializeResult(
                 asset_key=key,
                 data_version=dg.DataVersion(fingerprint(versions)),
-                metadata=tables_metadata(context, of_asset, progress.seconds, partition=True),
+                metadata={
+                    **tables_metadata(context, of_asset, progress.seconds, partition=True),
+                    **agreement_metadata(pairs),
+                },
             )
         if failure is not None:
             raise failure
