@@ -219,7 +219,7 @@ def _compute_paid(
     samples = grade_by_batches(
         samples,
         spec,
-        fingerprint(grader_provenance(spec)),
+        question(spec),
         workspace,
         lambda judged: emit(_frame([_judged(spec, sample_id, judgement) for sample_id, judgement in judged])),
         progress,
@@ -243,6 +243,11 @@ def _description(spec: GraderSpec) -> str:
 
 # What a provenance says beside what is asked: how criteria are combined; of version 0.2, the limit of an answer too.
 _NOT_ASKED = frozenset({"combine", "max_tokens"})
+
+
+def question(spec: GraderSpec) -> str:
+    """Names what an endpoint is asked of each row: a batch under one way to combine criteria is one under another."""
+    return fingerprint(_asked(grader_provenance(spec)))
 
 
 def _asked(provenance: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.graders.batch.endpoint import BatchEndpoint
 from dselect_core.graders.batch.shelf import Batch, Shelf
-from dselect_core.graders.grades import grader_provenance
+from dselect_core.graders.grades import grader_provenance, question
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
@@ -30,11 +30,20 @@ class OpenBatch(NamedTuple):
 
 
 def questions(settings: Settings) -> dict[str, GraderSpec]:
-    """{fingerprint of its provenance: grader} of the graders behind an endpoint: one a rubric, and one a turn."""
+    """{its question: grader} of the graders behind an endpoint: one a rubric, and one a turn."""
+    return {question(spec): spec for spec in _turns(settings)}
+
+
+def question_of(settings: Settings, made_by: str) -> str:
+    """The question behind grades of a provenance, named by its fingerprint; of no grader in force, the fingerprint."""
+    asked = (question(spec) for spec in _turns(settings) if fingerprint(grader_provenance(spec)) == made_by)
+    return next(asked, made_by)
+
+
+def _turns(settings: Settings) -> list[GraderSpec]:
     of_sources = [settings.of_source(source) for source in settings.sources] or [settings]
     graders = [spec for each in of_sources for spec in each.all_graders.values() if spec.model is not None]
-    turns = [spec.again(turn) for spec in graders for turn in range(1, (spec.repeat or 1) + 1)]
-    return {fingerprint(grader_provenance(spec)): spec for spec in turns}
+    return [spec.again(turn) for spec in graders for turn in range(1, (spec.repeat or 1) + 1)]
 
 
 def open_batches(workspace: Workspace) -> list[OpenBatch]:

@@ -10,6 +10,7 @@ import polars as pl
 
 from dselect_core.graders.batch.shelf import Shelf
 from dselect_core.graders.judge_prompt import prompt_of
+from dselect_core.graders.open_batches import question_of
 from dselect_core.graders.prompt_tokens import counter_of, prompt_tokens
 from dselect_core.scores.same_answers import stores_of_kind
 from dselect_core.settings.grader_spec import GraderSpec
@@ -44,7 +45,8 @@ def lengths(characters: pl.DataFrame, difficulty: Store | None) -> pl.DataFrame:
 
 def not_in_batches(rows: pl.DataFrame, workspace: Workspace, grades: Store) -> pl.DataFrame:
     """Those of `rows` (sample_id) that no open batch asks for the grades of this store: the others are bought."""
-    return rows.join(Shelf(workspace.batches).samples(grades.fingerprint), on="sample_id", how="anti")
+    asked = question_of(workspace.settings, grades.fingerprint)
+    return rows.join(Shelf(workspace.batches).samples(asked), on="sample_id", how="anti")
 
 
 def grader_tokens(

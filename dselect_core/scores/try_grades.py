@@ -10,6 +10,7 @@ import polars as pl
 
 from dselect_core.corpus.sample import conform_samples
 from dselect_core.graders.batch.shelf import Shelf
+from dselect_core.graders.open_batches import question_of
 from dselect_core.graders.spend import Ledger, Purpose
 from dselect_core.kinds import kind_of
 from dselect_core.pool.future_pool import SourceRows
@@ -39,7 +40,8 @@ def try_grades(workspace: Workspace, count: int, judge: str | None = None) -> Tr
     kind, shelf = kind_of(kind_of_judge(judge)), Shelf(workspace.batches)
 
     def in_batch(source: str) -> pl.DataFrame:
-        return shelf.samples(store_of(workspace.of_source(source), kind.name).fingerprint)
+        made_by = store_of(workspace.of_source(source), kind.name).fingerprint
+        return shelf.samples(question_of(workspace.settings, made_by))
 
     rows: dict[str, SourceRows] = {}
     for source in sorted(workspace.settings.sources):

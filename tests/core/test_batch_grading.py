@@ -1,5 +1,6 @@
 """Grades by batches against a real HTTP server on loopback: the same grades, none bought twice, every fault told."""
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -279,6 +280,20 @@ def test_the_batch_of_a_source_that_is_gone_is_collected_by_who_needs_it(tmp_pat
     server.hold = False
     assert graded(place, samples(3), source="a")["grade"].null_count() == 0
     assert len(server.batches) == 1
+
+
+def test_criteria_combined_in_another_way_while_a_batch_is_open_are_bought_once(
+    tmp_path: Path, server: BatchServer
+) -> None:
+    reply = json.dumps({"facts": {"rating": 5}, "tone": {"rating": 3}})
+    server.answer, server.hold = lambda request: completion(reply), True
+    criteria = {"facts": "They are right.", "tone": "It is friendly."}
+    place = workspace(tmp_path, server, criteria=criteria, batch={"wait_seconds": 0})
+    assert graded(place, samples(5))["grade"].null_count() == 5
+    server.hold = False
+    place = workspace(tmp_path, server, criteria=criteria, combine="min")
+    assert set(graded(place, samples(5))["rating"]) == {3.0}
+    assert open_batches(place) == 0 and set(server.asked.values()) == {1}
 
 
 def test_another_question_leaves_the_batches_of_the_first_alone(tmp_path: Path, server: BatchServer) -> None:
