@@ -241,6 +241,7 @@ def test_nothing_of_ours_is_under_a_name_that_is_not_ours(defs: dg.Definitions) 
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
     assert {name for name, sensor in sensors.items() if sensor.default_status == dg.DefaultSensorStatus.RUNNING} == {
         "legal_automation",
+        "legal_grading_batches",
         "legal_sources_and_recipes",
     }
     targets = {name: sensors[name].asset_selection.resolve(graph) for name in sensors}  # type: ignore[union-attr]
