@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dselect_core.settings.settings import Settings
+from dselect_dagster.defs.assets.coreset import column_descriptions
 from dselect_dagster.defs.graph import build_definitions, code_versions
 
 ROOT = Path(__file__).parents[2]
@@ -154,3 +155,9 @@ def test_every_way_in_names_the_same_module() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     module = workspace["load_from"][0]["python_module"]["module_name"]
     assert module == project["tool"]["dg"]["project"]["code_location_target_module"] == "dselect_dagster.definitions"
+
+
+def test_a_column_of_a_coreset_is_described_as_what_it_holds_there() -> None:
+    described = column_descriptions()
+    assert described["prompt_tokens"].startswith("length of the prompt")  # a grader has a column of that name too
+    assert described["grade"].startswith("dependability")

@@ -122,7 +122,7 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
                 "path": path(place.coreset(recipe)),
                 "dagster/uri": clean(str(place.coreset(recipe))),
                 "report": link(write_coreset_report(place, recipe, new_coreset)),
-                "dagster/column_schema": column_schema(new_coreset.selection.order.schema, _column_descriptions()),
+                "dagster/column_schema": column_schema(new_coreset.selection.order.schema, column_descriptions()),
                 **_difference(new_coreset),
                 "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,
                 "rows reused": new_coreset.selection.reused,
@@ -134,9 +134,11 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
     return coreset
 
 
-def _column_descriptions() -> dict[str, str]:
+def column_descriptions() -> dict[str, str]:
     """What the columns of an order hold: its own, and those of every kind of score."""
     of_kinds = [column for kind in all_kinds().values() for column in kind.table_columns]
+    # A grader's `prompt_tokens` is in no order; the sample's own length is, and has the same name.
+    of_kinds.sort(key=lambda column: column.of_text)
     return {column.name: column.described() for column in of_kinds} | {
         **KEYS,
         "rank": "place in the coreset, from 1",
