@@ -10,7 +10,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 # torch first and by its exact version: the pinned file may be a CPU build that a looser request would pass over.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# lm-evaluation-harness is for the tests of `trials: {tasks: …}`. All at once: to resolve twice takes half a minute more.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lm-eval]'
 	touch $@
 
 # The main job: the built-in corpus in three files and formats, through all assets, to three coresets.
@@ -18,12 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m demo.corpus $(DEMO)
 	$(BIN)/dselect refresh
 
-# lm-evaluation-harness, for the tests of `trials: {tasks: …}`: 17 packages, 119 MB of disk, 8 s.
-$(VENV)/.installed-lm-eval: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lm-eval]'
-	touch $@
-
-test: $(VENV)/.installed-lm-eval
+test: $(VENV)/.installed
 	$(BIN)/pytest --numprocesses logical --dist loadfile
 
 lint: $(VENV)/.installed

@@ -5,4 +5,4 @@ Fewer by default, so that all tests end in time; the number is printed at the en
 
 import os
 
-CASES = int(os.environ.get("DSELECT_CASES", "100"))
+CASES = int(os.environ.get("DSELECT_CASES", "80"))

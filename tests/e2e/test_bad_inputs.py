@@ -18,7 +18,7 @@ from tests.e2e.conftest import WORDS
 from tests.e2e.graph import TINY, Graph, alpaca, errors, materialised
 from tests.tiny import save_llama
 
-pytestmark = pytest.mark.some(16)
+pytestmark = pytest.mark.some(12)
 
 RANDOM = {"r": {"strategy": "random", "budget": "10%"}}
 

@@ -28,7 +28,7 @@ WAYS: dict[str, Callable[[bytes], bytes | None]] = {
     "cut off": lambda data: data[: len(data) // 2],
     "altered": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
 }
-SAMPLE = 8
+SAMPLE = 6
 RECIPES = {"d3": {"strategy": "d3", "budget": "25%"}, "weak": {"strategy": "miwv", "budget": 5}}
 MORE = {"d3": {"strategy": "d3", "budget": "50%"}, "weak": {"strategy": "miwv", "budget": 9}}
 RESTORED, NAMED = "ends in the tables of a fresh run", "fails and names the file"

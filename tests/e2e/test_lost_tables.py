@@ -13,7 +13,7 @@ from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
 from tests.e2e.test_older_stores import DATA, OTHER_PROVENANCE
 
-pytestmark = pytest.mark.some(4)
+pytestmark = pytest.mark.some(3)
 
 STORAGE = ".dselect"
 # What is removed → what of it is made again, and nothing else.

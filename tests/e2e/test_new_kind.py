@@ -23,7 +23,7 @@ from dselect_dagster.defs.graph import build_definitions
 from tests.e2e.content import id_of
 from tests.e2e.graph import Graph, assert_as_planned, errors, materialised, settings_of
 
-pytestmark = pytest.mark.some(4)
+pytestmark = pytest.mark.some(2)
 
 DOC = Path(__file__).parents[2] / "docs" / "extending.md"
 ROWS = [

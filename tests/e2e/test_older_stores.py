@@ -88,6 +88,7 @@ def test_the_story_of_a_sample_names_the_scores_of_then_with_their_provenance(wo
     assert len(told.choices) == len(workspace.settings.coresets)
 
 
+@pytest.mark.walk(1)
 def test_a_refresh_over_it_lands_and_scores_nothing_anew(
     workspace: Workspace, version: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -33,6 +33,7 @@ def project(folder: Path, model: str, **settings: object) -> Graph:
     return graph
 
 
+@pytest.mark.walk(1)
 @pytest.mark.parametrize("why", ["no MLP", "no such layer"])
 def test_a_mads_recipe_that_the_model_cannot_serve_stops_no_other(tmp_path: Path, why: str) -> None:
     if why == "no MLP":

@@ -22,7 +22,7 @@ from tests.e2e.test_cli import dselect
 from tests.openai_server import OpenAIServer, rating
 from tests.tiny import save_llama
 
-pytestmark = pytest.mark.some(6)
+pytestmark = pytest.mark.some(5)
 
 
 def test_a_plan_writes_nothing_and_its_estimates_say_so(graph: Graph) -> None:

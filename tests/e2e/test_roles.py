@@ -15,7 +15,7 @@ from tests.e2e.content import id_of
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
 
-pytestmark = pytest.mark.some(5)
+pytestmark = pytest.mark.some(4)
 
 QUESTION = "Which three rivers meet at the old town of Passau in the very south east of Germany?"
 ANSWER = "The Danube, the Inn and the Ilz meet there, and each of the three has water of another colour."

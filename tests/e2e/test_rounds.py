@@ -34,7 +34,7 @@ from tests.e2e.test_cli import dselect
 from tests.e2e.test_row_by_row import rows
 from tests.tiny import save_llama
 
-pytestmark = pytest.mark.some(4)
+pytestmark = pytest.mark.some(3)
 
 ROOT = Path(__file__).parents[2]
 POOL, PART_ROWS = 48, 8

@@ -187,7 +187,7 @@ SAME_ROWS = (
 )
 
 
-@pytest.mark.walk(5)
+@pytest.mark.walk(3)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_change_of_the_data_equals_a_fresh_run_and_computes_what_it_touches(
     graph: Graph, from_scratch: FromScratch, change: Callable[[Graph], None]

@@ -100,6 +100,7 @@ TABLE: dict[str, tuple[set[tuple[str, str | None]], dict[str, int]]] = {
 RUNS_AGAIN = {"rubric": "d3", "beta": "d3", "encoder": "weak", "budget": "wide"}
 
 
+@pytest.mark.walk(7)
 @pytest.mark.parametrize("change", TABLE)
 def test_a_setting_moves_what_hangs_on_it_and_nothing_else(graph: Graph, encoder: Path, change: str) -> None:
     before, pairs = versions(graph), set(shots(graph).items())

@@ -18,7 +18,7 @@ from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.openai_server import OpenAIServer, Reply, Request, rating
 from tests.tiny import save_llama
 
-pytestmark = pytest.mark.some(3)
+pytestmark = pytest.mark.some(2)
 
 ROWS = 12
 PRICES = {"judge-a": {"prompt": 1000.0, "completion": 10_000.0}, "judge-b": {"prompt": 500.0, "completion": 1000.0}}

@@ -16,6 +16,7 @@ from tests.e2e.graph import Graph, alpaca, settings_of
 LANDING = dg.AssetSelection.assets("raw_dataset", "coreset_spec")
 
 
+@pytest.mark.walk(3)
 @pytest.mark.parametrize("change", ["nothing", "rows", "a source more", "a source gone", "beta", "a budget"])
 def test_status_and_causes_are_dagsters(graph: Graph, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dagster_private, "RECORDS_PER_QUERY", 1)  # so that two partitions are two queries

@@ -26,7 +26,7 @@ from tests.e2e.test_row_by_row import RECIPES, rows
 from tests.openai_server import OpenAIServer, Request, rating
 from tests.tiny import save_llama
 
-pytestmark = pytest.mark.some(5)
+pytestmark = pytest.mark.some(2)
 
 ROOT = Path(__file__).parents[2]
 A, B = 40, 16

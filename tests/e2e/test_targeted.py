@@ -19,7 +19,7 @@ from tests.e2e.content import id_of
 from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
 
-pytestmark = pytest.mark.some(4)
+pytestmark = pytest.mark.some(3)
 
 WANT = alpaca(["crimson", "greenest", "whiter"], offset=300)
 TARGETED = {

@@ -19,7 +19,7 @@ from tests.e2e.graph import Graph, alpaca, settings_of
 from tests.e2e.test_cli import dselect
 from tests.e2e.test_trials import TRIALS, TRIED
 
-pytestmark = pytest.mark.some(4)
+pytestmark = pytest.mark.some(3)
 
 REQUIRED = TRIED | {"require": ["beats_random"]}
 RECIPES = {"tried": TRIED, "required": REQUIRED | {"seed": 2}, "plain": {"strategy": "random", "budget": 5, "seed": 1}}

@@ -13,7 +13,7 @@ from tests.e2e.conftest import WORDS
 from tests.e2e.graph import Graph, alpaca, assert_as_planned, made, materialised
 from tests.e2e.test_cli import dselect
 
-pytestmark = pytest.mark.some(5)
+pytestmark = pytest.mark.some(3)
 
 TRIALS = {"seeds": 2, "draws": 3, "multiples": [2], "baselines": [], "epochs": 1, "batch_tokens": 512}
 TRIED = {"strategy": "random", "budget": 6, "trial": True}

@@ -155,7 +155,7 @@ def test_a_new_eval_source_costs_evaluations_only_and_without_weights_it_tunes_a
     assert not list((graph.folder / ".dselect" / "trials" / "runs").glob("*/weights/*"))
 
 
-NULL_DRAWS = 20 if os.environ.get("DSELECT_WALKS") == "all" else 8
+NULL_DRAWS = 20 if os.environ.get("DSELECT_WALKS") == "all" else 6
 
 
 def test_of_random_draws_at_most_two_in_twenty_are_called_better_or_worse(graph: Graph, record_property: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import RECIPES, WORDS
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, errors, made, materialised
 
-pytestmark = pytest.mark.some(6)
+pytestmark = pytest.mark.some(4)
 
 CANDIDATES = {("candidates", name) for name in ("d3", "weak", "wide")}
 CORESETS = {("coreset", name) for name in ("d3", "weak", "wide")} | CANDIDATES
