@@ -37,7 +37,7 @@ from tests.e2e.killed_refresh import environment
 from tests.e2e.test_row_by_row import rows
 from tests.tiny import save_llama
 
-HISTORIES = int(os.environ.get("DSELECT_HISTORIES", "1"))
+HISTORIES = int(os.environ.get("DSELECT_HISTORIES", "2"))
 STEPS = 3
 ROOT = Path(__file__).parents[2]
 SOURCES = ("a", "b")
