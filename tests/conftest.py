@@ -30,11 +30,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Draw the cases and tests of marked ones. What was drawn is told with the results."""
     if os.environ.get("DSELECT_WALKS") == "all":
         return
-    left_out = _draw(items, "walk", "cases of", lambda item: item.nodeid.partition("[")[0])
+    left_out = _draw_files(items)
+    items_left = [item for item in items if item.nodeid not in left_out]
+    left_out |= _draw(items_left, "walk", "cases of", lambda item: item.nodeid.partition("[")[0])
     items_left = [item for item in items if item.nodeid not in left_out]
     left_out |= _draw(items_left, "some", "tests of", lambda item: item.nodeid.partition("::")[0])
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
     items[:] = [item for item in items if item.nodeid not in left_out]
+
+
+E2E_FILES = 22
+"""So many files of tests/e2e are drawn where all are asked for, beside those that always run: all take an hour."""
+
+ALWAYS = {f"tests/e2e/test_{name}.py" for name in ("builtin_corpus", "cli", "histories", "row_by_row")}
+
+
+def _draw_files(items: list[pytest.Item]) -> set[str]:
+    """The ids of the items in those files of tests/e2e that are left out; none where somebody asks for a few files."""
+    files = sorted({file for item in items if (file := item.nodeid.partition("::")[0]).startswith("tests/e2e/")})
+    drawn_from = [file for file in files if file not in ALWAYS]
+    if len(drawn_from) <= E2E_FILES:
+        return set()
+    drawn = {*ALWAYS, *random.Random(os.environ["DSELECT_WALK_SEED"]).sample(drawn_from, E2E_FILES)}
+    left_out = {item.nodeid for item in items if item.nodeid.partition("::")[0] in set(files) - drawn}
+    told = next(item for item in items if item.nodeid not in left_out)
+    told.user_properties.append(("files of tests/e2e", f"{len(drawn & set(files))} of {len(files)}"))
+    return left_out
 
 
 def _draw(items: list[pytest.Item], mark: str, told: str, group_of: Callable[[pytest.Item], str]) -> set[str]:
