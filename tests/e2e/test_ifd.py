@@ -13,8 +13,6 @@ from tests.e2e.graph import Graph, assert_as_planned, materialised
 from tests.e2e.test_row_by_row import rows
 from tests.tiny import save_llama
 
-pytestmark = pytest.mark.some(3)
-
 DROPPED = "no ifd below 1 (its prompt does not help)"
 HARD = {"strategy": "topk:loss", "budget": 5}
 IFD = {"strategy": "ifd", "budget": 6}
