@@ -146,20 +146,18 @@ def try_in_processes(given: argparse.Namespace) -> None:
 def restore_known(config: Path, given: argparse.Namespace) -> None:
     """Take from the tables what an earlier run of the study left there."""
     import evidence_report
-    from evidence_grid import open_workspace, stages
+    from evidence_grid import cells, open_workspace
 
-    cells = list(dict.fromkeys(stage.cell for stage in stages(given.shares)))
-    count = evidence_report.restore(open_workspace(config), cells, list(STRATEGIES), given.tables)
+    count = evidence_report.restore(open_workspace(config), cells(given.shares), list(STRATEGIES), given.tables)
     print(f"{count} runs are known from {given.tables}", flush=True)
 
 
 def write_tables(config: Path, given: argparse.Namespace) -> None:
-    """CSV files into `folder`, Markdown on the screen."""
+    """CSV files into --tables, Markdown on the screen."""
     import evidence_report
-    from evidence_grid import open_workspace, stages
+    from evidence_grid import cells, open_workspace
 
-    cells = list(dict.fromkeys(stage.cell for stage in stages(given.shares)))
-    print(evidence_report.write_tables(open_workspace(config), cells, list(STRATEGIES), given.tables))
+    print(evidence_report.write_tables(open_workspace(config), cells(given.shares), list(STRATEGIES), given.tables))
 
 
 def main() -> None:

@@ -90,6 +90,11 @@ def stages(shares: Sequence[int]) -> Iterator[Stage]:
         yield Stage(tokens, seeds, drawn_tokens)
 
 
+def cells(shares: Sequence[int]) -> list[Cell]:
+    """The cells of the grid, each once, in its order."""
+    return list(dict.fromkeys(stage.cell for stage in stages(shares)))
+
+
 def run_stage(workspace: Workspace, stage: Stage, strategies: list[str], until: float, log: Path) -> int:
     """Tune and measure what no process has, until a time (as time.time()); returns the number of runs it did."""
     torch.set_num_threads(1)

@@ -153,12 +153,12 @@ def restore(workspace: Workspace, cells: list[Cell], strategies: list[str], fold
     Only those of exactly the training set, model and settings that the workspace would tune: `made_from` says so.
     """
     try:
-        runs, losses = (pl.read_csv(folder / f"{name}.csv", infer_schema_length=None) for name in ("runs", "losses"))
+        tuned, losses = (pl.read_csv(folder / f"{name}.csv", infer_schema_length=None) for name in ("runs", "losses"))
     except FileNotFoundError:
         return 0
-    if "made_from" not in runs.columns:
+    if "made_from" not in tuned.columns:
         return 0  # of an earlier form, which does not say what its runs were made from
-    known = {row["run"]: row for row in runs.iter_rows(named=True)}
+    known = {row["run"]: row for row in tuned.iter_rows(named=True)}
     restored = 0
     for cell in cells:
         for strategy in strategies:

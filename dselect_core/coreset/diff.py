@@ -90,6 +90,16 @@ def changes(
     )
 
 
+def by_change(changes: pl.DataFrame) -> dict[str, int]:
+    """{"entered": rows, "left": rows, "kept": rows}."""
+    return {change: int((changes["change"] == change).sum()) for change in ("entered", "left", "kept")}
+
+
+def by_cause(moved: pl.DataFrame) -> pl.DataFrame:
+    """change, cause, rows: of the rows that came or left, each cause once."""
+    return moved.group_by("change", "cause").len("rows").sort("change", "cause")
+
+
 def counted(changes: pl.DataFrame) -> dict[str, Any]:
     """{"entered": {cause: rows}, "left": {cause: rows}, "kept": rows}."""
 

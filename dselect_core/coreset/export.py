@@ -99,7 +99,7 @@ def write_coreset(
     record = {
         **manifest,
         "counts": {**manifest.get("counts", {}), **counts},
-        "excluded_reasons": _counted_reasons(selection.excluded["reason"]),
+        "excluded_reasons": counted_reasons(selection.excluded["reason"]),
         "composition": selection.composition.as_json(),
         **({} if selection.mixture is None else {"mixture": selection.mixture.to_dicts()}),
         **({"search": selection.facts} if selection.facts else {}),
@@ -162,7 +162,7 @@ def _has_tools(messages: list[dict[str, str | None]], tools: str | None) -> bool
     return tools is not None or any(m["role"] == "tool" or m.get("tool_calls") is not None for m in messages)
 
 
-def _counted_reasons(reasons: pl.Series) -> dict[str, int]:
+def counted_reasons(reasons: pl.Series) -> dict[str, int]:
     """{reason: samples}; what is held out counts by the rule, and not by the eval sample that each names."""
     short = reasons.map_elements(short_reason, return_dtype=pl.String)
     return dict(short.value_counts().sort("reason").iter_rows())

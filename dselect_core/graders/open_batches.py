@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import polars as pl
+
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.graders.batch.endpoint import BatchEndpoint
@@ -11,6 +13,7 @@ from dselect_core.graders.grades import grader_provenance, question
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.score_store import Store
 
 SUBMITTING = timedelta(minutes=10)
 """For so long a batch without an id is taken to be in the hands of the process that is submitting it."""
@@ -34,10 +37,11 @@ def questions(settings: Settings) -> dict[str, GraderSpec]:
     return {question(spec): spec for spec in _turns(settings)}
 
 
-def question_of(settings: Settings, made_by: str) -> str:
-    """The question behind grades of a provenance, named by its fingerprint; of no grader in force, the fingerprint."""
-    asked = (question(spec) for spec in _turns(settings) if fingerprint(grader_provenance(spec)) == made_by)
-    return next(asked, made_by)
+def not_in_batches(rows: pl.DataFrame, workspace: Workspace, grades: Store) -> pl.DataFrame:
+    """Those of `rows` (sample_id) that no open batch asks for the grades of this store: the others are bought."""
+    made_by = grades.fingerprint
+    asked = (question(spec) for spec in _turns(workspace.settings) if fingerprint(grader_provenance(spec)) == made_by)
+    return rows.join(Shelf(workspace.batches).samples(next(asked, made_by)), on="sample_id", how="anti")
 
 
 def _turns(settings: Settings) -> list[GraderSpec]:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from dselect_core.pool.corpus_index import Index
-from dselect_core.select.rounding import usable_vectors
+from dselect_core.pool.pool_tables import unit_embeddings
 from dselect_core.settings.workspace import Workspace
 
 MOST_ROWS = 5_000
@@ -22,15 +22,10 @@ def alike_chosen(workspace: Workspace, index: Index, chosen: pl.Series, threshol
 
     chosen: ids in the order of choice. None where the pool has no embeddings of one provenance.
     """
-    fingerprints = index.fingerprints.get("embeddings", [])
-    if len(fingerprints) != 1:
+    known = unit_embeddings(workspace, index, chosen.head(MOST_ROWS))
+    if known is None:
         return None
-    ids = chosen.head(MOST_ROWS).sort().to_frame("sample_id")
-    vectors = workspace.open_store("embeddings", fingerprints[0]).read_array(ids)
-    values = vectors.values.astype(np.float32)
-    usable = vectors.present & usable_vectors(values)
-    keys = vectors.keys["sample_id"].filter(pl.Series(usable, dtype=pl.Boolean))
-    units = values[usable] / np.linalg.norm(values[usable], axis=1, keepdims=True)
+    keys, units = known
     nearest, cosine = np.zeros(len(units), np.int64), np.full(len(units), -1.0)
     for start in range(0, len(units), _BLOCK):
         block = units[start : start + _BLOCK] @ units.T

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 
 import polars as pl
 
-from dselect_core.graders.batch.shelf import Shelf
 from dselect_core.graders.judge_prompt import prompt_of
-from dselect_core.graders.open_batches import question_of
 from dselect_core.graders.prompt_tokens import counter_of, prompt_tokens
 from dselect_core.scores.same_answers import stores_of_kind
 from dselect_core.settings.grader_spec import GraderSpec
@@ -41,12 +39,6 @@ def lengths(characters: pl.DataFrame, difficulty: Store | None) -> pl.DataFrame:
     ratio = int(tokenised["counted"].sum()) / max(1, int(tokenised["characters"].sum()))
     estimate = pl.col("counted").cast(pl.Float64).fill_null(pl.col("characters") * ratio)
     return samples.select("sample_id", tokens=estimate)
-
-
-def not_in_batches(rows: pl.DataFrame, workspace: Workspace, grades: Store) -> pl.DataFrame:
-    """Those of `rows` (sample_id) that no open batch asks for the grades of this store: the others are bought."""
-    asked = question_of(workspace.settings, grades.fingerprint)
-    return rows.join(Shelf(workspace.batches).samples(asked), on="sample_id", how="anti")
 
 
 def grader_tokens(

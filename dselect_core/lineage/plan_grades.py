@@ -6,8 +6,9 @@ from functools import partial
 
 import polars as pl
 
+from dselect_core.graders.open_batches import not_in_batches
 from dselect_core.kinds import FromSamples
-from dselect_core.lineage.cost_estimates import grader_tokens, not_in_batches
+from dselect_core.lineage.cost_estimates import grader_tokens
 from dselect_core.lineage.plan import Bought, Step
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.scores.update import ScoreTodo

@@ -17,6 +17,7 @@ from dselect_core.pool.near_duplicates import reasons_not_chosen
 from dselect_core.pool.store_of_sources import one_store
 from dselect_core.select.candidate_pool import Pool, Targets
 from dselect_core.select.judges_spec import GRADES, JudgesSpec, kind_of_judge
+from dselect_core.select.rounding import usable_vectors
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet, read_with_metadata
 from dselect_core.storage.score_store import Store, Vectors
@@ -62,6 +63,23 @@ def pool_vectors(workspace: Workspace, index: Index, name: str) -> Vectors:
     vectors = store.read_array(index.frame)
     _require_all(store, index, name, vectors.keys)
     return vectors
+
+
+def unit_embeddings(workspace: Workspace, index: Index, ids: pl.Series) -> tuple[pl.Series, np.ndarray] | None:
+    """(ids, float32 [n, d] of length 1), ascending, of those among `ids` that have a usable embedding.
+
+    No other vectors of the pool are read. None where the pool has no embeddings of one provenance.
+    """
+    fingerprints = index.fingerprints.get("embeddings", [])
+    if len(fingerprints) != 1:
+        return None
+    wanted = ids.unique().sort().to_frame("sample_id")
+    vectors = workspace.open_store("embeddings", fingerprints[0]).read_array(wanted)
+    values = vectors.values.astype(np.float32)
+    usable = vectors.present & usable_vectors(values)
+    values = values[usable]
+    units = np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True))
+    return vectors.keys["sample_id"].filter(pl.Series(usable, dtype=pl.Boolean)), units
 
 
 def fingerprint_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:

@@ -12,9 +12,10 @@ import polars as pl
 
 from dselect_core import html_page
 from dselect_core.coreset.coreset import Coreset
+from dselect_core.coreset.diff import by_cause, by_change
+from dselect_core.coreset.export import counted_reasons
 from dselect_core.corpus.sample import message_text
 from dselect_core.kinds import all_kinds
-from dselect_core.pool.overlap import short_reason
 from dselect_core.reports import figures
 from dselect_core.reports.spread import CHOSEN_ROWS, POOL_ROWS, Spread
 from dselect_core.select.strategies import strategy_with_options
@@ -85,13 +86,13 @@ def _changes(made: Coreset) -> Iterator[str]:
     if made.changes is None:
         return
     yield "<h2>What came, left and why</h2>\n"
-    counts = {change: int((made.changes["change"] == change).sum()) for change in ("entered", "left", "kept")}
+    counts = by_change(made.changes)
     yield f"<p>Since it was made last: {', '.join(f'{count:,} {change}' for change, count in counts.items())}.</p>\n"
     moved = made.changes.filter(pl.col("cause").is_not_null())
     if moved.is_empty():
         return
-    by_cause = moved.group_by("change", "cause").len("rows").sort("change", "cause")
-    yield html_page.table(by_cause.columns, by_cause.iter_rows())
+    causes = by_cause(moved)
+    yield html_page.table(causes.columns, causes.iter_rows())
     yield _rows(made, moved.head(_MOVED).select("sample_id", "change", "cause", "rank_before", "rank"))
 
 
@@ -143,9 +144,8 @@ def _left_out(made: Coreset) -> Iterator[str]:
     excluded = made.selection.excluded
     if excluded.is_empty():
         return
-    reasons = excluded.select(reason=pl.col("reason").map_elements(short_reason, return_dtype=pl.String))
     yield "<h2>Could not be chosen</h2>\n"
-    yield html_page.table(["reason", "samples"], reasons["reason"].value_counts().sort("reason").iter_rows())
+    yield html_page.table(["reason", "samples"], list(counted_reasons(excluded["reason"]).items()))
 
 
 def _rows(made: Coreset, rows: pl.DataFrame) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from dselect_core.pool.corpus_index import Index
-from dselect_core.select.rounding import usable_vectors
+from dselect_core.pool.pool_tables import unit_embeddings
 from dselect_core.settings.workspace import Workspace
 
 POOL_ROWS = 2_000
@@ -20,7 +20,6 @@ POOL_ROWS = 2_000
 CHOSEN_ROWS = 5_000
 """Chosen rows that are looked at, in the order of choice."""
 
-_KIND = "embeddings"
 _POINTS = 60
 
 
@@ -62,25 +61,21 @@ def _distances(pool: np.ndarray, taken: np.ndarray, at: list[int]) -> list[float
 
 def read_spread(workspace: Workspace, index: Index, chosen: pl.Series) -> Spread | None:
     """Read the vectors. chosen: ids in the order of choice. None where the pool has no embeddings of one provenance."""
-    fingerprints = index.fingerprints.get(_KIND, [])
-    if len(fingerprints) != 1 or chosen.is_empty():
+    if chosen.is_empty():
         return None
     ids = index.frame["sample_id"]
     taken = chosen.head(CHOSEN_ROWS)
     looked_at = ids.head(POOL_ROWS)
     drawn = ids.sample(min(len(taken), len(ids)), shuffle=True, seed=0)
-    wanted = pl.concat([looked_at, taken, drawn]).unique().sort()
-    vectors = workspace.open_store(_KIND, fingerprints[0]).read_array(wanted.to_frame("sample_id"))
-    if not len(vectors.values):
+    known = unit_embeddings(workspace, index, pl.concat([looked_at, taken, drawn]))
+    if known is None:
         return None
-    values = vectors.values.astype(np.float32)
-    usable = vectors.present & usable_vectors(values)
-    rows = vectors.keys.with_row_index("at").filter(pl.Series(usable))
+    keys, units = known
+    rows = keys.to_frame("sample_id").with_row_index("at")
 
     def of(some: pl.Series) -> np.ndarray:
         found = some.to_frame("sample_id").join(rows, on="sample_id", how="inner", maintain_order="left")
-        part = values[found["at"].to_numpy()]
-        return np.asarray(part / np.linalg.norm(part, axis=1, keepdims=True))
+        return np.asarray(units[found["at"].to_numpy()])
 
     spread = Spread(of(looked_at), of(taken), of(drawn))
     return spread if min(len(spread.pool), len(spread.chosen), len(spread.drawn)) > 1 else None

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from dselect_core.corpus.sample import conform_samples
-from dselect_core.graders.batch.shelf import Shelf
-from dselect_core.graders.open_batches import question_of
+from dselect_core.graders.open_batches import not_in_batches
 from dselect_core.graders.spend import Ledger, Purpose
 from dselect_core.kinds import kind_of
 from dselect_core.pool.future_pool import SourceRows
@@ -37,12 +36,7 @@ def try_grades(workspace: Workspace, count: int, judge: str | None = None) -> Tr
     """
     settings = workspace.settings
     workspace = Workspace(settings.with_graders([settings.grader_of(judge).live]))
-    kind, shelf = kind_of(kind_of_judge(judge)), Shelf(workspace.batches)
-
-    def in_batch(source: str) -> pl.DataFrame:
-        made_by = store_of(workspace.of_source(source), kind.name).fingerprint
-        return shelf.samples(question_of(workspace.settings, made_by))
-
+    kind = kind_of(kind_of_judge(judge))
     rows: dict[str, SourceRows] = {}
     for source in sorted(workspace.settings.sources):
         try:
@@ -51,7 +45,9 @@ def try_grades(workspace: Workspace, count: int, judge: str | None = None) -> Tr
             continue
         rows[source] = SourceRows(conform_samples(samples), landed["version"])
     missing = [
-        todo.missing_rows.join(in_batch(source), on="sample_id", how="anti").select("sample_id", source=pl.lit(source))
+        not_in_batches(todo.missing_rows, workspace, store_of(workspace.of_source(source), kind.name)).select(
+            "sample_id", source=pl.lit(source)
+        )
         for source, todo in todos_of_sources(workspace, kind, rows, None).items()
     ]
     if not missing:

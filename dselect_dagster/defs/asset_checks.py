@@ -1,5 +1,8 @@
 """Asset checks. Blocking ones on partitioned assets carry the partitions, or a bad source would slip through."""
 
+from collections.abc import Callable
+from functools import partial
+
 import dagster as dg
 
 from dselect_core.coreset.candidate_grades import ASSET as CANDIDATE_GRADES
@@ -10,103 +13,117 @@ from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
 
 
-def _result(verdict: checks.Verdict, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=verdict.passed,
-        severity=severity,
-        description=clean(verdict.description),
-        metadata=redact_all(verdict.facts),
+def _check(
+    corpus: Corpus,
+    asset: str,
+    name: str,
+    look: Callable[..., checks.Verdict],
+    description: str,
+    partitions: dg.PartitionsDefinition | None = None,
+    *,
+    blocking: bool = False,
+) -> dg.AssetChecksDefinition:
+    """A check of an asset, or of each of its partitions. look: at the workspace, and at the partition where it has one.
+
+    One that blocks fails as an error, any other as a warning.
+    """
+    severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
+
+    @dg.asset_check(
+        asset=corpus.namespace.key(asset),
+        name=name,
+        blocking=blocking,
+        partitions_def=partitions,
+        description=description,
     )
+    @with_clean_errors
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        place = corpus.open()
+        verdict = look(place) if partitions is None else look(place, context.partition_key)
+        return dg.AssetCheckResult(
+            passed=verdict.passed,
+            severity=severity,
+            description=clean(verdict.description),
+            metadata=redact_all(verdict.facts),
+        )
+
+    return check
 
 
 def asset_checks(corpus: Corpus, needed: frozenset[str]) -> list[dg.AssetChecksDefinition]:
     """The checks of the graph. needed: kinds of score that some recipe reads."""
-    namespace = corpus.namespace
-    raw_dataset, corpus_index, coreset = namespace.keys("raw_dataset", "corpus_index", "coreset")
-
-    @dg.asset_check(
-        asset=raw_dataset,
-        blocking=True,
-        partitions_def=namespace.source,
-        description="rows in = samples + duplicates + quarantined",
-    )
-    @with_clean_errors
-    def every_row_accounted_for(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        return _result(checks.rows_accounted_for(corpus.open(), context.partition_key), dg.AssetCheckSeverity.ERROR)
-
-    @dg.asset_check(
-        asset=raw_dataset,
-        partitions_def=namespace.source,
-        description="at most 5% of the rows in quarantine, or what `checks.quarantine` says",
-    )
-    @with_clean_errors
-    def quarantine_is_small(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        return _result(checks.quarantine_is_small(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
-
-    @dg.asset_check(
-        asset=corpus_index,
-        blocking=True,
-        description="one provenance a kind; no score column mostly null, constant, or out of its range",
-    )
-    @with_clean_errors
-    def scores_are_sound() -> dg.AssetCheckResult:
-        return _result(checks.scores_are_sound(corpus.open(), needed), dg.AssetCheckSeverity.ERROR)
-
-    @dg.asset_check(asset=corpus_index, description="no score is distributed otherwise than over the last pool")
-    @with_clean_errors
-    def scores_have_not_drifted() -> dg.AssetCheckResult:
-        return _result(checks.scores_have_not_drifted(corpus.open(), needed), dg.AssetCheckSeverity.WARN)
-
-    @dg.asset_check(asset=corpus_index, description="no source is left out of the pool")
-    @with_clean_errors
-    def every_source_complete() -> dg.AssetCheckResult:
-        return _result(checks.every_source_complete(corpus.open()), dg.AssetCheckSeverity.WARN)
-
-    @dg.asset_check(
-        asset=corpus_index,
-        description="at most 5% of the pool is held out for what eval sources hold",
-    )
-    @with_clean_errors
-    def little_is_held_out() -> dg.AssetCheckResult:
-        return _result(checks.little_is_held_out(corpus.open()), dg.AssetCheckSeverity.WARN)
-
-    @dg.asset_check(
-        asset=coreset,
-        partitions_def=namespace.recipe,
-        description="every source of the last coreset is in the pool, or was taken out of the settings",
-    )
-    @with_clean_errors
-    def every_source_kept(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        return _result(checks.sources_kept(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
-
-    @dg.asset_check(
-        asset=coreset,
-        partitions_def=namespace.recipe,
-        description="not nearly all of one source, nor with responses a tenth, or ten times, as long as the pool's",
-    )
-    @with_clean_errors
-    def not_collapsed(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        return _result(checks.not_collapsed(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
-
-    @dg.asset_check(
-        asset=coreset,
-        partitions_def=namespace.recipe,
-        description="few of the chosen rows are alike to another chosen one, by the cosine of their embeddings",
-    )
-    @with_clean_errors
-    def few_chosen_are_alike(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        return _result(checks.few_chosen_are_alike(corpus.open(), context.partition_key), dg.AssetCheckSeverity.WARN)
-
+    source, recipe = corpus.namespace.source, corpus.namespace.recipe
     return [
-        every_row_accounted_for,
-        quarantine_is_small,
-        scores_are_sound,
-        scores_have_not_drifted,
-        every_source_complete,
-        little_is_held_out,
-        every_source_kept,
-        not_collapsed,
-        few_chosen_are_alike,
+        _check(
+            corpus,
+            "raw_dataset",
+            "every_row_accounted_for",
+            checks.rows_accounted_for,
+            "rows in = samples + duplicates + quarantined",
+            source,
+            blocking=True,
+        ),
+        _check(
+            corpus,
+            "raw_dataset",
+            "quarantine_is_small",
+            checks.quarantine_is_small,
+            "at most 5% of the rows in quarantine, or what `checks.quarantine` says",
+            source,
+        ),
+        _check(
+            corpus,
+            "corpus_index",
+            "scores_are_sound",
+            partial(checks.scores_are_sound, kinds=needed),
+            "one provenance a kind; no score column mostly null, constant, or out of its range",
+            blocking=True,
+        ),
+        _check(
+            corpus,
+            "corpus_index",
+            "scores_have_not_drifted",
+            partial(checks.scores_have_not_drifted, kinds=needed),
+            "no score is distributed otherwise than over the last pool",
+        ),
+        _check(
+            corpus,
+            "corpus_index",
+            "every_source_complete",
+            checks.every_source_complete,
+            "no source is left out of the pool",
+        ),
+        _check(
+            corpus,
+            "corpus_index",
+            "little_is_held_out",
+            checks.little_is_held_out,
+            "at most 5% of the pool is held out for what eval sources hold",
+        ),
+        _check(
+            corpus,
+            "coreset",
+            "every_source_kept",
+            checks.sources_kept,
+            "every source of the last coreset is in the pool, or was taken out of the settings",
+            recipe,
+        ),
+        _check(
+            corpus,
+            "coreset",
+            "not_collapsed",
+            checks.not_collapsed,
+            "not nearly all of one source, nor with responses a tenth, or ten times, as long as the pool's",
+            recipe,
+        ),
+        _check(
+            corpus,
+            "coreset",
+            "few_chosen_are_alike",
+            checks.few_chosen_are_alike,
+            "few of the chosen rows are alike to another chosen one, by the cosine of their embeddings",
+            recipe,
+        ),
     ]
 
 
@@ -114,31 +131,28 @@ def near_duplicate_checks(corpus: Corpus) -> list[dg.AssetChecksDefinition]:
     """The check of `near_duplicates`; none where the settings do not ask for that asset."""
     if corpus.settings.near_duplicates is None:
         return []
-    near_duplicates = corpus.namespace.key("near_duplicates")
-
-    @dg.asset_check(
-        asset=near_duplicates,
-        description="at most half of the pool is alike to samples that are kept",
-    )
-    @with_clean_errors
-    def few_are_near_duplicates() -> dg.AssetCheckResult:
-        return _result(checks.few_near_duplicates(corpus.open()), dg.AssetCheckSeverity.WARN)
-
-    return [few_are_near_duplicates]
+    return [
+        _check(
+            corpus,
+            "near_duplicates",
+            "few_are_near_duplicates",
+            checks.few_near_duplicates,
+            "at most half of the pool is alike to samples that are kept",
+        )
+    ]
 
 
 def candidate_grade_checks(corpus: Corpus) -> list[dg.AssetChecksDefinition]:
     """The check of `candidate_grades`; none where that asset is not in the graph."""
     if not grades_candidates_only(corpus.settings):
         return []
-
-    @dg.asset_check(
-        asset=corpus.namespace.key(CANDIDATE_GRADES),
-        blocking=True,
-        description="the grades that were asked for are not mostly null, constant, or out of their range",
-    )
-    @with_clean_errors
-    def candidate_grades_are_sound() -> dg.AssetCheckResult:
-        return _result(checks.candidate_grades_are_sound(corpus.open()), dg.AssetCheckSeverity.ERROR)
-
-    return [candidate_grades_are_sound]
+    return [
+        _check(
+            corpus,
+            CANDIDATE_GRADES,
+            "candidate_grades_are_sound",
+            checks.candidate_grades_are_sound,
+            "the grades that were asked for are not mostly null, constant, or out of their range",
+            blocking=True,
+        )
+    ]

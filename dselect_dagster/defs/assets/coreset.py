@@ -14,6 +14,7 @@ import polars.selectors as cs
 from dselect_core.coreset.candidate_grades import ASSET as CANDIDATE_GRADES
 from dselect_core.coreset.coreset import Coreset, make_coreset
 from dselect_core.coreset.coreset import candidates as recipe_candidates
+from dselect_core.coreset.diff import by_cause, by_change
 from dselect_core.coreset.manifest import REVISION
 from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.sample import message_text
@@ -154,13 +155,13 @@ def _difference(new_coreset: Coreset) -> dict[str, Any]:
     """Who came in, left and stayed since the last coreset, and why; whole in changes.parquet."""
     if new_coreset.changes is None:
         return {}
-    counts = {change: int((new_coreset.changes["change"] == change).sum()) for change in ("entered", "left", "kept")}
+    counts = by_change(new_coreset.changes)
     moved = new_coreset.changes.filter(pl.col("cause").is_not_null())
     if moved.is_empty():
         return counts
     return {
         **counts,
-        "why": markdown_table(moved.group_by("change", "cause").len("rows").sort("change", "cause")),
+        "why": markdown_table(by_cause(moved)),
         "who": markdown_table(moved.head(20)),
     }
 

@@ -104,7 +104,7 @@ def _score_asset(
             if not names <= reports.keys():
                 continue
             of_asset = {kind: reports[kind] for kind in sorted(names)}
-            pairs = agreements_of(corpus.open(), context.partition_key, of_asset)
+            pairs = agreements_of(place, source, of_asset)
             versions = [report.version for report in of_asset.values()]
             yield dg.MaterializeResult(
                 asset_key=key,
