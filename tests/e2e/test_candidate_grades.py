@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from dselect_core.lineage.explain import story
+from tests.core.test_candidate_grades import grader
 from tests.e2e.conftest import InState
 from tests.e2e.content import Row, write
 from tests.e2e.graph import Graph, assert_as_planned, errors, materialised
@@ -29,7 +30,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "best": {"strategy": "topk:grade", "budget": 5},
     "wide": {"strategy": "kcenter", "budget": 5},
 }
-PRICE = {"prompt": 1000.0, "completion": 10_000.0}
 USD_A_GRADE = 0.2  # of 100 tokens and 10
 GRADES = ("candidate_grades", None)
 
@@ -71,11 +71,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("graph") / "project"
-
-
-def grader(server: OpenAIServer, **options: Any) -> dict[str, Any]:
-    held = {"base_url": server.base_url, "model": "judge-1", "max_retries": 0, "max_tokens": 10, "concurrency": 4}
-    return held | {"candidates": "only", "usd_per_million_tokens": PRICE} | options
 
 
 def write_rows(graph: Graph, a: list[Row], b: list[Row]) -> None:
