@@ -267,7 +267,8 @@ class Kind:
                 f"kind of score `{self.name}`: columns {frame.columns} were computed; its definition says {names}"
             )
         scalars = [column for column in self.columns if not column.vector]
-        if frame.columns == names and all(frame.schema[column.name] == column.type for column in scalars):
+        schema = frame.schema
+        if list(schema) == names and all(schema[column.name] == column.type for column in scalars):
             return frame  # mostly; a cast takes longer than all else that is done for one row
         return frame.select(names).cast({column.name: column.type for column in scalars})
 

@@ -73,6 +73,7 @@ class Meter:
         self._appender = appender
         self._purpose = current_purpose()
         self._price = spec.price
+        self._has_cap = has_cap(spec)
         self._month = month_of(datetime.now(UTC))
         self._under_way: dict[str, Call] = {}
         self._settled: asyncio.Event | None = None
@@ -107,8 +108,7 @@ class Meter:
             month = month_of(datetime.now(UTC))
             if month != self._month:
                 self._month, self._of_month = month, 0.0
-            reserved = sum(call.usd for call in self._under_way.values())
-            if self._crossed(usd + reserved) is None:
+            if not self._has_cap or self._crossed(usd + sum(call.usd for call in self._under_way.values())) is None:
                 break
             if crossed := self._crossed(usd):  # whatever those under way take
                 raise CapReachedError(crossed)
@@ -187,13 +187,17 @@ class Meter:
 @contextlib.contextmanager
 def open_meter(spec: GraderSpec, ledger: Ledger) -> Iterator[Meter]:
     """The meter of a grading, for the current purpose. With a cap of a month it waits until no other grades."""
-    has_cap = spec.max_usd is not None or spec.max_usd_per_month is not None
     waiting = f"{spec.key}.max_usd_per_month: another process grades; this one waits until it has ended."
     alone = one_at_a_time(ledger.root, waiting) if spec.max_usd_per_month is not None else contextlib.nullcontext()
     with alone:
-        earlier = [ledger.calls(month, spec.price) for month in ledger.months()[-2:]] if has_cap else []
+        earlier = [ledger.calls(month, spec.price) for month in ledger.months()[-2:]] if has_cap(spec) else []
         with ledger.appender(month_of(datetime.now(UTC))) as appender:
             yield Meter(spec, pl.concat(earlier) if earlier else None, appender)
+
+
+def has_cap(spec: GraderSpec) -> bool:
+    """Whether the settings say what may be spent at most."""
+    return spec.max_usd is not None or spec.max_usd_per_month is not None
 
 
 def most_prompt_tokens_of(chat: Sequence[Mapping[str, str]]) -> int:

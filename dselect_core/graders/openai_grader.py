@@ -11,6 +11,7 @@ only replies that nobody should have taken for a grade are refused.
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,7 +106,12 @@ async def _session(spec: GraderSpec, form: JudgeForm, meter: Meter, key: str) ->
         if client.base_url.userinfo:  # sent as a header; aiohttp refuses an address that holds it beside one
             transport.auth = (client.base_url.username, client.base_url.password)
             client.base_url = client.base_url.copy_with(userinfo=b"")
-        yield Session(client, spec, form, meter)
+        # Looking through all that was there before (torch's modules) for garbage would be a tenth of the work.
+        gc.freeze()
+        try:
+            yield Session(client, spec, form, meter)
+        finally:
+            gc.unfreeze()
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
