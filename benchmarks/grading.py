@@ -4,7 +4,9 @@
     python -m benchmarks.grading --limit 20        # 400 grades, 20 a second at most, with and without retry-after
 
 The endpoint is a process of its own on loopback (aiohttp), so that its work is not counted as the client's; it counts
-the calls. Ideal: rows x latency / calls under way. All that a grade takes is in the time: asking, reading, making rows.
+the calls. Ideal: rows x latency / calls under way. All that a grade takes in a refresh is in the time: asking, reading,
+each call's lines in the ledger and each grade in the log on the disk before the next call. Memory: what the process's
+peak grows by.
 The ratio needs two free cores; the CPU milliseconds a row mean the same on a busy machine.
 """
 
@@ -13,15 +15,22 @@ import asyncio
 import json
 import multiprocessing
 import os
+import resource
 import time
 from multiprocessing.connection import Connection
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
+from upath import UPath
 
 from benchmarks.measure import table
-from dselect_core.graders.grades import grade
+from dselect_core.graders.grades import GRADES, grade
+from dselect_core.graders.meter import open_meter
+from dselect_core.graders.spend import Ledger
 from dselect_core.settings.grader_spec import GraderSpec
+from dselect_core.storage.appender import Appender
+from dselect_core.storage.score_store import Store
 
 _MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
@@ -99,9 +108,20 @@ def _samples(count: int) -> pl.DataFrame:
 def _run(endpoint: Endpoint, count: int, concurrency: int) -> tuple[float, float, int]:
     """Wall and CPU seconds, and the rows without a grade."""
     samples, spec = _samples(count), GraderSpec(base_url=endpoint.base_url, model="m", concurrency=concurrency)
-    wall, cpu = time.perf_counter(), time.process_time()
-    graded = grade(samples, spec)
-    return time.perf_counter() - wall, time.process_time() - cpu, graded["grade"].null_count()
+    with TemporaryDirectory() as folder:
+        store = Store(UPath(folder) / "grades" / "asked", keys=GRADES.keys, retry_column=GRADES.reason_column)
+        wall, cpu = time.perf_counter(), time.process_time()
+        with (
+            open_meter(spec, Ledger(UPath(folder) / "spend")) as meter,
+            Appender(store, 4096, 30.0, GRADES.conforming, costly=True) as kept,
+        ):
+            graded = grade(samples, spec, emit=kept.add, meter=meter)
+        return time.perf_counter() - wall, time.process_time() - cpu, graded["grade"].null_count()
+
+
+def _peak() -> float:
+    """MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -127,11 +147,18 @@ def main() -> None:
     for at_once in options.at_once:
         with Endpoint(options.latency) as endpoint:
             _run(endpoint, 20, 8)  # imports
+            before = _peak()
             wall, cpu, lost = _run(endpoint, count, at_once)
         ideal = count * options.latency / at_once
-        figures = [f"{wall:.2f}", f"{ideal:.2f}", f"{wall / ideal:.2f}", f"{1000 * cpu / count:.2f}", str(lost)]
-        rows.append([str(at_once), *figures])
-    print(table(["under way", "seconds", "ideal", "ratio", "CPU ms a row", "rows lost"], rows))
+        figures = [
+            f"{wall:.2f}",
+            f"{ideal:.2f}",
+            f"{wall / ideal:.2f}",
+            f"{1000 * cpu / count:.2f}",
+            f"{_peak() - before:.0f}",
+        ]
+        rows.append([str(at_once), *figures, str(lost)])
+    print(table(["under way", "seconds", "ideal", "ratio", "CPU ms a row", "MiB", "rows lost"], rows))
 
 
 if __name__ == "__main__":

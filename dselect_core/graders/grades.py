@@ -167,7 +167,10 @@ def _heuristic(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | Non
 def _openai(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made, meter: Meter) -> list[Row]:
     pairs = list(samples.select("sample_id", "messages").iter_rows())
 
-    judged = openai_grader.judge(pairs, spec, meter, progress, lambda at, j: made([_judged(spec, pairs[at][0], j)]))
+    def keep(judged: list[tuple[int, Judgement]]) -> None:
+        made([_judged(spec, pairs[at][0], judgement) for at, judgement in judged])
+
+    judged = openai_grader.judge(pairs, spec, meter, progress, keep)
     return [_judged(spec, sample_id, j) for (sample_id, _), j in zip(pairs, judged, strict=True)]
 
 

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dselect_core.errors import DselectError
@@ -31,6 +31,7 @@ from dselect_core.graders.rate_headers import allowance, retry_after
 from dselect_core.kinds import NOT_TRIED
 from dselect_core.progress import Progress
 from dselect_core.settings.grader_spec import GraderSpec
+from dselect_core.storage.group_commit import GroupCommit
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -59,6 +60,7 @@ class Session:
     def __init__(self, client: "AsyncOpenAI", spec: GraderSpec, form: JudgeForm, meter: Meter) -> None:
         """client: with max_retries=0; a call is tried again here. meter: counts what the calls cost."""
         self._client = client
+        self._address = str(client.base_url.join("chat/completions"))  # whole: to join it takes a while at each call
         self._spec = spec
         self._meter = meter
         self._pace = Pace(spec.concurrency, spec.rpm, spec.tpm)
@@ -77,9 +79,10 @@ class Session:
         total: int,
         chat_of: Callable[[int], Chat],
         progress: Progress | None,
-        on_judged: Callable[[int, Judgement], None],
+        keep: Callable[[list[tuple[int, Judgement]]], None],
     ) -> list[Judgement]:
-        """Judge the chats 0 … total - 1; the result is in their order. on_judged: told of each, with its number.
+        """Judge the chats 0 … total - 1; the result is in their order. keep: writes those that it is given, with their
+        numbers: each once, and before another call begins in its place.
 
         Raises DselectError when the endpoint answered none, and each failed for a reason that all would meet.
         """
@@ -87,21 +90,22 @@ class Session:
         # Rows that are asked or wait: as many wait for a later try as are under way.
         rows = asyncio.Semaphore(2 * self._spec.concurrency)
         done = 0
+        judged = GroupCommit(keep)
 
-        def finish(at: int, judgement: Judgement) -> None:
+        async def finish(at: int, judgement: Judgement) -> None:
             nonlocal done
             results[at] = judgement
-            on_judged(at, judgement)
+            await judged.kept((at, judgement))
             done += 1
             if progress is not None:
                 progress(done, total)
 
-        def release(of_rows: bool, before: float = math.inf) -> None:
+        async def release(of_rows: bool, before: float = math.inf) -> None:
             held = [each for each in self._held if each.number < before]
             self._held = self._held[len(held) :]
             for _, at, failure in held:
                 is_attempt = of_rows and failure.may_be_the_row
-                finish(at, Judgement(error=failure.error if is_attempt else NOT_TRIED + failure.error))
+                await finish(at, Judgement(error=failure.error if is_attempt else NOT_TRIED + failure.error))
 
         async def one(at: int) -> None:
             try:
@@ -122,32 +126,34 @@ class Session:
             last = self._held[-1].failure
             if not works and not self._answered and (last.for_all or self._stopped is not None):
                 raise DselectError(self._stopped or last.remedy)
-            release(works)
+            await release(works)
         return [each if each is not None else Judgement(error=f"{NOT_TRIED}not asked") for each in results]
 
     async def _refuse_or_ask(
         self,
         at: int,
         chat_of: Callable[[int], Chat],
-        finish: Callable[[int, Judgement], None],
-        release: Callable[..., None],
+        finish: Callable[[int, Judgement], Awaitable[None]],
+        release: Callable[..., Awaitable[None]],
     ) -> None:
         if self._stopped is not None:
             if not self._answered:
                 raise DselectError(self._stopped)
             # Grades already bought are kept; the others are asked again by the next run.
-            finish(at, Judgement(error=NOT_TRIED + self._stopped))
+            await finish(at, Judgement(error=NOT_TRIED + self._stopped))
             return
         outcome, failures_before = await self._ask_until(chat_of(at), release)
         if isinstance(outcome, Judgement):
             # A call that was under way as another failed may have been answered before the endpoint broke.
-            release(True, before=failures_before)
-            finish(at, outcome)
+            await release(True, before=failures_before)
+            await finish(at, outcome)
             return
         self._held.append(_Held(self._failures, at, outcome))
         self._failures += 1
 
-    async def _ask_until(self, chat: Chat, release: Callable[..., None]) -> tuple[Judgement | CallFailure, int]:
+    async def _ask_until(
+        self, chat: Chat, release: Callable[..., Awaitable[None]]
+    ) -> tuple[Judgement | CallFailure, int]:
         """The judgement, or the failure after which a row is not tried again; how many rows had failed before."""
         characters = sum(len(message["content"]) for message in chat)
         tries = refused = refused_alone = 0
@@ -176,7 +182,7 @@ class Session:
             await asyncio.sleep(back_off(tries))
             tries += 1
 
-    async def _look_whether_it_works(self, failure: CallFailure, release: Callable[..., None]) -> None:
+    async def _look_whether_it_works(self, failure: CallFailure, release: Callable[..., Awaitable[None]]) -> None:
         """After as many failed calls in a row as cannot be chance: whether it is the rows or the endpoint."""
         self._failed_calls += 1
         # What a refused key says is no chance.
@@ -191,7 +197,7 @@ class Session:
                 works = await self._works(self._spec.max_retries)
             if works:
                 self._failed_calls = 0
-                release(True, before=failures_before)
+                await release(True, before=failures_before)
             elif self._failed_calls >= enough:  # and no later call was answered meanwhile
                 self._stop(failure.remedy)
 
@@ -244,7 +250,7 @@ class Session:
                 self._end_failed(call, failure, _headers_of(error))
             return failure
         if call is not None:
-            # Another call may go now, but it goes only when this task waits: by then its caller has kept the answer.
+            # Another call may go now. Before it is sent its own line in the ledger is written, and the answer with it.
             self._answered += 1
             self._failed_calls = 0
             tokens = None
@@ -307,7 +313,7 @@ class Session:
             # As bytes: the client's own way takes 1 ms more for what is not needed here, holds a reply of any size,
             # and takes any body for a completion.
             response: Any = await self._client.post(
-                "/chat/completions", cast_to=httpx2.Response, body=body, stream=True, stream_cls=AsyncStream[Any]
+                self._address, cast_to=httpx2.Response, body=body, stream=True, stream_cls=AsyncStream[Any]
             )
             try:
                 reply = await _read_bounded(response)

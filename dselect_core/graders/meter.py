@@ -18,6 +18,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import polars as pl
@@ -36,6 +37,7 @@ from dselect_core.graders.spend import (
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.storage.appender import Appender
 from dselect_core.storage.folder_lock import one_at_a_time
+from dselect_core.storage.group_commit import GroupCommit
 
 _PER_MESSAGE, _PER_CALL = 16, 256
 """Tokens that an endpoint may add to what is sent: roles, a schema, a word of its own before it."""
@@ -77,6 +79,7 @@ class Meter:
         self._month = month_of(datetime.now(UTC))
         self._under_way: dict[str, Call] = {}
         self._settled: asyncio.Event | None = None
+        self._lines = GroupCommit(self._write)
         self._of_run = self._of_month = 0.0
         if earlier is not None:
             if spec.name is not None:  # the caps of others are theirs; what no name was kept of may be this one's
@@ -97,9 +100,11 @@ class Meter:
         except BaseException as error:
             if not call.is_answered and (body := _body_of(error)) is not None:
                 call.answered(body)
-            self._settle(call, is_free=_is_free(error))
+            written = self._settle(call, is_free=_is_free(error))
+            if isinstance(error, Exception):  # who is cancelled waits for nothing more
+                await written
             raise
-        self._settle(call, is_free=False)
+        await self._settle(call, is_free=False)
 
     async def _reserve(self, chat: Sequence[Mapping[str, str]], most_completion_tokens: int) -> Call:
         most_prompt_tokens = most_prompt_tokens_of(chat)
@@ -115,8 +120,12 @@ class Meter:
             self._settled = self._settled or asyncio.Event()
             await self._settled.wait()
         call = Call(uuid4().hex, datetime.now(UTC), most_prompt_tokens, most_completion_tokens, usd)
-        self._write(call, None)
         self._under_way[call.call_id] = call
+        try:
+            await self._lines.kept((call, None))
+        except BaseException:
+            self._settle(call, is_free=True)  # nothing was sent
+            raise
         return call
 
     def fitting(
@@ -147,7 +156,8 @@ class Meter:
             )
         return None
 
-    def _settle(self, call: Call, *, is_free: bool) -> None:
+    def _settle(self, call: Call, *, is_free: bool) -> asyncio.Future[None]:
+        """A call has ended. The future is done when the ledger says so."""
         del self._under_way[call.call_id]
         took, outcome = call.usd, UNKNOWN
         prompt, completion = call.tokens
@@ -158,15 +168,17 @@ class Meter:
         self._of_run += took
         if month_of(call.begun_at) == self._month:
             self._of_month += took
-        self._write(call, outcome)
         if self._settled is not None:
             self._settled.set()
             self._settled = None
+        return self._lines.kept((call, outcome))
 
-    def _write(self, call: Call, outcome: str | None) -> None:
-        if self._appender is None:
-            return
-        row = {
+    def _write(self, lines: list[tuple[Call, str | None]]) -> None:
+        if self._appender is not None:
+            self._appender.add(pl.DataFrame([self._line(*line) for line in lines], schema=CALLS))
+
+    def _line(self, call: Call, outcome: str | None) -> dict[str, Any]:
+        return {
             "call_id": call.call_id,
             "begun_at": call.begun_at,
             "run": self._purpose.run,
@@ -181,7 +193,6 @@ class Meter:
             "completion_tokens": call.tokens[1],
             "outcome": outcome,
         }
-        self._appender.add(pl.DataFrame([row], schema=CALLS))
 
 
 @contextlib.contextmanager

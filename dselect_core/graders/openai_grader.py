@@ -56,11 +56,11 @@ def judge(
     spec: GraderSpec,
     meter: Meter,
     progress: Progress | None = None,
-    on_judged: Callable[[int, Judgement], None] = lambda at, judgement: None,
+    keep: Callable[[list[tuple[int, Judgement]]], None] = lambda judged: None,
 ) -> list[Judgement]:
     """Judge (sample_id, messages) pairs, `spec.concurrency` at a time; the result is in the order given.
 
-    on_judged: told of each as it arrives, with its position.
+    keep: given each as it arrives, with its position, for the caller to write.
 
     Raises DselectError for a missing key or rubric, and when every call fails for a reason that is not the sample's.
     """
@@ -71,9 +71,7 @@ def judge(
 
     async def run() -> list[Judgement]:
         async with _session(spec, form, meter, key) as session:
-            return await session.judge(
-                len(samples), lambda at: form.prompt.chat(*samples[at], rubric), progress, on_judged
-            )
+            return await session.judge(len(samples), lambda at: form.prompt.chat(*samples[at], rubric), progress, keep)
 
     return _run(run())
 

@@ -6,7 +6,7 @@ longer and longer; then one call goes ahead, and the others follow when it is ta
 way, which grows back by one a round; and what was taken between two refusals, over the whole time, is the rate that is
 kept from then on. It grows slowly at first and faster the longer all goes well, so a short trouble is soon forgotten.
 
-The start is slow (an eighth of the calls, one more with each answer), so an unknown limit is met with few calls.
+The start is slow (an eighth of the calls, two more with each answer), so an unknown limit is met with few calls.
 Trade-offs: at a high latency the first rounds are not full; a limit that many share is met again and again, with a few
 refused calls each time. Rates of the settings are kept by even distances, not in bursts; tokens are paid after a call,
 so the first minute may hold one call more.
@@ -194,7 +194,7 @@ class Pace:
 
     def _grow(self, now: float) -> None:
         unrefused = self._calls.learnt == math.inf
-        self._at_once = min(self._most, self._at_once + (1 if unrefused else 1 / self._at_once))
+        self._at_once = min(self._most, self._at_once + (2 if unrefused else 1 / self._at_once))
         if not unrefused and self._flows_since is not None:
             # By a sixth in six seconds, to the double in thirteen, and then faster still.
             by = min(0.5, 0.008 * (now - self._flows_since)) * min(1.0, now - self._grew)

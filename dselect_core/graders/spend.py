@@ -181,8 +181,13 @@ def spend_figures(workspace: Workspace, purpose: Purpose) -> dict[str, str | int
     }
     if calls["usd"].null_count() < calls.height:
         figures |= {
-            "spent (USD)": float(of_run["usd"].sum()),
-            "spent on this source ever (USD)": float(of_source["usd"].sum()),
-            "spent this month, all sources (USD)": float(of_month["usd"].sum()),
+            "spent (USD)": _shown(of_run),
+            "spent on this source ever (USD)": _shown(of_source),
+            "spent this month, all sources (USD)": _shown(of_month),
         }
     return figures
+
+
+def _shown(calls: pl.DataFrame) -> float:
+    """Their dollars, without the last digits of a sum of floats."""
+    return round(float(calls["usd"].sum()), 6)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from dselect_core.errors import DselectError
-from dselect_core.kinds import kind_of
 from dselect_core.lineage.plan import Reasons, Step
 from dselect_core.lm import target_model
 from dselect_core.lm.load import IDENTITIES, identity
-from dselect_core.pool.corpus_index import needed_kinds
+from dselect_core.pool.corpus_index import needs_model
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.settings.workspace import Workspace
 
@@ -36,9 +35,9 @@ def future_model(
         expected = None
     why = why or lost_why
     is_made = why is not None or not record or expected != record.get("identity")
-    step = Step(*MODEL, why or "the model is another one") if is_made else None
-    # What no score depends on is not asked: a model of an older version's record would be opened for it.
-    is_read = any(kind_of(name).reads_model(workspace.settings) for name in needed_kinds(workspace.settings))
+    # What nothing depends on is neither made nor asked: a model of an older version's record would be opened for it.
+    is_read = needs_model(workspace.settings)
+    step = Step(*MODEL, why or "the model is another one") if is_made and is_read else None
     known = target_model.known_provenance(workspace, expected) if expected is not None and is_read else None
     return known, step, problem
 

@@ -231,6 +231,27 @@ def few_chosen_are_alike(workspace: Workspace, recipe: str) -> Verdict:
     return Verdict(share <= spec.alike_chosen, told, facts)
 
 
+def losses_do_not_depend_on_the_batch(workspace: Workspace) -> Verdict:
+    """No sample of a probe has another loss alone than in a batch, beyond float noise (batch_invariance.py)."""
+    from dselect_core.lineage.batch_invariance import batch_differences  # opens the model
+
+    found = batch_differences(workspace)
+    if found is None:
+        return Verdict(True, "no row has a loss, so nobody looked", {"known": False})
+    rows, noise = found
+    most = workspace.settings.checks.batch_difference
+    most = noise if most is None else most
+    off = rows.filter(pl.col("difference") > most)
+    facts: dict[str, Any] = {"probed": rows.height, "largest_difference": float(rows["difference"][0])}
+    if off.height:
+        told = off.head(_TOLD).select("sample_id", "in_batch", "alone").iter_rows()
+        facts["rows"] = [f"{name}: {in_batch:.5f} in a batch, {alone:.5f} alone" for name, in_batch, alone in told]
+    told_of = (
+        f"{off.height} of {rows.height} rows have a loss that differs by more than {most:g} nats alone and in a batch"
+    )
+    return Verdict(off.is_empty(), f"{told_of}; the largest difference is {facts['largest_difference']:.2g}", facts)
+
+
 def every_source_complete(workspace: Workspace) -> Verdict:
     """No source is left out of the pool; the reasons of those that are."""
     index = read_index(workspace)

@@ -61,6 +61,12 @@ def kinds_of_sources(settings: Settings) -> frozenset[str]:
     return needed - {GRADES} if grades_candidates_only(settings) else needed
 
 
+def needs_model(settings: Settings) -> bool:
+    """Whether the target model is read at all: by a score that a recipe reads, or tuned for a trial."""
+    is_tried = settings.trials.model is None and any(spec.trial for spec in settings.coresets.values())
+    return is_tried or any(kind_of(name).reads_model(settings) for name in needed_kinds(settings))
+
+
 def needs_neighbors(settings: Settings) -> bool:
     """Whether each sample's nearest other sample is read: by scores of samples with shots, or by near-duplicates."""
     return settings.near_duplicates is not None or any(not kind_of(name).by_source for name in needed_kinds(settings))

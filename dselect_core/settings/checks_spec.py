@@ -21,3 +21,9 @@ class ChecksSpec(StrictModel):
     )
     alike: float = Field(0.99, gt=0, le=1, description="cosine of two chosen samples from which they are alike")
     alike_chosen: float = Field(0.1, ge=0, le=1, description="chosen rows alike to another; more is a warning")
+    batch_difference: float | None = Field(
+        None,
+        gt=0,
+        description="nats by which the loss of a sample may differ alone and in a batch, on a probe of 32; more is a "
+        "warning. By default what is noise in the model's number type",
+    )

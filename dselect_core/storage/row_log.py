@@ -29,6 +29,7 @@ from dselect_core.storage.files import flush_folder, make_folder
 SYNC_ROWS = 50
 """Rows after which the log is flushed to the disk: before the next hundred are asked."""
 
+_SYNC = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 _HEAD = struct.Struct("<I32s")  # bytes of the rows, and the check in hexadecimal
 
 
@@ -63,7 +64,7 @@ class RowLog:
             record = record[os.write(self._descriptor, record) :]
         self._unsynced_rows += frame.height
         if self._unsynced_rows >= SYNC_ROWS:
-            os.fsync(self._descriptor)
+            _SYNC(self._descriptor)
             self._unsynced_rows = 0
 
     def discard(self) -> None:

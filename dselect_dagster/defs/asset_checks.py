@@ -73,6 +73,13 @@ def asset_checks(corpus: Corpus, needed: frozenset[str]) -> list[dg.AssetChecksD
         ),
         _check(
             corpus,
+            "warmup_model",
+            "losses_do_not_depend_on_the_batch",
+            checks.losses_do_not_depend_on_the_batch,
+            "no sample of a probe has another loss alone than in a batch with others",
+        ),
+        _check(
+            corpus,
             "corpus_index",
             "scores_are_sound",
             partial(checks.scores_are_sound, kinds=needed),

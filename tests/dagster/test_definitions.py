@@ -76,6 +76,9 @@ def test_partitions_are_sources_and_recipes_and_what_looks_across_rows_has_none(
     ) | {"trial": "trial"}
 
 
+OF_A_MODEL = {"embeddings", "difficulty_scores", "activations", "neighbors", "miwv_values"}
+
+
 @pytest.mark.parametrize(
     ("recipes", "idle"),
     [
@@ -86,6 +89,8 @@ def test_partitions_are_sources_and_recipes_and_what_looks_across_rows_has_none(
             {"embeddings", "difficulty_scores", "dependability_grades", "neighbors", "miwv_values"},
         ),
         ({"w": RECIPES["weak"]}, {"activations", "dependability_grades"}),
+        ({"g": {"strategy": "topk:grade", "budget": 2}}, {*OF_A_MODEL, "warmup_model"}),
+        ({"r": {"strategy": "random", "budget": 2}}, {*OF_A_MODEL, "warmup_model", "dependability_grades"}),
     ],
 )
 def test_a_score_that_no_recipe_reads_is_not_requested(recipes: dict[str, object], idle: set[str]) -> None:
@@ -98,6 +103,16 @@ def test_a_score_that_no_recipe_reads_is_not_requested(recipes: dict[str, object
 
 
 EVAL = {"a": {"path": "a.json"}, "held": {"path": "h.json", "role": "eval"}}
+
+
+def test_a_model_is_made_for_a_trial_alone_where_it_is_the_one_that_is_tuned() -> None:
+    def is_made(**trials: object) -> bool:
+        recipe = {"strategy": "random", "budget": 2, "trial": True}
+        graph = build_definitions(settings(coresets={"r": recipe}, sources=EVAL, trials=trials)).resolve_asset_graph()
+        return graph.get(dg.AssetKey("warmup_model")).automation_condition is not None
+
+    assert is_made()
+    assert not is_made(model="another/model")
 
 
 def test_trials_and_their_checks_are_there_where_a_recipe_is_tried() -> None:

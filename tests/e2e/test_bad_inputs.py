@@ -193,12 +193,13 @@ def test_a_budget_the_pool_cannot_fill(tmp_path: Path, budget: Any, message: str
 
 def test_a_model_path_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    done = project(
-        tmp_path, model={"path": "./nothing"}, coresets={"d": {"strategy": "topk:upd", "budget": 2}}
-    ).refresh()
+    read = {"d": {"strategy": "topk:upd", "budget": 2}}
+    done = project(tmp_path, model={"path": "./nothing"}, coresets=read).refresh()
     assert "nothing: this folder is not a Hugging Face model (no config.json)" in errors(done)
-    missing = project(tmp_path, model={"path": "./gone"}).refresh()
+    missing = project(tmp_path, model={"path": "./gone"}, coresets=read).refresh()
     assert "gone: no such folder" in errors(missing)
+    # What nothing reads is not looked for.
+    assert project(tmp_path, model={"path": "./gone"}).refresh().is_whole
 
 
 def test_a_tokenizer_without_a_chat_template_falls_back_and_says_so(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from dselect_core.pool.corpus_index import needs_model
 from dselect_core.pool.held_out import candidate_samples
 from dselect_dagster.defs.automation_condition import once_there_is_data
 from dselect_dagster.defs.corpus import Corpus
@@ -21,7 +22,7 @@ def warmup_model(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
         kinds={"torch", "huggingface"},
         owners=corpus.settings.owners,
         code_version=code_version,
-        automation_condition=once_there_is_data(corpus.namespace),
+        automation_condition=once_there_is_data(corpus.namespace) if needs_model(corpus.settings) else None,
         description=(
             "The model whose losses, states and neurons are the scores. The builtin one is tuned here on a small "
             "seeded part of the pool; any other is resolved, opened and identified by its weights. Pinned on purpose: "
