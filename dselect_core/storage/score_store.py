@@ -35,6 +35,7 @@ from dselect_core.storage import vector_file
 from dselect_core.storage.deduplicate import sort_and_deduplicate
 from dselect_core.storage.files import parquet_bytes, read_bytes, write_bytes, write_text
 from dselect_core.storage.json_file import parse_json
+from dselect_core.storage.lookup import parts_with
 from dselect_core.storage.store_folder import (
     CHECK,
     PROVENANCE,
@@ -313,20 +314,7 @@ class Store:
             for_duplicates = [WRITTEN_AT, *([self.retry_column] if self.retry_column else [])]
             columns = list(dict.fromkeys([*columns, *for_vectors, *for_duplicates]))
         folder, wanted_keys = self._store_folder, wanted.select(self.keys)
-
-        def only_wanted(frame: pl.DataFrame) -> pl.DataFrame:
-            return frame.join(wanted_keys, on=list(self.keys), how="semi", nulls_equal=True)
-
-        def read_wanted(listed: ListedPart) -> Part | None:
-            keys = folder.read_keys(listed)
-            if keys is None or (matching_keys := only_wanted(keys.frame)).is_empty():
-                return None
-            if columns is not None and set(columns) <= set(matching_keys.columns):
-                return replace(keys, frame=matching_keys.select(columns))
-            part = folder.read_part(listed, columns)
-            return None if part is None else replace(part, frame=only_wanted(part.frame))
-
-        parts = folder.collect_once(read_wanted)
+        parts = parts_with(folder, wanted_keys, columns)
         if not parts:  # no rows, but any one part gives the columns
             first_part = folder.collect_once(lambda listed: folder.read_part(listed, columns), limit=1)
             parts = [replace(part, frame=part.frame.clear()) for part in first_part]
