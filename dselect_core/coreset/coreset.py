@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -11,7 +12,7 @@ from dselect_core.coreset.diff import SCHEMA as CHANGES
 from dselect_core.coreset.diff import changes, counted
 from dselect_core.coreset.export import write_coreset
 from dselect_core.coreset.manifest import is_of, make_manifest, read_manifest, sources_left
-from dselect_core.coreset.published import publish, read_version, restore
+from dselect_core.coreset.published import PublishedVersion, publish, read_version
 from dselect_core.coreset.spec import read_spec, spec_version
 from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
@@ -42,8 +43,9 @@ _log = logging.getLogger(__name__)
 class Coreset:
     """A coreset as it was made.
 
-    counts: as in its manifest. version: hash of the chosen ids in order. changes: who entered, left and stayed, and why
-    (diff.py); None where there was no coreset before.
+    counts: as in its manifest. version: hash of the chosen ids in order. changes: who entered, left and stayed since it
+    was made before, and why (diff.py); None where there was none. last_moved: the same of the last time that its
+    version moved, which changes.parquet keeps.
     """
 
     spec: CoresetSpec
@@ -53,6 +55,7 @@ class Coreset:
     counts: dict[str, int]
     version: str
     changes: pl.DataFrame | None
+    last_moved: pl.DataFrame | None
 
 
 @dataclass(frozen=True)
@@ -155,17 +158,22 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
             "examples": len(pool.targets),
             "sources": index.targets,
         }
-    changed = _changes(workspace, recipe, spec, selection, manifest)
-    if changed is not None:
-        manifest["changes"] = counted(changed)
+    manifest["version"] = version = digest(selection.order["sample_id"])
+    last = _last_made(workspace, recipe)
+    changed = None if last is None else _changes(workspace, last, spec, selection, manifest)
+    is_kept = last is not None and last.version == version and last.changes is not None and last.changes.height
+    moved = last.changes if last is not None and is_kept else changed
+    if moved is not None:
+        manifest["changes"] = counted(moved)
     if selection.saved is not None and selection.saved_changed:
         write_saved_order(selection.saved, workspace.orders / f"{selection.saved.key}.parquet")
     samples = pool_samples(workspace, index)
     raise_if_stopped()  # nothing is published after it
-    written_changes = pl.DataFrame(schema=CHANGES) if changed is None else changed
-    counts = write_coreset(workspace.coreset(recipe), selection, samples, manifest, written_changes, publish)
+    written_changes = pl.DataFrame(schema=CHANGES) if moved is None else moved
+    write = partial(publish, keep=workspace.settings.keep_versions)
+    counts = write_coreset(workspace.coreset(recipe), selection, samples, manifest, written_changes, write)
     _drop_unused_orders(workspace)
-    return Coreset(spec, selection, pool, samples, counts, digest(selection.order["sample_id"]), changed)
+    return Coreset(spec, selection, pool, samples, counts, version, changed, moved)
 
 
 def _of_round(record: RoundRecord) -> dict[str, Any]:
@@ -174,26 +182,45 @@ def _of_round(record: RoundRecord) -> dict[str, Any]:
     return {**facts, "version": record.version, "came_in": record.came_in.height}
 
 
-def _changes(
-    workspace: Workspace, recipe: str, spec: CoresetSpec, selection: Selection, manifest: dict[str, Any]
-) -> pl.DataFrame | None:
-    """Against the coreset that was made last; None if there is none, or if the order it was cut from is lost.
+@dataclass(frozen=True)
+class _LastMade:
+    """The coreset that was made last. changes: None where it has no such table (version 0.1), or a damaged one."""
 
-    One whose files are damaged counts as none, and the log says so.
-    """
-    folder = workspace.coreset(recipe)
-    restore(folder)
+    manifest: dict[str, Any]
+    order: pl.DataFrame
+    changes: pl.DataFrame | None
+
+    @property
+    def version(self) -> str:
+        return digest(self.order["sample_id"])
+
+    @classmethod
+    def of(cls, made: PublishedVersion) -> "_LastMade":
+        try:
+            moved = made.read_table("changes.parquet")
+        except (FileNotFoundError, DamagedFileError):
+            moved = None
+        return cls(made.manifest, made.read_table("order.parquet"), moved)
+
+
+def _last_made(workspace: Workspace, recipe: str) -> _LastMade | None:
+    """None where there is none. One whose files are damaged counts as none, and the log says so."""
     try:
-        last_manifest, last_chosen = read_version(
-            folder, lambda last: (last.manifest, last.read_table("order.parquet"))
-        )
+        return read_version(workspace.coreset(recipe), _LastMade.of)
     except FileNotFoundError:
         return None
     except DamagedFileError as error:
         _log.warning("coreset %s is not compared with the last one: %s", recipe, error)
         return None
+
+
+def _changes(
+    workspace: Workspace, last: _LastMade, spec: CoresetSpec, selection: Selection, manifest: dict[str, Any]
+) -> pl.DataFrame | None:
+    """Against the coreset that was made last; None if the order it was cut from is lost."""
     if selection.saved is None:
         return None
+    last_manifest = last.manifest
     last_key = last_manifest.get("order") or ""
     last_order = read_saved_order(workspace.orders / f"{last_key}.parquet", last_key)
     if last_order is None:
@@ -207,7 +234,7 @@ def _changes(
 
     last_scores, scores = last_manifest["scores"], manifest["scores"]
     return changes(
-        pool(last_order.table, last_chosen),
+        pool(last_order.table, last.order),
         pool(selection.saved.table, selection.order),
         same_recipe=is_of(last_manifest, spec),
         same_vectors=_scores_of_rounds(last_manifest) == _scores_of_rounds(manifest)

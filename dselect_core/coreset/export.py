@@ -31,7 +31,7 @@ _SIZES = (
 )
 
 
-Writer = Callable[[UPath, Iterable[tuple[str, bytes]], dict[str, Any]], None]
+Writer = Callable[[UPath, Iterable[tuple[str, bytes]], dict[str, Any]], object]
 """Writes files, (name, content), and a manifest to a folder: `publish` or `write_in_place`."""
 
 

@@ -1,27 +1,25 @@
-"""A coreset's folder as its readers see it: one version, whole, or none. A new version becomes visible in one step.
+"""A coreset's versions, and the pointer to the one in force, which moves last.
 
-On a local disk the files of a version are written to a hidden folder beside it, which then takes its place
-(storage/switch_folder.py):
+    coresets/<recipe>/manifest.json                  the pointer: it names the folder of its version, and those kept
+    coresets/<recipe>/versions/<time>-<random>/…     a version: its files and its own manifest, never written again
+    coresets/<recipe>/latest, coreset.jsonl, …       on a disk: links to the version in force, under names that stay
 
-    coresets/<recipe>/manifest.json, coreset.jsonl, …
+The pointer lists size and hash of every file. Every reader of dselect verifies what it reads against the pointer that
+it read first, and starts again when it names another version. So no two versions are ever mixed, on a disk as in an
+object store. A process that is killed before it moved the pointer leaves the version in force as it was.
 
-An object store cannot rename a folder. There the manifest is the switch: it names the folder of its version.
+A version is who was chosen, in order. The same choice with another gain, origin or pool is the same version: its files
+take the place of the old ones in the list, and where they are equal too, the pointer alone is written. `keep_versions`
+of the settings says how many are kept; one more goes at once, and what a killed writer left goes after an hour. A file
+that somebody else put beside the versions stays there.
 
-    coresets/<recipe>/manifest.json
-    coresets/<recipe>/versions/<time>-<random>/coreset.jsonl, …
-
-The manifest lists size and hash of every file. Every reader of dselect verifies what it reads against the manifest that
-it read first, and starts again when another version has taken its place. So no two versions are ever mixed. A replaced
-version goes at once; in an object store, where a trainer may be reading it, with the next one. What a killed writer
-left goes after an hour. A file that somebody else put into the folder stays there.
-
-Trade-off: in an object store the files' names change with each version; `dselect export` gives them fixed names.
+Trade-off: the links are made one after the other behind the pointer, so a stranger who reads two files through them in
+that moment may meet two versions; who reads one folder through `latest` or `dataset` meets one. Where a file system has
+no links (or a tool that copied the storage made files of them) the pointer alone says where the files lie.
 """
 
-import contextlib
 import hashlib
 import logging
-import re
 import shutil
 import time
 import uuid
@@ -35,9 +33,10 @@ import polars as pl
 from upath import UPath
 
 from dselect_core.errors import DamagedFileError
+from dselect_core.fingerprint import digest
 from dselect_core.storage.files import ORPHAN_SECONDS, is_local, parse_parquet, read_bytes, write_bytes
+from dselect_core.storage.folder_listing import list_tree
 from dselect_core.storage.json_file import parse_json, read_json, write_json
-from dselect_core.storage.switch_folder import restore_folder, switch_folder
 
 MANIFEST = "manifest.json"
 FILES = (
@@ -52,9 +51,15 @@ FILES = (
 )
 """The files of a coreset; `changes.parquet` only in the storage."""
 
-_FOLDER = "folder"  # the key of a manifest in an object store: where its files lie
+KEEP_VERSIONS = 3
+"""The version in force and two before it."""
+
+_FOLDER = "folder"  # key of the pointer: where the files of the version in force lie
 _FILES = "files"
-_VERSIONS = "versions"
+_VERSION = "version"  # key: what was chosen
+_VERSIONS = "versions"  # key: the versions that are kept, the one in force first; and the folder of them
+_OF_POINTER = (_FOLDER, _VERSIONS)
+_LATEST = "latest"
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -67,15 +72,25 @@ class PublishedVersion:
     folder: UPath
     manifest: dict[str, Any]
 
+    @property
+    def files_folder(self) -> UPath:
+        """Where its files lie. Versions 0.1 and 0.2 of dselect had them beside the manifest."""
+        within = self.manifest.get(_FOLDER)
+        return self.folder if within is None else self.folder / within
+
     def path(self, name: str) -> UPath:
         """Where a file of the version lies."""
-        within = self.manifest.get(_FOLDER)
-        return self.folder / name if name == MANIFEST or within is None else self.folder / within / name
+        return (self.folder if name == MANIFEST else self.files_folder) / name
 
     @property
     def manifest_elsewhere(self) -> dict[str, Any]:
         """The manifest for a folder that holds the files under their own names."""
-        return {key: value for key, value in self.manifest.items() if key != _FOLDER}
+        return {key: value for key, value in self.manifest.items() if key not in _OF_POINTER}
+
+    @property
+    def version(self) -> str:
+        """Hash of the chosen ids in order. Raises like `read_table` where it was made before versions were kept."""
+        return self.manifest.get(_VERSION) or digest(self.read_table("order.parquet")["sample_id"])
 
     def read(self, name: str) -> bytes:
         """A file of the version. Raises FileNotFoundError, or DamagedFileError where the manifest says otherwise."""
@@ -111,38 +126,51 @@ def check_file(folder: UPath, name: str) -> None:
     read_version(folder, lambda version: version.manifest if name == MANIFEST else version.read(name))
 
 
-def publish(folder: UPath, files: Iterable[tuple[str, bytes]], manifest: dict[str, Any]) -> None:
-    """Write a new version, (name, content) by file, and make it the one in force. Makes the folder.
+def publish(
+    folder: UPath, files: Iterable[tuple[str, bytes]], manifest: dict[str, Any], keep: int = KEEP_VERSIONS
+) -> None:
+    """Write a version, (name, content) by file, and move the pointer to it. Makes the folder.
 
-    Where it fails, or the process is killed, the version in force is what it was.
+    manifest: with `version`. keep: versions that are kept, this one among them. Where it fails, or the process is
+    killed, the version in force is what it was.
     """
-    if is_local(folder):
-        _publish_on_disk(folder, files, manifest)
-    else:
-        _publish_in_object_store(folder, files, manifest)
+    last = _version_in_force(folder)
+    within = _new_folder()
+    listed = write_in_place(folder / within, files, manifest)
+    is_same = last is not None and _choice_of(last) == manifest[_VERSION]
+    if last is not None and is_same and _FOLDER in last.manifest and _consists_of(last, listed):
+        _remove(folder, within)
+        within = last.manifest[_FOLDER]
+    before = [] if last is None else _kept_before(last, is_same, keep)
+    versions = [{_VERSION: manifest[_VERSION], _FOLDER: within}, *before][:keep]
+    write_json({**manifest, _FOLDER: within, _FILES: listed, _VERSIONS: versions}, folder / MANIFEST)
+    try:
+        if is_local(folder):
+            _link_fixed_names(Path(folder.path), within)
+        # A folder whose place the same choice has taken may still be read by somebody.
+        replaced = None if last is None else last.manifest.get(_FOLDER)
+        named = {version[_FOLDER] for version in versions}
+        dropped = {version[_FOLDER] for version in before} - named
+        _remove_old(folder, named if replaced in dropped else named | {replaced}, dropped)
+    except OSError as error:
+        _log.warning("%s: replaced versions, or links to them, cannot be put right (%s)", folder, error)
 
 
-def write_in_place(folder: UPath, files: Iterable[tuple[str, bytes]], manifest: dict[str, Any]) -> None:
-    """Write the files into a folder of the user's, manifest last and the old one removed first.
+def write_in_place(
+    folder: UPath, files: Iterable[tuple[str, bytes]], manifest: dict[str, Any]
+) -> dict[str, dict[str, int | str]]:
+    """Write the files into a folder, manifest last and the old one removed first; returns what the manifest lists.
 
-    So a folder with a manifest is complete and of one piece. Trade-off: a process that is killed leaves neither the old
-    coreset nor the new; but nothing else in the folder is touched.
+    So a folder with a manifest is complete and of one piece. Trade-off: in a folder of the user's, a process that is
+    killed leaves neither the old coreset nor the new; but nothing else in the folder is touched.
     """
-    (folder / MANIFEST).unlink(missing_ok=True)
-    write_json({**manifest, _FILES: _write_files(folder, files)}, folder / MANIFEST)
-
-
-def restore(folder: UPath) -> None:
-    """Put back the version in force where a process was killed between two renames (switch_folder.py)."""
-    if is_local(folder):
-        restore_folder(Path(folder.path).resolve())
-
-
-def _write_files(folder: UPath, files: Iterable[tuple[str, bytes]]) -> dict[str, dict[str, int | str]]:
+    if (folder / MANIFEST).exists():
+        (folder / MANIFEST).unlink()
     listed = {}
     for name, data in files:
         write_bytes(data, folder / name)
         listed[name] = _facts(data)
+    write_json({**manifest, _FILES: listed}, folder / MANIFEST)
     return listed
 
 
@@ -151,49 +179,8 @@ def _facts(data: bytes) -> dict[str, int | str]:
     return {"bytes": len(data), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()}
 
 
-def _publish_on_disk(folder: UPath, files: Iterable[tuple[str, bytes]], manifest: dict[str, Any]) -> None:
-    target = Path(folder.path).resolve()
-    new = target.with_name(f".{target.name}.{uuid.uuid4().hex}.new")
-    try:
-        write_in_place(UPath(new), files, manifest)
-        switch_folder(new, target)
-    finally:
-        _discard(new, target)
-    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.(new|old)")
-    for path in target.parent.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if leftover.fullmatch(path.name) and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
-                _discard(path, target)
-
-
-def _discard(old: Path, folder: Path) -> None:
-    """Remove a version that is not in force, but for what somebody else put there: that moves to the folder."""
-    if not old.exists():
-        return
-    own = set(FILES)
-    with contextlib.suppress(FileNotFoundError, DamagedFileError):
-        own |= read_json(UPath(old / MANIFEST)).get(_FILES, {}).keys()
-    try:
-        for path in [path for path in old.rglob("*") if path.is_file() or path.is_symlink()]:
-            name = path.relative_to(old)
-            is_own = name.as_posix() in own or (path.name.startswith(".") and path.suffix == ".tmp")
-            if not is_own and folder.exists() and not (folder / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                path.rename(folder / name)
-        shutil.rmtree(old)
-    except OSError as error:
-        _log.warning("%s: a replaced version cannot be removed (%s). Remove it.", old, error)
-
-
-def _publish_in_object_store(folder: UPath, files: Iterable[tuple[str, bytes]], manifest: dict[str, Any]) -> None:
-    replaced = _version_in_force(folder)
-    within = f"{_VERSIONS}/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-    listed = _write_files(folder / within, files)
-    write_json({**manifest, _FOLDER: within, _FILES: listed}, folder / MANIFEST)
-    try:
-        _remove_objects(folder, replaced, within)
-    except OSError as error:
-        _log.warning("%s: replaced versions cannot be removed (%s)", folder, error)
+def _new_folder() -> str:
+    return f"{_VERSIONS}/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
 
 def _version_in_force(folder: UPath) -> PublishedVersion | None:
@@ -203,15 +190,91 @@ def _version_in_force(folder: UPath) -> PublishedVersion | None:
         return None
 
 
-def _remove_objects(folder: UPath, replaced: PublishedVersion | None, in_force: str) -> None:
-    """Remove what is older than an hour in versions that are neither in force nor the one replaced last."""
-    kept = {in_force} if replaced is None else {in_force, replaced.manifest.get(_FOLDER)}
-    folder.fs.invalidate_cache()
-    for path, entry in folder.fs.find(folder.path, detail=True).items():
-        name = path.removeprefix(folder.path.rstrip("/") + "/")
-        written = entry.get("LastModified")
-        is_old = written is not None and time.time() - written.timestamp() > ORPHAN_SECONDS
-        version = "/".join(name.split("/")[:2])
-        is_replaced = name.startswith(f"{_VERSIONS}/") and version not in kept and is_old
-        if is_replaced or (name in FILES and name != MANIFEST):  # version 0.2 wrote its files there
-            folder.fs.rm_file(path)
+def _choice_of(version: PublishedVersion) -> str | None:
+    """Its `version`; None where it is damaged."""
+    try:
+        return version.version
+    except (FileNotFoundError, DamagedFileError):
+        return None
+
+
+def _consists_of(version: PublishedVersion, listed: dict[str, dict[str, int | str]]) -> bool:
+    """Whether it consists of these files, and they lie where they should."""
+    try:
+        return version.manifest.get(_FILES) == listed and all(version.read(name) for name in listed)
+    except (FileNotFoundError, DamagedFileError):
+        return False
+
+
+def _kept_before(last: PublishedVersion, is_same: bool, keep: int) -> list[dict[str, str]]:
+    """The versions that stay behind a new one. is_same: the new one is the same choice as the last.
+
+    What dselect 0.1 and 0.2 published lies beside its manifest, and is copied to a folder of its own.
+    """
+    listed: list[dict[str, str]] | None = last.manifest.get(_VERSIONS)
+    if listed is not None:
+        return listed[1:] if is_same else listed
+    choice = _choice_of(last)
+    if is_same or choice is None or keep == 1:
+        return []
+    within = last.manifest.get(_FOLDER)  # an object store of 0.2
+    if within is None:
+        within = _new_folder()
+        present = [name for name in FILES if name != MANIFEST and last.path(name).exists()]
+        try:
+            write_in_place(last.folder / within, ((name, last.read(name)) for name in present), last.manifest)
+        except (FileNotFoundError, DamagedFileError) as error:
+            _log.warning("%s: what an earlier version of dselect published is not kept: %s", last.folder, error)
+            return []
+    return [{_VERSION: choice, _FOLDER: within}]
+
+
+def _link_fixed_names(folder: Path, within: str) -> None:
+    """`latest` leads to the version in force, and the fixed names lead through it: one link moves them all."""
+    _link(folder / _LATEST, within, FILES)
+    for name in sorted({name.split("/")[0] for name in FILES} - {MANIFEST}):
+        inside = tuple(file.removeprefix(f"{name}/") for file in FILES if file.startswith(f"{name}/"))
+        _link(folder / name, f"{_LATEST}/{name}", inside)
+
+
+def _link(path: Path, target: str, own_files: tuple[str, ...]) -> None:
+    """Put a relative link at a path. own_files: that a folder in its place may hold, as 0.2 and copies have them."""
+    if path.is_symlink() and path.readlink() == Path(target):
+        return
+    if path.is_dir() and not path.is_symlink():
+        for name in own_files:
+            (path / name).unlink(missing_ok=True)
+        for inner in sorted(path.rglob("*"), key=lambda each: len(each.parts), reverse=True):
+            if inner.is_dir() and not any(inner.iterdir()):
+                inner.rmdir()
+        if any(path.iterdir()):
+            _log.warning("%s: holds files that are not ours, so it does not lead to the coreset. Move them away.", path)
+            return
+        path.rmdir()
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.symlink_to(target)
+    temporary.replace(path)
+
+
+def _remove_old(folder: UPath, named: set[str | None], dropped: set[str]) -> None:
+    """Remove what was dropped from the list, what was in none for an hour, and in an object store the files of 0.2."""
+    newest: dict[str, float] = {}
+    for path, entry in list_tree(folder / _VERSIONS).items():
+        within = f"{_VERSIONS}/{path.split('/')[0]}"
+        newest[within] = max(newest.get(within, 0.0), entry.modified)
+    for within, modified in newest.items():
+        if within not in named and (within in dropped or time.time() - modified > ORPHAN_SECONDS):
+            _remove(folder, within)
+    if not is_local(folder):
+        beside = {str(path).rsplit("/", 1)[-1] for path in folder.fs.ls(folder.path, detail=False, refresh=True)}
+        for name in FILES:
+            if name != MANIFEST and name.split("/")[0] in beside and (folder / name).exists():
+                folder.fs.rm_file((folder / name).path)
+
+
+def _remove(folder: UPath, within: str) -> None:
+    if is_local(folder):
+        shutil.rmtree(Path(folder.path) / within, ignore_errors=True)
+        return
+    for path in folder.fs.find((folder / within).path):
+        folder.fs.rm_file(path)

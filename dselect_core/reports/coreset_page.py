@@ -83,12 +83,12 @@ def _sources(made: Coreset) -> Iterator[str]:
 
 
 def _changes(made: Coreset) -> Iterator[str]:
-    if made.changes is None:
+    if made.last_moved is None:
         return
     yield "<h2>What came, left and why</h2>\n"
-    counts = by_change(made.changes)
-    yield f"<p>Since it was made last: {', '.join(f'{count:,} {change}' for change, count in counts.items())}.</p>\n"
-    moved = made.changes.filter(pl.col("cause").is_not_null())
+    counts = by_change(made.last_moved)
+    yield f"<p>When it changed last: {', '.join(f'{count:,} {change}' for change, count in counts.items())}.</p>\n"
+    moved = made.last_moved.filter(pl.col("cause").is_not_null())
     if moved.is_empty():
         return
     causes = by_cause(moved)

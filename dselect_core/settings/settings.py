@@ -25,6 +25,7 @@ from dselect_core.settings.graders_check import check_grader_names, check_reward
 from dselect_core.settings.names_check import check_names
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec, NeighborSpec
 from dselect_core.settings.roles_check import check_roles
+from dselect_core.settings.scores_spec import ActivationSpec, DifficultySpec, PartSpec
 from dselect_core.settings.token_prices import TokenPrice
 from dselect_core.settings.trials_spec import TrialsSpec
 from dselect_core.settings.tuning_spec import FeedbackSpec
@@ -143,27 +144,6 @@ class EmbeddingSpec(StrictModel):
         return self
 
 
-class DifficultySpec(StrictModel):
-    """Parameters of UPD."""
-
-    beta: float = Field(1.0, gt=0, description="exponent β of UPD")
-
-
-class ActivationSpec(StrictModel):
-    """Which neurons count as active."""
-
-    top_share: float = Field(0.01, gt=0, le=1, description="share of each layer's neurons called active")
-    tokens: Literal["prompt", "all"] = Field("prompt", description="tokens the neuron values are averaged over")
-    layers: list[int] | None = Field(None, description="layers used; all by default")
-
-
-class PartSpec(StrictModel):
-    """How much finished work may be in memory before it is written: what a killed process can lose."""
-
-    rows: int = Field(4096, gt=0, description="rows after which a part is written")
-    seconds: float = Field(30.0, gt=0, description="seconds after which a part is written")
-
-
 class Settings(StrictModel):
     """dselect.yaml as a whole."""
 
@@ -187,6 +167,9 @@ class Settings(StrictModel):
     feedback: FeedbackSpec = Field(FeedbackSpec(), description="how models are tuned for d3's rounds")
     trials: TrialsSpec = Field(TrialsSpec(), description="how the coresets with `trial: true` are tried")
     checks: ChecksSpec = Field(ChecksSpec(), description="from where on the checks of the graph warn")
+    keep_versions: int = Field(
+        3, ge=1, description="versions of each coreset that the storage keeps, the one in force among them"
+    )
     schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
     reports_url: str | None = Field(
         None,

@@ -11,7 +11,7 @@ corpus/text_signatures.parquet                  of the samples, by which near-du
 corpus/<kind>.parquet                           scores that are made over the pool (miwv, grades of candidates)
 specs/<recipe>.json
 orders/<key>.parquet                            saved orders with their state
-coresets/<recipe>/…                             one version of it, whole (coreset/published.py)
+coresets/<recipe>/manifest.json, versions/…    its versions, and the pointer to one (coreset/published.py)
 rounds/runs/<run>/…                             models tuned for d3's rounds (runs/run_store.py)
 rounds/records/<recipe>/<round>.parquet         what a round saw, and whom it chose (rounds/round_record.py)
 spend/<year>-<month>/…                          every call to a paid judge, and what it cost (graders/spend.py)

@@ -20,8 +20,8 @@ def contents(version: str) -> dict[str, bytes]:
     return {name: f"{name} of {version}\n".encode() * (3 + ord(version[0]) % 7) for name in FILES if name != MANIFEST}
 
 
-def publish_version(folder: UPath, version: str) -> None:
-    publish(folder, contents(version).items(), {"recipe": "r", "version": version})
+def publish_version(folder: UPath, version: str, keep: int = 3, **more: str) -> None:
+    publish(folder, contents(version).items(), {"recipe": "r", "version": version, **more}, keep)
 
 
 def main(folder: str, options: str, version: str, step: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +20,14 @@ from upath import UPath
 
 from dselect_core.coreset import published
 from dselect_core.coreset.export import export_coreset
-from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, check_file, read_version, restore
+from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, check_file, read_version
 from dselect_core.errors import DamagedFileError, DselectError
-from dselect_core.storage import switch_folder
 from dselect_core.storage.json_file import read_json
 from tests.core.killed_publish import contents, publish_version
 
 ROOT = Path(__file__).parents[2]
-FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "ctypes.dlsym"}
+FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree"}
+LINKED = {name.split("/")[0] for name in FILES} - {MANIFEST}
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,6 @@ def on_disk(tmp_path: Path) -> UPath:
     return UPath(tmp_path) / "coresets" / "r"
 
 
-@pytest.fixture(params=["one exchange", "two renames"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How folders are switched. Only the system's answer is replaced, as a network share would give it."""
-    if request.param == "two renames":
-        monkeypatch.setattr(switch_folder, "_exchange", lambda *_: False)
-    return str(request.param)
-
-
 def seen(folder: UPath) -> str | None:
     """The version that a reader sees, None where there is none. Fails where it sees anything but one whole version."""
 
@@ -71,12 +64,13 @@ def seen(folder: UPath) -> str | None:
 
 
 def seen_by_a_stranger(folder: Path) -> str | None:
-    """The version that lies in the folder on a disk, by its plain files alone."""
-    if not folder.exists():
+    """The version that the links on a disk lead to, by plain files alone."""
+    if not (folder / "latest").exists():
         return None
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    version = str(json.loads(found.pop(MANIFEST))["version"])
-    assert found == contents(version)
+    version = str(json.loads((folder / "latest" / MANIFEST).read_text())["version"])
+    for name, content in contents(version).items():
+        assert (folder / "latest" / name).read_bytes() == content
+        assert not (folder / name).exists() or (folder / name).read_bytes() == content
     return version
 
 
@@ -103,45 +97,60 @@ def killed_at(step: int, work: Callable[[], None]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def leftovers(folder: UPath) -> list[str]:
-    return sorted(path.name for path in Path(folder.path).parent.iterdir() if path.name != folder.name)
+def folders(folder: UPath) -> list[str]:
+    """The folders of versions, listed in the pointer or not."""
+    start = f"{folder.path}/versions/"
+    return sorted({path.removeprefix(start).split("/")[0] for path in folder.fs.find(f"{folder.path}/versions")})
+
+
+def kept(folder: UPath) -> list[str]:
+    """The versions that the pointer lists, whole, the one in force first."""
+    pointer = read_json(folder / MANIFEST)
+    for each in pointer["versions"]:
+        own = read_json(folder / each["folder"] / MANIFEST)
+        assert own["version"] == each["version"] and "folder" not in own
+        for name, content in contents(each["version"]).items():
+            assert (folder / each["folder"] / name).read_bytes() == content
+    return [each["version"] for each in pointer["versions"]]
 
 
 def age(folder: UPath) -> None:
-    """Make all that killed writers left two hours old."""
-    for path in Path(folder.path).parent.iterdir():
-        if path.name != folder.name:
-            os.utime(path, (time.time() - 7200, time.time() - 7200))
+    """Make all that lies in the versions two hours old."""
+    for path in [*(Path(folder.path) / "versions").rglob("*")]:
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
 
 
 @pytest.mark.parametrize("first", [None, "a"])
-def test_a_kill_before_any_operation_on_files_leaves_one_whole_version(
-    on_disk: UPath, way: str, first: str | None
-) -> None:
+def test_a_kill_before_any_operation_on_files_leaves_one_whole_version(on_disk: UPath, first: str | None) -> None:
     steps = 0
     found: list[str | None] = []
+    by_links: list[str | None] = []
     while True:
-        if first is None:
-            for name in ("r", *leftovers(on_disk)) if on_disk.parent.exists() else ():
-                subprocess.run(["rm", "-rf", str(Path(on_disk.path).parent / name)], check=True)
-        else:
+        shutil.rmtree(on_disk.path, ignore_errors=True)
+        if first is not None:
             publish_version(on_disk, first)
         killed = killed_at(steps, lambda: publish_version(on_disk, "b"))
-        between_renames = first is not None and not on_disk.exists()
-        assert way == "two renames" or not between_renames
-        restore(on_disk)
-        found.append(seen_by_a_stranger(Path(on_disk.path)))
-        assert found[-1] == seen(on_disk)
+        found.append(seen(on_disk))
+        by_links.append(seen_by_a_stranger(Path(on_disk.path)))
         if not killed:
             break
         steps += 1
-    # Each step but the last ones sees the old version, and the switch is passed once.
-    switched = found.index("b")
-    assert steps > 3 * len(FILES) and set(found[:switched]) == {first} and set(found[switched:]) == {"b"}
-    if first is not None:
-        age(on_disk)
-        publish_version(on_disk, "c")
-        assert seen(on_disk) == "c" and leftovers(on_disk) == []
+    # Each step but the last ones sees the old version, and the switch is passed once; the links follow it.
+    for each in (found, by_links):
+        switched = each.index("b")
+        assert steps > 3 * len(FILES) and set(each[:switched]) == {first} and set(each[switched:]) == {"b"}
+    assert found.index("b") < by_links.index("b")
+
+
+def test_what_a_killed_writer_left_goes_after_an_hour(on_disk: UPath) -> None:
+    publish_version(on_disk, "a")
+    assert killed_at(20, lambda: publish_version(on_disk, "b"))
+    assert len(folders(on_disk)) == 2
+    publish_version(on_disk, "c")
+    assert len(folders(on_disk)) == 3 and kept(on_disk) == ["c", "a"]
+    age(on_disk)
+    publish_version(on_disk, "d")
+    assert len(folders(on_disk)) == 3 and kept(on_disk) == ["d", "c", "a"]
 
 
 def test_a_kill_before_any_request_to_an_object_store_leaves_one_whole_version(
@@ -160,16 +169,15 @@ def test_a_kill_before_any_request_to_an_object_store_leaves_one_whole_version(
         if found[-1] == "b":
             publish_version(folder, "a")
     switched = found.index("b")
-    assert switched == len(FILES) and set(found[:switched]) == {"a"} and set(found[switched:]) == {"b"}
+    assert switched == len(FILES) + 1 and set(found[:switched]) == {"a"} and set(found[switched:]) == {"b"}
 
 
-def test_readers_beside_writers_see_whole_versions_only(folder: UPath, way: str) -> None:
+def test_readers_beside_writers_see_whole_versions_only(folder: UPath) -> None:
     versions = "abcdefgh"
     publish_version(folder, "a")
-    gaps = []
 
     def write(turn: int) -> None:
-        for version in versions[turn::2] * (3 if folder.protocol else 25):
+        for version in versions[turn::2] * (2 if folder.protocol else 8):
             publish_version(folder, version)
 
     with ThreadPoolExecutor(4) as threads:
@@ -177,54 +185,90 @@ def test_readers_beside_writers_see_whole_versions_only(folder: UPath, way: str)
         found = []
         while not all(writer.done() for writer in writers):
             found.append(seen(folder))
-            gaps += [version for version in found[-1:] if version is None]
         for writer in writers:
             writer.result()
-    assert len(set(found)) > 3 and seen(folder) in ("g", "h")
-    assert way == "two renames" or gaps == []
+    assert len(set(found)) > 3 and seen(folder) in ("g", "h") and None not in found
 
 
-def test_a_replaced_version_goes_and_what_is_not_ours_stays(folder: UPath, way: str) -> None:
+def test_versions_are_kept_as_many_as_are_asked_for_and_what_is_not_ours_stays(folder: UPath) -> None:
+    (folder / "NOTES.md").parent.mkdir(parents=True, exist_ok=True)
+    (folder / "NOTES.md").write_bytes(b"mine")
+    for version in "abcd":
+        publish_version(folder, version)
+    assert kept(folder) == ["d", "c", "b"] and len(folders(folder)) == 3
+    path_of_c = folder / read_json(folder / MANIFEST)["versions"][1]["folder"]
+    publish_version(folder, "a", keep=5)
+    assert kept(folder) == ["a", "d", "c", "b"] and path_of_c.exists()
+    publish_version(folder, "e", keep=1)
+    assert kept(folder) == ["e"] == [seen(folder)] and len(folders(folder)) == 1
+    assert (folder / "NOTES.md").read_bytes() == b"mine"
+    if not folder.protocol:
+        names = {path.name for path in Path(folder.path).iterdir()}
+        assert names == {*LINKED, MANIFEST, "latest", "versions", "NOTES.md"}
+
+
+def test_the_same_choice_is_no_new_version(folder: UPath) -> None:
     for version in "ab":
         publish_version(folder, version)
-    for name in ("NOTES.md", "dataset/mine.txt"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
-    for version in "cd":
-        publish_version(folder, version)
-    within = read_json(folder / MANIFEST).get("folder", "")
-    expected = {f"{within}/{name}".lstrip("/") for name in contents("d")} | {MANIFEST, "NOTES.md", "dataset/mine.txt"}
-    found = {path.removeprefix(folder.path).lstrip("/") for path in folder.fs.find(folder.path)}
-    assert expected <= found
-    # In an object store the three replaced ones are not an hour old.
-    assert len(found - expected) == (3 * len(contents("d")) if folder.protocol else 0)
-    assert (folder / "NOTES.md").read_bytes() == b"NOTES.md" and seen(folder) == "d"
-    assert folder.protocol or leftovers(folder) == []
+    before = read_json(folder / MANIFEST)
+    publish_version(folder, "b", origins="moved")
+    now = read_json(folder / MANIFEST)
+    assert now == before | {"origins": "moved"} and len(folders(folder)) == 2
+    # The same choice with other gains is the same version, in another folder; who reads the old one may finish.
+    files = {name: content + (b"!" if name == "order.parquet" else b"") for name, content in contents("b").items()}
+    published.publish(folder, files.items(), {"recipe": "r", "version": "b"})
+    now = read_json(folder / MANIFEST)
+    assert [each["version"] for each in now["versions"]] == ["b", "a"] and now["folder"] != before["folder"]
+    assert (folder / before["folder"] / MANIFEST).exists() and len(folders(folder)) == 3
 
 
-def test_in_an_object_store_older_versions_and_what_a_killed_writer_left_go_after_an_hour(
-    bucket: UPath, monkeypatch: pytest.MonkeyPatch
+def test_a_version_that_lost_a_file_is_written_again(folder: UPath) -> None:
+    publish_version(folder, "a")
+    read_version(folder, lambda version: version.path("alpaca.json")).unlink()
+    publish_version(folder, "a")
+    assert seen(folder) == "a" == kept(folder)[0] and len(kept(folder)) == 1
+
+
+@pytest.mark.parametrize("lists_files", [False, True], ids=["0.1", "0.2"])
+def test_the_files_of_earlier_versions_are_read_and_taken_over(
+    folder: UPath, lists_files: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = bucket / f"{uuid.uuid4()}" / "r"
-    (folder / "versions" / "20200101T000000Z-00000000" / "dataset" / "README.md").write_bytes(b"left")
-    for version in "abc":
-        publish_version(folder, version)
-    assert len(folder.fs.find(folder.path)) == 3 * len(contents("a")) + 2
-    monkeypatch.setattr(published, "ORPHAN_SECONDS", -60.0)
-    for version in "de":
-        publish_version(folder, version)
-        # The last one may still be read by somebody.
-        assert len(folder.fs.find(folder.path)) == 2 * len(contents("a")) + 1 and seen(folder) == version
-
-
-def test_the_files_of_version_0_2_are_read_and_replaced(folder: UPath) -> None:
+    monkeypatch.setattr(published, "_choice_of", lambda version: version.manifest["version"])  # these are no tables
     for name, content in contents("a").items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    (folder / MANIFEST).write_bytes(json.dumps({"version": "a"}).encode())
+    listed = {name: published._facts(content) for name, content in contents("a").items()}
+    manifest = {"version": "a"} | ({"files": listed} if lists_files else {})
+    (folder / MANIFEST).write_bytes(json.dumps(manifest).encode())
     assert seen(folder) == "a"
     publish_version(folder, "b")
-    assert seen(folder) == "b" and len(folder.fs.find(folder.path)) == len(FILES)
+    assert seen(folder) == "b" and kept(folder) == ["b", "a"]
+    assert folder.protocol or seen_by_a_stranger(Path(folder.path)) == "b"
+    assert len(folder.fs.find(folder.path)) == 2 * len(FILES) + 1 or not folder.protocol
+
+
+def test_an_object_store_of_0_2_is_taken_over(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "_choice_of", lambda version: version.manifest["version"])
+    folder = bucket / f"{uuid.uuid4()}" / "r"
+    publish_version(folder, "a")
+    pointer = read_json(folder / MANIFEST)
+    del pointer["versions"]
+    (folder / MANIFEST).write_bytes(json.dumps(pointer).encode())
+    publish_version(folder, "b")
+    assert seen(folder) == "b" and kept(folder) == ["b", "a"]
+
+
+def test_a_copy_that_followed_the_links_is_published_to_as_ever(on_disk: UPath, tmp_path: Path) -> None:
+    publish_version(on_disk, "a")
+    copy = UPath(shutil.copytree(on_disk.path, tmp_path / "copy"))
+    assert not Path(copy.path, "latest").is_symlink() and seen(copy) == "a"
+    publish_version(copy, "b")
+    assert seen(copy) == "b" == seen_by_a_stranger(Path(copy.path)) and kept(copy) == ["b", "a"]
+    # What is not ours is neither removed nor led away from.
+    again = UPath(shutil.copytree(on_disk.path, tmp_path / "again"))
+    Path(again.path, "dataset", "mine.txt").write_text("mine")
+    publish_version(again, "b")
+    assert seen(again) == "b" and Path(again.path, "dataset", "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -255,7 +299,7 @@ def test_an_export_beside_a_writer_is_of_one_version(folder: UPath, tmp_path: Pa
             manifest = read_json(UPath(target / MANIFEST))
             copied = {name: (target / name).read_bytes() for name in contents("a") if name != "changes.parquet"}
             right = contents(manifest["version"])
-            assert copied == {name: right[name] for name in copied} and "folder" not in manifest
+            assert copied == {name: right[name] for name in copied} and not {"folder", "versions"} & {*manifest}
             copies += 1
         writer.result()
     assert copies > 1
@@ -265,7 +309,7 @@ def test_an_export_names_what_is_gone(on_disk: UPath, tmp_path: Path) -> None:
     with pytest.raises(DselectError, match="this coreset is not made yet; run `dselect refresh`"):
         export_coreset(on_disk, str(tmp_path / "copy"), "all")
     publish_version(on_disk, "a")
-    (on_disk / "coreset.jsonl").unlink()
+    read_version(on_disk, lambda version: version.path("coreset.jsonl")).unlink()
     with pytest.raises(DselectError, match=r"a file of this coreset is gone .*coreset\.jsonl"):
         export_coreset(on_disk, str(tmp_path / "copy"), "messages")
 
@@ -279,10 +323,10 @@ def test_a_writer_that_fails_leaves_the_version_in_force_and_nothing_else(folder
 
     with pytest.raises(OSError, match="no space left"):
         published.publish(folder, files(), {"version": "b"})
-    assert seen(folder) == "a" and (folder.protocol or leftovers(folder) == [])
+    assert seen(folder) == "a" and kept(folder) == ["a"]
 
 
-def test_a_folder_behind_a_symbolic_link_is_switched_where_it_lies(on_disk: UPath, tmp_path: Path) -> None:
+def test_a_folder_behind_a_symbolic_link_is_published_to_where_it_lies(on_disk: UPath, tmp_path: Path) -> None:
     elsewhere = tmp_path / "large disk" / "r"
     elsewhere.mkdir(parents=True)
     Path(on_disk.path).parent.mkdir()
@@ -290,11 +334,3 @@ def test_a_folder_behind_a_symbolic_link_is_switched_where_it_lies(on_disk: UPat
     for version in "ab":
         publish_version(on_disk, version)
         assert Path(on_disk.path).is_symlink() and seen_by_a_stranger(elsewhere) == version == seen(on_disk)
-
-
-def test_where_the_disk_refuses_the_version_in_force_stays(on_disk: UPath, way: str) -> None:
-    publish_version(on_disk, "a")
-    before = leftovers(on_disk)
-    with pytest.raises(FileNotFoundError):
-        switch_folder.switch_folder(Path(on_disk.path).with_name("no such"), Path(on_disk.path))
-    assert seen(on_disk) == "a" and leftovers(on_disk) == before

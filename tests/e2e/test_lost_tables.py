@@ -23,7 +23,7 @@ LOST = {
     "raw/a/samples.parquet": {("raw_dataset", "a")},
     "raw/b/quarantine.parquet": {("raw_dataset", "b")},
     "coresets": {("coreset", name) for name in RECIPES},
-    "coresets/d3/coreset.parquet": {("coreset", "d3")},
+    "coresets/d3/latest/coreset.parquet": {("coreset", "d3")},
     "corpus/index.parquet": {("corpus_index", None)},
     "corpus/neighbors.parquet": {("neighbors", None)},
     "corpus/miwv.parquet": {("miwv_values", None)},

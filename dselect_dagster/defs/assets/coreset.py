@@ -16,6 +16,7 @@ from dselect_core.coreset.coreset import Coreset, make_coreset
 from dselect_core.coreset.coreset import candidates as recipe_candidates
 from dselect_core.coreset.diff import by_cause, by_change
 from dselect_core.coreset.manifest import REVISION
+from dselect_core.coreset.published import read_version
 from dselect_core.coreset.spec import write_spec
 from dselect_core.corpus.sample import message_text
 from dselect_core.kinds import all_kinds, assets_making
@@ -121,7 +122,7 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
                 **new_coreset.counts,
                 "seconds": round(progress.seconds, 2),
                 "path": path(place.coreset(recipe)),
-                "dagster/uri": clean(str(place.coreset(recipe))),
+                "dagster/uri": clean(str(read_version(place.coreset(recipe), lambda made: made.files_folder))),
                 "report": link(write_coreset_report(place, recipe, new_coreset)),
                 "dagster/column_schema": column_schema(new_coreset.selection.order.schema, column_descriptions()),
                 **_difference(new_coreset),
@@ -152,18 +153,15 @@ def column_descriptions() -> dict[str, str]:
 
 
 def _difference(new_coreset: Coreset) -> dict[str, Any]:
-    """Who came in, left and stayed since the last coreset, and why; whole in changes.parquet."""
-    if new_coreset.changes is None:
-        return {}
-    counts = by_change(new_coreset.changes)
-    moved = new_coreset.changes.filter(pl.col("cause").is_not_null())
-    if moved.is_empty():
-        return counts
-    return {
-        **counts,
-        "why": markdown_table(by_cause(moved)),
-        "who": markdown_table(moved.head(20)),
-    }
+    """Who came in, left and stayed since it was made last; and why, of the last time that its version moved."""
+    shown: dict[str, Any] = {} if new_coreset.changes is None else by_change(new_coreset.changes)
+    if new_coreset.last_moved is None:
+        return shown
+    moved = new_coreset.last_moved.filter(pl.col("cause").is_not_null())
+    if moved.height:
+        when = "" if new_coreset.last_moved is new_coreset.changes else ", when it changed last"
+        shown |= {f"why{when}": markdown_table(by_cause(moved)), f"who{when}": markdown_table(moved.head(20))}
+    return shown
 
 
 def _composition(new_coreset: Coreset) -> dict[str, Any]:
