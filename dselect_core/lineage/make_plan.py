@@ -21,6 +21,7 @@ from dselect_core.lineage.plan_candidate_grades import CANDIDATE_GRADES, candida
 from dselect_core.lineage.plan_grades import with_grader
 from dselect_core.lineage.plan_model import MODEL, future_model
 from dselect_core.lineage.plan_near_duplicates import near_duplicates_step
+from dselect_core.lineage.plan_publication import PUBLICATION, publication_steps
 from dselect_core.lineage.plan_rounds import RoundPlans
 from dselect_core.lineage.plan_targets import search_note, targets_will_move
 from dselect_core.lineage.plan_trials import trial_steps
@@ -87,6 +88,7 @@ def make_plan(
         *planner.coresets(frozenset(recipes), model_changes=model_step is not None),
         *planner.trials(model_changes=model_step is not None),
     ]
+    steps += publication_steps(workspace, planner.coreset_todos, steps, stale)
     order = _asset_order()
     steps = sorted((timed(step, rates.get(step.asset)) for step in steps), key=lambda step: order.index(step.asset))
     return Plan(steps, planner.lost, pool.problems | model_problem)
@@ -373,5 +375,5 @@ def _asset_order() -> list[str]:
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
     upstream = ("raw_dataset", "coreset_spec", "warmup_model")
     rounds = (asset_of_round(n + 1) for n in range(MAX_ROUNDS))
-    downstream = (CANDIDATE_GRADES[0], "candidates", *rounds, "coreset", "held_out", "trial")
+    downstream = (CANDIDATE_GRADES[0], "candidates", *rounds, "coreset", "held_out", "trial", PUBLICATION)
     return [*upstream, *by_source, "corpus_index", "neighbors", "near_duplicates", *over_pool, *downstream]

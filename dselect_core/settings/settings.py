@@ -24,6 +24,7 @@ from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.graders_check import check_grader_names, check_rewards, check_rubrics, judges_of
 from dselect_core.settings.names_check import check_names
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec, NeighborSpec
+from dselect_core.settings.publish_spec import PublishSpec, check_publish
 from dselect_core.settings.roles_check import check_roles
 from dselect_core.settings.scores_spec import ActivationSpec, DifficultySpec, PartSpec
 from dselect_core.settings.token_prices import TokenPrice
@@ -167,6 +168,7 @@ class Settings(StrictModel):
     feedback: FeedbackSpec = Field(FeedbackSpec(), description="how models are tuned for d3's rounds")
     trials: TrialsSpec = Field(TrialsSpec(), description="how the coresets with `trial: true` are tried")
     checks: ChecksSpec = Field(ChecksSpec(), description="from where on the checks of the graph warn")
+    publish: PublishSpec | None = Field(None, description="where coresets are published to; without it nowhere")
     keep_versions: int = Field(
         3, ge=1, description="versions of each coreset that the storage keeps, the one in force among them"
     )
@@ -193,6 +195,8 @@ class Settings(StrictModel):
         check_quotas(self.coresets, {name: spec.role for name, spec in self.sources.items()})
         check_names("source", self.sources)
         check_names("coreset", self.coresets)
+        if self.publish is not None:
+            check_publish(self.publish, self.coresets)
         return self
 
     @model_validator(mode="after")
@@ -366,6 +370,8 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     if settings.model.path != "builtin":
         update["model"] = settings.model.model_copy(update={"path": model_path(settings.model.path)})
     update["trials"] = settings.trials.with_absolute_paths(local, model_path)
+    if settings.publish is not None:
+        update["publish"] = settings.publish.with_absolute_paths(local)
     if settings.embeddings.path is not None:
         update["embeddings"] = settings.embeddings.model_copy(update={"path": model_path(settings.embeddings.path)})
     graders = [grader.with_absolute_paths(local, model_path) for grader in settings.all_graders.values()]

@@ -174,6 +174,7 @@ def status(config: ConfigOption = None, name: NameOption = "") -> None:
     settings, path = load(config)
     from dselect_core.kinds import TO_REPEAT, TRIED_AGAIN
     from dselect_core.lineage.lost_tables import given_up_rows
+    from dselect_core.lineage.publishable import refused_publications
     from dselect_core.lineage.quality_checks import held_back
     from dselect_core.pool.corpus_index import grades_candidates_only
     from dselect_dagster.defs.changed_inputs import find_changed_inputs, find_lost_scores
@@ -209,11 +210,14 @@ def status(config: ConfigOption = None, name: NameOption = "") -> None:
         held = held_back(workspace)
         for name, why in held.items():
             out.print(f"{render.asset_partition('coreset', name)} is held back: {why}", soft_wrap=True)
+        refused = refused_publications(workspace)
+        for name, why in refused.items():
+            out.print(f"{render.asset_partition('publication', name)} is refused: {why}", soft_wrap=True)
         for asset in staleness.unused_assets():
             is_replaced = asset.to_user_string() == "dependability_grades" and grades_candidates_only(settings)
             why = "candidate_grades is, of what can still be chosen" if is_replaced else "no recipe reads it"
             out.print(f"{asset.to_user_string()} is not computed: {why}")
-        if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost or held):
+        if not (changed_inputs.changes or changed_inputs.gone_recipes or stale_partitions or lost or held or refused):
             out.print("Everything is up to date.")
 
 

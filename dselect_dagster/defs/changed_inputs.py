@@ -128,7 +128,7 @@ def find_changed_inputs(
         for name, landing in of_landed.items()
         if landing is not None and "origins" in landing.metadata
     }
-    wanted = namespace.recipes_of(workspace.settings.coresets)
+    wanted = namespace.recipes_of(workspace.settings)
     present = {definition: set(instance.get_dynamic_partitions(str(definition.name))) for definition in wanted}
     return ChangedInputs(
         [change for change in changes if change is not None],

@@ -11,6 +11,7 @@ from dselect_dagster.defs.assets import (
     d3_round,
     near_duplicates,
     pool,
+    publication,
     raw_dataset,
     scores,
     trial,
@@ -58,6 +59,7 @@ def corpus_definitions(corpus: Corpus) -> dg.Definitions:
         coreset.coreset(corpus),
         trial.held_out(corpus, versions["held_out"]),
         trial.trial(corpus, versions["trial"]),
+        *publication.publication(corpus),
     ]
     own = dg.AssetSelection.assets(*(key for asset in assets for key in asset.keys))
     return dg.Definitions(

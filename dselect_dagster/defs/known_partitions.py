@@ -46,8 +46,9 @@ def known_recipe(
     if recipe not in recipes:
         what = f"no recipe {recipe!r} in {corpus.written_in}; there are: {', '.join(recipes)}"
         raise _refusal(corpus, what, "`coresets`")
-    if of is not None and recipe not in corpus.namespace.recipes_of(recipes)[of]:
-        has_no = "`trial: true`" if of == corpus.namespace.trial else "so many `rounds`"
+    if of is not None and recipe not in corpus.namespace.recipes_of(workspace.settings)[of]:
+        names = corpus.namespace
+        has_no = {names.trial: "`trial: true`", names.publication: "place in `publish`"}.get(of, "so many `rounds`")
         raise _refusal(corpus, f"the recipe {recipe!r} in {corpus.written_in} has no {has_no}", f"`coresets.{recipe}`")
     return recipe
 

@@ -5,14 +5,14 @@ With one, each carries it in front, so that several corpora, and a team's own as
 never lands, tombstones or requests what another has.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import dagster as dg
 
 from dselect_core.rounds.round_record import asset_of_round
-from dselect_core.select.recipe import MAX_ROUNDS, CoresetSpec
+from dselect_core.select.recipe import MAX_ROUNDS
+from dselect_core.settings.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Namespace:
         return self._set("trial")
 
     @cached_property
+    def publication(self) -> dg.DynamicPartitionsDefinition:
+        """The recipes that are published."""
+        return self._set("publication")
+
+    @cached_property
     def rounds(self) -> tuple[dg.DynamicPartitionsDefinition, ...]:
         """The recipes that have a first round, a second, and so on."""
         return tuple(self._set(asset_of_round(n + 1)) for n in range(MAX_ROUNDS))
@@ -64,11 +69,15 @@ class Namespace:
     @cached_property
     def of_recipes(self) -> tuple[dg.DynamicPartitionsDefinition, ...]:
         """The sets whose keys are names of recipes: a partition of one reads those of the same key in the other."""
-        return (self.recipe, self.trial, *self.rounds)
+        return (self.recipe, self.trial, self.publication, *self.rounds)
 
-    def recipes_of(self, specs: Mapping[str, CoresetSpec]) -> dict[dg.DynamicPartitionsDefinition, set[str]]:
+    def recipes_of(self, settings: Settings) -> dict[dg.DynamicPartitionsDefinition, set[str]]:
         """{set of partitions: the recipes that have one there}, of the sets that not every recipe is in."""
-        recipes = {self.trial: {name for name, spec in specs.items() if spec.trial}}
+        specs, publish = settings.coresets, settings.publish
+        recipes = {
+            self.trial: {name for name, spec in specs.items() if spec.trial},
+            self.publication: set() if publish is None else set(publish.recipes_of(specs)),
+        }
         for number, definition in enumerate(self.rounds, start=1):
             recipes[definition] = {
                 name for name, spec in specs.items() if spec.has_rounds and number <= spec.round_count

@@ -1,0 +1,1 @@
+"""Coresets published for others: immutable versions, and a pointer that moves last."""
