@@ -144,16 +144,19 @@ def publish(
     before = [] if last is None else _kept_before(last, is_same, keep)
     versions = [{_VERSION: manifest[_VERSION], _FOLDER: within}, *before][:keep]
     write_json({**manifest, _FOLDER: within, _FILES: listed, _VERSIONS: versions}, folder / MANIFEST)
-    try:
-        if is_local(folder):
+    if is_local(folder):
+        try:
             _link_fixed_names(Path(folder.path), within)
-        # A folder whose place the same choice has taken may still be read by somebody.
-        replaced = None if last is None else last.manifest.get(_FOLDER)
-        named = {version[_FOLDER] for version in versions}
-        dropped = {version[_FOLDER] for version in before} - named
+        except OSError as error:
+            _log.warning("%s: no links to the version in force (%s); its files lie in %s", folder, error, within)
+    # A folder whose place the same choice has taken may still be read by somebody.
+    replaced = None if last is None else last.manifest.get(_FOLDER)
+    named = {version[_FOLDER] for version in versions}
+    dropped = {version[_FOLDER] for version in before} - named
+    try:
         _remove_old(folder, named if replaced in dropped else named | {replaced}, dropped)
     except OSError as error:
-        _log.warning("%s: replaced versions, or links to them, cannot be put right (%s)", folder, error)
+        _log.warning("%s: replaced versions cannot be removed (%s)", folder, error)
 
 
 def write_in_place(

@@ -258,6 +258,20 @@ def test_an_object_store_of_0_2_is_taken_over(bucket: UPath, monkeypatch: pytest
     assert seen(folder) == "b" and kept(folder) == ["b", "a"]
 
 
+def test_where_a_disk_has_no_links_the_pointer_says_where_the_files_lie(
+    on_disk: UPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)  # the system's answer, as some network shares give it
+    for version in "abcd":
+        publish_version(on_disk, version)
+    assert seen(on_disk) == "d" and kept(on_disk) == ["d", "c", "b"] and len(folders(on_disk)) == 3
+    assert {path.name for path in Path(on_disk.path).iterdir()} == {MANIFEST, "versions"}
+    assert "no links to the version in force" in caplog.text
+
+
 def test_a_copy_that_followed_the_links_is_published_to_as_ever(on_disk: UPath, tmp_path: Path) -> None:
     publish_version(on_disk, "a")
     copy = UPath(shutil.copytree(on_disk.path, tmp_path / "copy"))

@@ -16,6 +16,8 @@ import pytest
 
 from dselect_core.coreset.coreset import make_coreset
 from dselect_core.coreset.manifest import read_manifest
+from dselect_core.coreset.published import MANIFEST, publish
+from dselect_core.fingerprint import digest
 from dselect_core.kinds import all_kinds, kind_of
 from dselect_core.lineage.explain import story
 from dselect_core.neighbors.update_neighbors import update_neighbors
@@ -25,6 +27,8 @@ from dselect_core.scores.update import update_scores
 from dselect_core.scores.update_pairs import update_pairs
 from dselect_core.settings.settings import load_settings
 from dselect_core.settings.workspace import Workspace
+from dselect_core.storage.json_file import read_json
+from tests.core.killed_publish import contents
 from tests.e2e.graph import Graph, materialised
 
 DATA = Path(__file__).parents[1] / "data"
@@ -75,8 +79,20 @@ def test_every_coreset_is_chosen_again_from_its_saved_order(workspace: Workspace
         assert set(coreset.changes["change"]) == {"kept"}
         manifest = read_manifest(workspace, recipe)
         assert manifest is not None and manifest_then is not None
+        assert [each["version"] for each in manifest["versions"]] == [coreset.version]
         same = ("order", "spec_version", "strategy", "options", "selection_revision", "counts", "sources")
         assert {key: manifest[key] for key in same} == {key: manifest_then[key] for key in same}
+
+
+def test_a_coreset_of_then_is_a_version_once_another_takes_its_place(workspace: Workspace) -> None:
+    for recipe in workspace.settings.coresets:
+        folder = workspace.coreset(recipe)
+        order_then = pl.read_parquet(str(folder / "order.parquet"))
+        publish(folder, contents("b").items(), {"recipe": recipe, "version": "b"})
+        now, then = read_json(folder / MANIFEST)["versions"]
+        assert (now["version"], then["version"]) == ("b", digest(order_then["sample_id"]))
+        assert pl.read_parquet(str(folder / then["folder"] / "order.parquet")).equals(order_then)
+        assert (folder / "order.parquet").read_bytes() == contents("b")["order.parquet"]
 
 
 def test_the_story_of_a_sample_names_the_scores_of_then_with_their_provenance(workspace: Workspace) -> None:

@@ -209,3 +209,20 @@ def test_in_one_run_by_hand_nothing_follows_a_coreset_that_was_not_tried(graph: 
         assert not done.success
         assert instance.get_materialized_partitions(publish.key) == set()
         assert run_assets(team, instance, assets, "plain", raise_on_error=False).success
+
+
+def test_what_has_to_beat_random_is_published_when_it_does_and_waits_for_its_trial(graph: Graph) -> None:
+    pointer = graph.folder / "out" / "tried" / "latest.json"
+    graph.settings(publish={"to": "out", "recipes": ["tried"], "require": ["beats_random"]})
+    say(graph, "tried", "worse")
+    told = dselect(graph.folder, "refresh", code=1)
+    assert "coreset tried is not published: the check beats_random failed: worse, by hand" in told
+    assert "publication[tried] is refused: the check beats_random failed" in dselect(graph.folder, "status")
+    assert not pointer.exists()
+    say(graph, "tried", "better")
+    assert {run.assets for run in graph.refresh().runs} == {(dg.AssetKey("publication"),)}
+    assert pointer.exists()
+    # Another coreset is tried first, and published, or refused, by its own trial.
+    graph.settings(coresets=RECIPES | {"tried": TRIED | {"budget": 7}})
+    ran = [asset.to_user_string() for run in graph.refresh().runs for asset in run.assets]
+    assert ran.index("coreset") < ran.index("trial") < ran.index("publication") and ran.count("publication") == 1
