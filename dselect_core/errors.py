@@ -2,12 +2,25 @@
 
 import errno
 import os
+import re
+import sys
 
 from upath import UPath
 
 
 class DselectError(Exception):
-    """Bad input or bad settings. The message names the file, row or key, and the remedy."""
+    """Bad input or bad settings. The message names the file, row or key, and the remedy.
+
+    again: whether the same may go well at another time, so that a run may try it again.
+    """
+
+    again = False
+
+
+class UnreachableError(DselectError):
+    """An object store or endpoint that does not answer. Nothing that was finished is lost by it."""
+
+    again = True
 
 
 _PLACE = "name another place (`storage` in dselect.yaml, $DAGSTER_HOME, or the path you gave)"
@@ -39,6 +52,34 @@ def explain_os_error(error: OSError) -> str:
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     what, remedy = _REMEDIES.get(error.errno or 0, (error.strerror or str(error) or type(error).__name__, ""))
     return " ".join([f"{' → '.join(dict.fromkeys(names))}: {what}." if names else f"{what}.", remedy]).strip()
+
+
+def object_store_error(error: BaseException) -> DselectError | None:
+    """The error of an object store in plain words; None for any other. UnreachableError where it does not answer."""
+    said = re.sub(r"\?[^\s\"']*", "", str(error)).rstrip(". ")  # without the query of an address
+    is_cut_off = isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError)
+    is_refused = False
+    # Loaded where an s3:// path was opened, and nowhere else could such an error come from.
+    if (botocore := sys.modules.get("botocore.exceptions")) is not None:
+        is_cut_off |= isinstance(error, botocore.HTTPClientError | botocore.ConnectionError)
+        is_refused = isinstance(error, botocore.BotoCoreError)
+        if isinstance(error, OSError) and isinstance(error.__cause__, botocore.ClientError):
+            reply = error.__cause__.response
+            is_cut_off |= reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+            # An object that is gone is a file that is gone.
+            is_refused |= not isinstance(error, FileNotFoundError) or reply["Error"].get("Code") == "NoSuchBucket"
+            said = (error.strerror or str(error)).rstrip(". ")
+    if is_cut_off:
+        return UnreachableError(
+            f"the object store does not answer: {said}. Check that it is up and can be reached from here, then run the "
+            "command again: what was finished is kept."
+        )
+    if is_refused:
+        return DselectError(
+            f"the object store refuses: {said}. Check the bucket, the region and the credentials (in the environment, "
+            "or in `storage_options`)."
+        )
+    return None
 
 
 class DamagedFileError(DselectError):

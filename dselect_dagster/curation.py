@@ -103,7 +103,7 @@ class Curation(dg.Component, dg.Model, dg.Resolvable):
         runs = self.automation == "running"
         if self.settings is None:
             path = folder / (self.config or CONFIG)
-            return Corpus.of_file(load_settings(path), str(path), self.name, runs)
+            return Corpus.of_file(load_settings(path), str(path), self.name, runs, pools=True)
         written_in = f"`settings` in {folder / 'defs.yaml'}"
         settings = check_settings(self.settings, written_in, folder)
-        return Corpus(settings, lambda: Workspace(settings), Namespace(self.name), written_in, runs)
+        return Corpus(settings, lambda: Workspace(settings), Namespace(self.name), written_in, runs, pools=True)

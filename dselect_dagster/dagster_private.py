@@ -6,8 +6,8 @@ what moved. Everything here takes and returns public types, text, or the classes
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,12 @@ from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.loader import LoadingContext
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorType
 from dagster._core.storage.event_log.base import AssetRecord
+from dagster._daemon.asset_daemon import (
+    asset_daemon_cursor_from_instigator_serialized_cursor,
+    asset_daemon_cursor_to_instigator_serialized_cursor,
+)
 from dagster._utils.caching_instance_queryer import CachingInstanceQueryer
 
 from dselect_core.errors import DselectError
@@ -112,7 +117,15 @@ def staleness_partition_limit() -> int:
 def evaluate_conditions(
     defs: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None = None
 ) -> tuple[set[tuple[dg.AssetKey, str | None]], str]:
-    """Evaluate all automation conditions as the daemon does: the asset partitions they request, and the new cursor.
+    """Evaluate all automation conditions as the daemon does: the asset partitions they request, and the new cursor."""
+    runs, new_cursor = runs_of_conditions(defs, instance, cursor)
+    return {(asset, run.partition_key) for run in runs for asset in run.asset_selection or []}, new_cursor
+
+
+def runs_of_conditions(
+    defs: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None = None
+) -> tuple[Sequence[dg.RunRequest], str]:
+    """The same as the runs that the daemon would start.
 
     `dg.evaluate_automation_conditions` gives the same answer. It asks the database for the partitions about ten times
     a source, because it writes its new cursor outside of the cache that the evaluation uses; the daemon does not.
@@ -130,9 +143,51 @@ def evaluate_conditions(
         logger=logging.getLogger(__name__),
         emit_backfills=False,
     )
-    run_requests, new_cursor, _ = tick.evaluate()
-    requested = {(asset, request.partition_key) for request in run_requests for asset in request.asset_selection or []}
-    return requested, dg.serialize_value(new_cursor)
+    runs, new_cursor, _ = tick.evaluate()
+    return runs, dg.serialize_value(new_cursor)
+
+
+def last_event_of(cursor: str) -> int:
+    """The number of the last event that an evaluation saw; 0 where it saw none."""
+    of_assets = dg.deserialize_value(cursor, AssetDaemonCursor).previous_condition_cursors or []
+    return max((of_asset.last_event_id or 0 for of_asset in of_assets), default=0)
+
+
+def read_sensor_cursors(instance: dg.DagsterInstance, sensor: str, asset: dg.AssetKey) -> dict[str, str]:
+    """{state: cursor} of the automation sensors of this name that evaluated an asset, on or off: one a code location.
+
+    The cursors are as `evaluate_conditions` takes them.
+    """
+    cursors = {state: _cursor_of(state) for state in _sensor_states(instance, sensor)}
+    return {
+        state.selector_id: dg.serialize_value(cursor)
+        for state, cursor in cursors.items()
+        if any(of_asset.key == asset for of_asset in cursor.previous_condition_cursors or [])
+    }
+
+
+def write_sensor_cursors(instance: dg.DagsterInstance, sensor: str, read: Mapping[str, str], cursor: str) -> None:
+    """Put the sensors of `read` to this cursor, but those that a daemon has moved since `read` was read."""
+    new = dg.deserialize_value(cursor, AssetDaemonCursor)
+    for state in _sensor_states(instance, sensor):
+        old, data = _cursor_of(state), state.sensor_instigator_data
+        if data is None or read.get(state.selector_id) != dg.serialize_value(old):
+            continue
+        # The numbers of evaluations are the daemon's, which looks by them for the tick that a crash cut short.
+        text = asset_daemon_cursor_to_instigator_serialized_cursor(replace(new, evaluation_id=old.evaluation_id))
+        instance.update_instigator_state(state.with_data(data._replace(cursor=text)))
+
+
+def _sensor_states(instance: dg.DagsterInstance, sensor: str) -> list[InstigatorState]:
+    if instance.schedule_storage is None:  # an instance in memory, which no daemon serves
+        return []
+    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    return [state for state in states if state.name == sensor]
+
+
+def _cursor_of(state: InstigatorState) -> AssetDaemonCursor:
+    data = state.sensor_instigator_data
+    return asset_daemon_cursor_from_instigator_serialized_cursor(None if data is None else data.cursor, None)
 
 
 def read_cursors(instance: dg.DagsterInstance, names: set[str]) -> Mapping[str, str]:
@@ -244,11 +299,22 @@ def select_assets(defs: dg.Definitions, selection: dg.AssetSelection) -> set[dg.
 
 
 def run_assets(
-    defs: dg.Definitions, instance: dg.DagsterInstance, assets: list[dg.AssetKey], partition: str | None, **options: Any
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    assets: list[dg.AssetKey],
+    partition: str | None,
+    job: str | None = None,
+    **options: Any,
 ) -> dg.ExecuteInProcessResult:
-    """Run assets of one partition in this process. options: those of `dg.JobDefinition.execute_in_process`."""
-    job = defs.resolve_implicit_global_asset_job_def()
-    return job.execute_in_process(instance=instance, partition_key=partition, asset_selection=assets, **options)
+    """Run assets of one partition in this process.
+
+    job: the name that the run bears; None: that of no job. options: those of `dg.JobDefinition.execute_in_process`.
+    """
+    of_job = defs.resolve_implicit_global_asset_job_def()
+    if job is not None:
+        # A job that is defined has one set of partitions, and its runs no other.
+        of_job = of_job._copy(name=job)
+    return of_job.execute_in_process(instance=instance, partition_key=partition, asset_selection=assets, **options)
 
 
 def materializations_of(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterialization]:

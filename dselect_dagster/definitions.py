@@ -3,4 +3,4 @@
 from dselect_core.settings.settings import config_path, load_settings
 from dselect_dagster.defs.graph import build_definitions
 
-defs = build_definitions(load_settings(config_path()), str(config_path()))
+defs = build_definitions(load_settings(config_path()), str(config_path()), pools=True)

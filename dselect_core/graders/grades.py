@@ -27,7 +27,7 @@ from typing import Any
 
 import polars as pl
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DselectError, UnreachableError
 from dselect_core.escape import markdown_cell
 from dselect_core.fingerprint import fingerprint
 from dselect_core.graders import heuristic_grader, local_judge, openai_grader, reward_grader, yes_no
@@ -213,7 +213,7 @@ def _compute(
     except DselectError as error:
         if judge is None:
             raise
-        raise DselectError(f"{spec.key}: {error}") from error
+        raise (UnreachableError if error.again else DselectError)(f"{spec.key}: {error}") from error
 
 
 def _compute_paid(

@@ -19,7 +19,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DselectError, UnreachableError
 from dselect_core.graders.call_failure import CallFailure, describe, failure_of
 from dselect_core.graders.judge_form import Chat, JudgeForm
 from dselect_core.graders.judge_logprobs import NoLogprobsError
@@ -72,6 +72,7 @@ class Session:
         self._failed_calls = 0  # in a row
         self._held: list[_Held] = []  # since the last call that was answered began
         self._stopped: str | None = None
+        self._may_work_again = False  # another time, after it was stopped
         self._asking = asyncio.Lock()
 
     async def judge(
@@ -125,7 +126,7 @@ class Session:
             works = self._stopped is None and await self._works()
             last = self._held[-1].failure
             if not works and not self._answered and (last.for_all or self._stopped is not None):
-                raise DselectError(self._stopped or last.remedy)
+                raise self._ended(last)
             await release(works)
         return [each if each is not None else Judgement(error=f"{NOT_TRIED}not asked") for each in results]
 
@@ -138,7 +139,7 @@ class Session:
     ) -> None:
         if self._stopped is not None:
             if not self._answered:
-                raise DselectError(self._stopped)
+                raise self._ended()
             # Grades already bought are kept; the others are asked again by the next run.
             await finish(at, Judgement(error=NOT_TRIED + self._stopped))
             return
@@ -199,13 +200,19 @@ class Session:
                 self._failed_calls = 0
                 await release(True, before=failures_before)
             elif self._failed_calls >= enough:  # and no later call was answered meanwhile
-                self._stop(failure.remedy)
+                self._stop(failure.remedy, failure.again)
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, why: str, may_work_again: bool = False) -> None:
         if self._stopped is None:
             _log.warning("%s Nothing more is asked in this run.", why)
-        self._stopped = self._stopped or why
+            self._stopped, self._may_work_again = why, may_work_again
         self._pace.open_to_all()
+
+    def _ended(self, last: CallFailure | None = None) -> DselectError:
+        """What is raised where nothing was answered. last: the last failure, for a session that nobody stopped."""
+        if self._stopped is None and last is not None:
+            return UnreachableError(last.remedy) if last.again else DselectError(last.remedy)
+        return (UnreachableError if self._may_work_again else DselectError)(self._stopped or "")
 
     async def learn(self) -> Dialect:
         """The dialect in which the endpoint answers the small question.
@@ -214,7 +221,7 @@ class Session:
         """
         outcome = await self._probe(self._spec.max_retries)
         if not isinstance(outcome, Judgement):
-            raise DselectError(outcome.remedy)
+            raise self._ended(outcome)
         return self._dialect
 
     async def _works(self, retries: int = 1) -> bool:

@@ -159,6 +159,7 @@ class KindsNotComputedError(DselectError):
     def __init__(self, failures: Mapping[str, DselectError], reports: dict[str, TableReport]):
         super().__init__("; ".join(str(error) for error in failures.values()))
         self.reports = reports
+        self.again = any(error.again for error in failures.values())
 
 
 def update_scores(

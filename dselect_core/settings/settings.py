@@ -20,6 +20,7 @@ from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, explain_unknown_key
 from dselect_core.settings.candidates_check import check_candidates
 from dselect_core.settings.checks_spec import ChecksSpec
+from dselect_core.settings.freshness_spec import FreshnessSpec
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.graders_check import check_grader_names, check_rewards, check_rubrics, judges_of
 from dselect_core.settings.names_check import check_names
@@ -173,6 +174,7 @@ class Settings(StrictModel):
         3, ge=1, description="versions of each coreset that the storage keeps, the one in force among them"
     )
     schedule: str = Field("0 3 * * *", description="cron line (UTC) of the schedules that refresh")
+    freshness: FreshnessSpec | None = Field(None, description="how long ago some coreset may have been made at most")
     reports_url: str | None = Field(
         None,
         description="the address at which the storage's folder `reports` is served, so that Dagster links to its pages",

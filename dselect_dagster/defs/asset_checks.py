@@ -11,6 +11,7 @@ from dselect_core.pool.corpus_index import grades_candidates_only
 from dselect_core.redact import redact_all
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
+from dselect_dagster.defs.run_policy import Tool, run_policy
 
 
 def _check(
@@ -22,10 +23,11 @@ def _check(
     partitions: dg.PartitionsDefinition | None = None,
     *,
     blocking: bool = False,
+    tool: Tool = "polars",
 ) -> dg.AssetChecksDefinition:
     """A check of an asset, or of each of its partitions. look: at the workspace, and at the partition where it has one.
 
-    One that blocks fails as an error, any other as a warning.
+    One that blocks fails as an error, any other as a warning. tool: what it looks with.
     """
     severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
 
@@ -35,6 +37,7 @@ def _check(
         blocking=blocking,
         partitions_def=partitions,
         description=description,
+        **run_policy(corpus, tool),
     )
     @with_clean_errors
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -77,6 +80,7 @@ def asset_checks(corpus: Corpus, needed: frozenset[str]) -> list[dg.AssetChecksD
             "losses_do_not_depend_on_the_batch",
             checks.losses_do_not_depend_on_the_batch,
             "no sample of a probe has another loss alone than in a batch with others",
+            tool="torch",
         ),
         _check(
             corpus,

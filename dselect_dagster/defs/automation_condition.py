@@ -40,11 +40,14 @@ def on_input_change(
     allow_missing_deps: for the corpus index, which waits until each dependency has some partition, and
     lists the sources that are incomplete instead of waiting for all. blocked_by_coreset, allow_missing_recipes: see
     `inputs_are_ready`.
-    waits_for: inputs with partitions of another set, so that they are not made in one run with the asset, and that read
-    what it reads itself: it waits for them while they are behind that.
+    waits_for: inputs that read what the asset reads itself: it waits for them while they are behind that, and is not
+    made in their run. Inputs in the same partitions are among them: of several partitions that were made together with
+    the asset Dagster knows one (`executed_with_root_target`), and would ask for all others again.
     """
-    dep_changed = (AC.data_version_changed() & ~AC.executed_with_root_target()) | AC.will_be_requested()
-    any_dep_changed = AC.any_deps_match(dep_changed).with_label("any_dep_changed")
+    awaited = dg.AssetSelection.assets(*namespace.keys(*waits_for))
+    dep_changed = AC.data_version_changed() & ~AC.executed_with_root_target()
+    any_dep_changed = AC.any_deps_match(dep_changed) | AC.any_deps_match(AC.will_be_requested()).ignore(awaited)
+    any_dep_changed = any_dep_changed.with_label("any_dep_changed")
     # `newly_requested` is true one tick after the request. A change that lands between the two ticks would meet
     # that reset and be lost, so a reset yields to a change.
     requested = (AC.newly_requested() | AC.initial_evaluation()).with_label("requested")
@@ -57,7 +60,7 @@ def on_input_change(
         allow_missing_recipes=allow_missing_recipes,
     )
     if waits_for:
-        ready = ready & ~AC.any_deps_match(_is_behind()).allow(dg.AssetSelection.assets(*namespace.keys(*waits_for)))
+        ready = ready & ~AC.any_deps_match(_is_behind()).allow(awaited)
     return (trigger & ready).with_label("on_input_change")
 
 

@@ -23,12 +23,14 @@ from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.defs.namespace import PLAIN, Namespace
+from dselect_dagster.defs.run_tags import CAUSE, RECIPE, SOURCE
 
 State = Literal["new", "changed", "gone", "unreadable", "lost"]
 """`lost`: unchanged, but what was landed of it is gone from the storage. A recipe that comes back is `new`."""
 
 # The assets that read what is outside the graph.
 LANDED_ASSETS = ("raw_dataset", "coreset_spec")
+_TAG_OF_LANDED = {"raw_dataset": SOURCE, "coreset_spec": RECIPE}
 # All assets that hold scores of sources, and of the pool.
 _SCORES, _PAIR_SCORES = "scores of sources", "scores of the pool"
 
@@ -243,7 +245,7 @@ def landing_runs(changed_inputs: ChangedInputs, assets: Iterable[str]) -> list[d
             run_key=f"{change.asset}:{change.partition}:{change.signature}",
             asset_selection=[changed_inputs.namespace.key(change.asset)],
             partition_key=change.partition,
-            tags={"dselect/cause": change.state},
+            tags={CAUSE: change.state, _TAG_OF_LANDED[change.asset]: change.partition},
         )
         for change in changed_inputs.changes
         if change.asset in assets
@@ -274,7 +276,7 @@ def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) 
             run_key=f"{asset}:{partition}:lost after {_last_record_id(instance, namespace.key(asset), partition)}",
             asset_selection=[namespace.key(asset)],
             partition_key=partition,
-            tags={"dselect/cause": "lost"},
+            tags={CAUSE: "lost"},
         )
         for asset, partition in lost
         if place(asset) == first

@@ -24,6 +24,7 @@ from dselect_dagster.defs.changed_inputs import last_record
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.namespace import Namespace
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
+from dselect_dagster.defs.run_tags import CAUSE, RECIPE
 
 _BEATS, _MET = "beats_random", "requirements_met"
 _UP_TO_CORESET = {"coreset_spec", "candidates", "coreset"}
@@ -141,7 +142,7 @@ def check_runs(due: list[DueCheck]) -> list[dg.RunRequest]:
             asset_check_keys=[each.check],
             partition_key=each.recipe,
             # The partition is named by its tag too: Dagster looks for its set among the assets, and there are none.
-            tags={"dagster/partition": each.recipe, "dselect/cause": "verdict"},
+            tags={"dagster/partition": each.recipe, CAUSE: "verdict", RECIPE: each.recipe},
         )
         for each in due
     ]

@@ -17,7 +17,9 @@ from dselect_dagster.defs.namespace import PLAIN, Namespace
 class Corpus:
     """settings: as they were when the definitions were loaded; runs use those that `open` reads.
 
-    automation: whether the sensors are switched on where nobody switched them yet.
+    automation: whether the sensors are switched on where nobody switched them yet. pools: whether its runs take slots
+    of pools (run_policy.py), as those of a deployment do: a command in the foreground has its process to itself, and
+    would wait in silence.
     open: the workspace of the settings as they are now, read at each use, so that a run sees the file as it is when it
     starts. Raises DselectError when they cannot be read. written_in: where a person edits them, for messages.
     """
@@ -27,9 +29,12 @@ class Corpus:
     namespace: Namespace = PLAIN
     written_in: str = "dselect.yaml"
     automation: bool = False
+    pools: bool = False
 
     @classmethod
-    def of_file(cls, settings: Settings, config: str = "", name: str = "", automation: bool = False) -> "Corpus":
+    def of_file(
+        cls, settings: Settings, config: str = "", name: str = "", automation: bool = False, pools: bool = False
+    ) -> "Corpus":
         """A corpus whose settings lie in a file. config: its path; empty: the file in force when a run starts."""
         return cls(
             settings,
@@ -37,4 +42,5 @@ class Corpus:
             Namespace(name),
             config or "dselect.yaml",
             automation,
+            pools,
         )

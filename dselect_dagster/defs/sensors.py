@@ -8,12 +8,14 @@ says.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from dselect_core.fingerprint import fingerprint
 from dselect_core.graders.open_batches import open_batches
+from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.changed_inputs import (
     LANDED_ASSETS,
     find_changed_inputs,
@@ -24,10 +26,17 @@ from dselect_dagster.defs.changed_inputs import (
 from dselect_dagster.defs.coreset_checks import check_runs, due_checks
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.run_errors import with_clean_errors
+from dselect_dagster.defs.run_tags import CAUSE, SOURCE
 
 
-def sources_and_recipes(corpus: Corpus, own: dg.AssetSelection) -> dg.SensorDefinition:
-    """The sensor that lands. own: all assets of the corpus."""
+def sources_and_recipes(
+    corpus: Corpus, own: dg.AssetSelection, moved: Callable[[Settings], str | None]
+) -> dg.SensorDefinition:
+    """The sensor that lands.
+
+    own: all assets of the corpus. moved: what the UI is told where these settings make other definitions than those
+    that are loaded.
+    """
 
     @dg.sensor(
         name=corpus.namespace.prefixed("sources_and_recipes"),
@@ -43,16 +52,21 @@ def sources_and_recipes(corpus: Corpus, own: dg.AssetSelection) -> dg.SensorDefi
     def sources_and_recipes(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         """Request a run for each change, with a partition where it is new, and for what is lost.
 
-        Checks that a change of the settings alone decides anew, as an edited `require` does, are evaluated.
+        Checks that a change of the settings alone decides anew, as an edited `require` does, are evaluated. What waits
+        for a reload of the definitions is told, as the reason of a tick that asks for nothing, else in its log.
         """
         place, namespace = corpus.open(), corpus.namespace
         changed_inputs = find_changed_inputs(place, context.instance, namespace)
+        runs = [
+            *landing_runs(changed_inputs, LANDED_ASSETS),
+            *restoring_runs(changed_inputs, context.instance),
+            *check_runs(due_checks(place, context.instance, namespace)),
+        ]
+        if (waits := moved(place.settings)) is not None:
+            context.log.warning(waits)
         return dg.SensorResult(
-            run_requests=[
-                *landing_runs(changed_inputs, LANDED_ASSETS),
-                *restoring_runs(changed_inputs, context.instance),
-                *check_runs(due_checks(place, context.instance, namespace)),
-            ],
+            run_requests=runs,
+            skip_reason=None if runs else waits,
             dynamic_partitions_requests=partition_requests(changed_inputs),
         )
 
@@ -104,7 +118,7 @@ def grading_batches(corpus: Corpus) -> dg.SensorDefinition:
                     run_key=f"batches:{source}:{fingerprint(keys)}:{hour}",
                     asset_selection=[grades],
                     partition_key=source,
-                    tags={"dselect/cause": "batch ended"},
+                    tags={CAUSE: "batch ended", SOURCE: source},
                 )
                 for source, keys in ended.items()
             ]

@@ -32,7 +32,6 @@ from dselect_dagster.dagster_private import (
     run_checks,
     step_errors_of,
 )
-from dselect_dagster.defs.assets.scores import REFRESH_TAG
 from dselect_dagster.defs.automation_condition import (
     ALLOW_MISSING_DEPS,
     ALLOW_MISSING_RECIPES,
@@ -46,14 +45,16 @@ from dselect_dagster.defs.changed_inputs import (
     register_partitions,
 )
 from dselect_dagster.defs.coreset_checks import due_checks
+from dselect_dagster.defs.jobs import REFRESH as REFRESH_JOB
 from dselect_dagster.defs.namespace import PLAIN, Namespace
+from dselect_dagster.defs.run_tags import COMMAND, RECIPE, REFRESH, partition_tags
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.condition_cursor import ConditionCursor
 from dselect_dagster.refresh.lost_partitions import LostPartitions
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness, StalePartition
 
-_COMMAND_TAG = {"dselect/command": "refresh"}
+_COMMAND_TAG = {COMMAND: "refresh"}
 _PROCESS_TAG = "dselect/process"
 
 
@@ -171,6 +172,8 @@ def refresh(
             result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
             result.held_back = held_back(workspace, [recipe] if recipe else None)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
+            if not stale_partitions and not requested:
+                cursor.hand_over(not_compared)
             return result
 
 
@@ -202,7 +205,7 @@ def _evaluate_checks(
     for due in due_checks(workspace, instance, namespace):
         checks[due.recipe].append(due.check)
     for recipe, keys in checks.items():
-        run_checks(defs, instance, keys, recipe, _tags(result))
+        run_checks(defs, instance, keys, recipe, _tags(result) | {RECIPE: recipe})
 
 
 def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
@@ -218,7 +221,7 @@ def _fail_abandoned_runs(instance: dg.DagsterInstance) -> None:
 def _tags(result: RefreshResult) -> dict[str, str]:
     """Of the runs of this process."""
     process = {_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
-    return _COMMAND_TAG | process | {REFRESH_TAG: result.refresh_id}
+    return _COMMAND_TAG | process | {REFRESH: result.refresh_id}
 
 
 def _is_alive(pid: int) -> bool:
@@ -255,13 +258,11 @@ def _run(
     on_run: Callable[[str], None],
 ) -> None:
     """Run the keys, one run a partition: a run over several partitions records one data version for all of them."""
-    graph = AssetGraph(defs)
-    assets_by_run: dict[tuple[str | None, str | None], list[dg.AssetKey]] = defaultdict(list)
+    graph, namespace = AssetGraph(defs), result.changed_inputs.namespace
+    assets_by_run: dict[tuple[dg.PartitionsDefinition | None, str | None], list[dg.AssetKey]] = defaultdict(list)
     for asset, partition in keys:
-        definition = graph.partitions(asset)
-        partition_set = definition.name if isinstance(definition, dg.DynamicPartitionsDefinition) else None
-        assets_by_run[partition_set, partition].append(asset)
-    for (_, partition), assets in assets_by_run.items():
+        assets_by_run[graph.partitions(asset), partition].append(asset)
+    for (partitions, partition), assets in assets_by_run.items():
         raise_if_stopped()
         on_run(", ".join(asset.to_user_string() for asset in assets) + (f" [{partition}]" if partition else ""))
         run_result = run_assets(
@@ -271,7 +272,8 @@ def _run(
             partition,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags=_tags(result),
+            tags=_tags(result) | partition_tags(namespace, partitions, partition),
+            job=namespace.prefixed(REFRESH_JOB),
         )
         # Dagster counts a run that was stopped as one that failed, and would have the others go on.
         raise_if_stopped()

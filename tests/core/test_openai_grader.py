@@ -11,7 +11,7 @@ import time
 import polars as pl
 import pytest
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DselectError, UnreachableError
 from dselect_core.graders.grades import GRADES, grade, grader_provenance
 from dselect_core.graders.judge_prompt import RATING
 from dselect_core.graders.judge_reply import parse_rating, rating_to_grade
@@ -431,7 +431,7 @@ def test_nobody_listening_is_an_error():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
-        with pytest.raises(DselectError, match=r"no connection.*\(Cannot connect") as caught:
+        with pytest.raises(UnreachableError, match=r"no connection.*\(Cannot connect") as caught:
             grade(samples(30), GraderSpec(base_url=url, model="judge-1", max_retries=0))
     assert url in str(caught.value)
 

@@ -26,6 +26,7 @@ STALENESS, CONDITIONS, INSTANCE, RUNS, CHECKS = (
 )
 RESOLVER = "dagster._core.definitions.data_version.CachingStaleStatusResolver"
 TICK = "dagster._core.definitions.automation_tick_evaluation_context.AutomationTickEvaluationContext"
+DAEMON = "dagster._daemon.asset_daemon.asset_daemon_cursor"
 DAGSTER_INSTANCE = "dagster._core.instance.instance.DagsterInstance"
 GRAPH = "dagster._core.definitions.assets.graph.base_asset_graph.BaseAssetGraph"
 RESULT = "dagster._core.execution.execution_result.ExecutionResult"
@@ -71,6 +72,17 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     f"{TICK}.evaluate": (CONDITIONS, ()),
+    "dagster._core.definitions.asset_daemon_cursor.AssetDaemonCursor.previous_condition_cursors": (CONDITIONS, ()),
+    f"{DAEMON}_from_instigator_serialized_cursor": (CONDITIONS, ("serialized_cursor", "asset_graph")),
+    f"{DAEMON}_to_instigator_serialized_cursor": (CONDITIONS, ("cursor",)),
+    f"{DAGSTER_INSTANCE}.schedule_storage": (CONDITIONS, ()),
+    f"{DAGSTER_INSTANCE}.update_instigator_state": (CONDITIONS, ("state",)),
+    "dagster._core.scheduler.instigation.InstigatorType.SENSOR": (CONDITIONS, ()),
+    "dagster._core.scheduler.instigation.InstigatorState.name": (CONDITIONS, ()),
+    "dagster._core.scheduler.instigation.InstigatorState.selector_id": (CONDITIONS, ()),
+    "dagster._core.scheduler.instigation.InstigatorState.sensor_instigator_data": (CONDITIONS, ()),
+    "dagster._core.scheduler.instigation.InstigatorState.with_data": (CONDITIONS, ("instigator_data",)),
+    "dagster._core.scheduler.instigation.SensorInstigatorData.cursor": (CONDITIONS, ()),
     "dagster.Definitions.permissive_map_resolved_asset_specs": (CONDITIONS, ("func", "selection")),
     f"{DAGSTER_INSTANCE}.daemon_cursor_storage": (CONDITIONS, ()),
     "dagster._core.storage.daemon_cursor.DaemonCursorStorage.get_cursor_values": (CONDITIONS, ("keys",)),
@@ -103,10 +115,17 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
         ("check_keys", "partition_filter"),
     ),
     "dagster._core.storage.asset_check_execution_record.AssetCheckExecutionRecord.evaluation": (CHECKS, ()),
+    "dagster.JobDefinition._copy": (RUNS, ("kwargs",)),
     "dagster.JobDefinition.get_subset": (CHECKS, ("asset_selection", "asset_check_selection")),
     "dagster._core.events.AssetMaterializationPlannedData": ("a test", ("asset_key", "partition")),
     "dagster._core.loader.LoadingContextForTest": ("a test", ("instance",)),
     "dagster._core.test_utils.create_run_for_test": ("a test", ("instance",)),
+    "dagster._core.remote_origin.RegisteredCodeLocationOrigin": ("a test", ()),
+    "dagster._core.remote_origin.RemoteInstigatorOrigin": ("a test", ()),
+    "dagster._core.remote_origin.RemoteRepositoryOrigin": ("a test", ()),
+    "dagster._core.scheduler.instigation.InstigatorStatus.RUNNING": ("a test", ()),
+    f"{DAGSTER_INSTANCE}.add_instigator_state": ("a test", ("state",)),
+    f"{DAGSTER_INSTANCE}.get_instigator_state": ("a test", ("origin_id", "selector_id")),
 }
 
 

@@ -1,11 +1,15 @@
 """The conditions of rounds and of the coreset that reads them: each is made once for a change, after what it reads."""
 
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
 from dselect_dagster.dagster_private import evaluate_conditions
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.namespace import PLAIN
+from dselect_dagster.refresh.condition_cursor import ConditionCursor
+from tests.dagster.dagster_private import SensorState
 
 ASSETS = ["index", "candidates", "d3_round_1", "d3_round_2", "coreset"]
 
@@ -13,8 +17,8 @@ ASSETS = ["index", "candidates", "d3_round_1", "d3_round_2", "coreset"]
 class Model:
     """index → candidates[recipe] → d3_round_1, d3_round_2 of `rounds` alone → coreset[recipe], as in the graph."""
 
-    def __init__(self) -> None:
-        self.instance = dg.DagsterInstance.ephemeral()
+    def __init__(self, instance: dg.DagsterInstance | None = None) -> None:
+        self.instance = instance or dg.DagsterInstance.ephemeral()
         self.cursor: str | None = None
         self.content = "1"
         self.define("1")
@@ -49,7 +53,7 @@ class Model:
             deps=of_recipe("candidates"),
             partitions_def=PLAIN.rounds[0],
             code_version=code,
-            automation_condition=condition(),
+            automation_condition=condition("candidates"),
         )
         def round_1() -> dg.MaterializeResult:
             return version()
@@ -59,7 +63,7 @@ class Model:
             deps=of_recipe("candidates", first),
             partitions_def=PLAIN.rounds[1],
             code_version=code,
-            automation_condition=condition(first),
+            automation_condition=condition("candidates", first),
         )
         def round_2() -> dg.MaterializeResult:
             return version()
@@ -67,56 +71,50 @@ class Model:
         @dg.asset(
             deps=["candidates", *of_recipe(first, second)],
             partitions_def=PLAIN.recipe,
-            automation_condition=condition(first, second),
+            automation_condition=condition("candidates", first, second),
         )
         def coreset() -> dg.MaterializeResult:
             return version()
 
         self.defs = dg.Definitions(assets=[index, candidates, round_1, round_2, coreset])
 
-    def run(self, *assets: str, partition: str | None = None) -> None:
+    def run(self, asset: str, partition: str | None = None) -> None:
         job = self.defs.resolve_implicit_global_asset_job_def()
-        keys = [dg.AssetKey(asset) for asset in assets]
-        job.execute_in_process(instance=self.instance, asset_selection=keys, partition_key=partition)
+        job.execute_in_process(instance=self.instance, asset_selection=[dg.AssetKey(asset)], partition_key=partition)
 
     def ticks(self) -> list[set[tuple[str, str | None]]]:
-        """What each tick requests, and runs, until one requests nothing.
-
-        The plain coreset counts in the first alone: where several recipes are made at once, Dagster asks for some of
-        them a second time (`executed_with_root_target` sees the partition that was made last).
-        """
+        """What each tick requests, and runs, until one requests nothing."""
         asked: list[set[tuple[str, str | None]]] = []
         while len(asked) < 10:
             requested, self.cursor = evaluate_conditions(self.defs, self.instance, self.cursor)
             keys = {(asset.to_user_string(), partition) for asset, partition in requested}
             if not keys:
                 return asked
-            for partition in ("plain", "rounds"):
-                # As the daemon does: what has partitions of one set is one run.
-                together = [asset for asset in ("candidates", "coreset") if (asset, partition) in keys]
-                alone = [asset for asset in ASSETS[2:4] if (asset, partition) in keys]
-                for assets in (together, *([asset] for asset in alone)):
-                    if assets:
-                        self.run(*assets, partition=partition)
-            asked.append(keys - {("coreset", "plain")} if asked else keys)
+            assert not {("candidates", recipe) for asset, recipe in keys if asset == "coreset"} & keys
+            for asset, partition in sorted(keys, key=lambda key: ASSETS.index(key[0])):
+                self.run(asset, partition)
+            asked.append(keys)
         raise AssertionError(f"never quiet: {asked}")
 
 
 IN_ORDER = [
-    {("candidates", "plain"), ("candidates", "rounds"), ("coreset", "plain")},
-    {("d3_round_1", "rounds")},
+    {("candidates", "plain"), ("candidates", "rounds")},
+    {("coreset", "plain"), ("d3_round_1", "rounds")},
     {("d3_round_2", "rounds")},
     {("coreset", "rounds")},
 ]
 
 
-@pytest.fixture
-def graph() -> Model:
-    model = Model()
+def made(model: Model) -> Model:
     assert model.ticks() == []
     model.run("index")
     assert model.ticks() == IN_ORDER
     return model
+
+
+@pytest.fixture
+def graph() -> Model:
+    return made(Model())
 
 
 def test_a_change_makes_each_round_once_then_the_coreset_and_a_plain_coreset_does_not_wait(graph: Model) -> None:
@@ -127,16 +125,51 @@ def test_a_change_makes_each_round_once_then_the_coreset_and_a_plain_coreset_doe
 
 def test_a_round_that_comes_out_otherwise_moves_what_follows(graph: Model) -> None:
     graph.content = "2"
-    graph.run("d3_round_1", partition="rounds")
+    graph.run("d3_round_1", "rounds")
     assert graph.ticks() == IN_ORDER[2:]
 
 
 def test_a_round_that_comes_out_the_same_moves_nothing(graph: Model) -> None:
-    graph.run("d3_round_1", partition="rounds")
+    graph.run("d3_round_1", "rounds")
     assert graph.ticks() == []
 
 
 def test_other_code_makes_the_rounds_one_after_the_other(graph: Model) -> None:
     graph.define("2")
     graph.content = "2"
-    assert graph.ticks() == IN_ORDER[1:]
+    assert graph.ticks() == [{("d3_round_1", "rounds")}, *IN_ORDER[2:]]
+
+
+def test_what_a_refresh_made_the_daemon_does_not_ask_for_and_the_other_way_round(tmp_path: Path) -> None:
+    graph, daemon = made(Model(dg.DagsterInstance.local_temp(str(tmp_path)))), SensorState()
+
+    def daemon_has_come_here() -> None:
+        assert graph.cursor is not None
+        daemon.write(graph.instance, graph.cursor)
+
+    daemon_has_come_here()
+    graph.content = "2"
+    graph.define("2")  # the code of the rounds, too
+    graph.run("index")
+    for asset in ASSETS[1:]:
+        graph.run(asset, "rounds")
+        if asset in ("candidates", "coreset"):
+            graph.run(asset, "plain")
+    of_refresh = ConditionCursor(graph.defs, graph.instance, PLAIN)
+    assert {asset.to_user_string() for asset, _ in of_refresh.read_requests()} >= {"candidates", "d3_round_1"}
+    of_refresh.hand_over(set())
+    graph.cursor = daemon.read(graph.instance)
+    assert graph.ticks() == []
+    # What follows is asked for as ever; what the daemon made meanwhile, the next refresh does not ask for.
+    graph.content = "3"
+    graph.run("index")
+    assert graph.ticks() == IN_ORDER
+    daemon_has_come_here()
+    of_refresh = ConditionCursor(graph.defs, graph.instance, PLAIN)
+    assert of_refresh.read_requests() == []
+    # A daemon that moves on beside a refresh keeps its own cursor.
+    graph.run("index")
+    assert graph.ticks() == []
+    daemon_has_come_here()
+    of_refresh.hand_over(set())
+    assert daemon.read(graph.instance) == graph.cursor

@@ -176,3 +176,24 @@ def test_a_recipe_without_a_trial_has_no_partition_of_it(deployment: Deployment)
     assert "the recipe 'r' " in str(step_errors_of(done)) and "has no `trial: true`" in str(step_errors_of(done))
     assert deployment.tick() == []
     assert deployment.instance.get_dynamic_partitions("trial") == []
+
+
+def test_settings_that_make_other_definitions_are_said_to_wait_for_a_reload(deployment: Deployment) -> None:
+    loaded = build_definitions(load_settings(deployment.config), str(deployment.config))
+
+    config = yaml.safe_load(deployment.config.read_text())
+
+    def reason(**edit: object) -> str | None:
+        deployment.config.write_text(yaml.safe_dump(config | edit))
+        with dg.build_sensor_context(instance=deployment.instance) as context:
+            result = loaded.resolve_sensor_def("sources_and_recipes")(context)
+        assert isinstance(result, dg.SensorResult) and not result.run_requests
+        return None if result.skip_reason is None else result.skip_reason.skip_message
+
+    assert reason() is None
+    assert reason(model={"batch_tokens": 99}, parts={"rows": 9}) is None  # followed as it is
+    said = reason(difficulty={"beta": 2.0})
+    assert said is not None and ": difficulty_scores would be made otherwise" in said and "→ Reload" in said
+    said = reason(near_duplicates={"threshold": 0.9})
+    assert said is not None and "the check few_are_near_duplicates of near_duplicates" in said
+    assert reason() is None

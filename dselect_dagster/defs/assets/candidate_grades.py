@@ -12,11 +12,13 @@ from dselect_core.kinds import assets_making, kind_of
 from dselect_core.pool.corpus_index import grades_candidates_only
 from dselect_core.select.judges_spec import GRADES
 from dselect_dagster.defs.asset_metadata import columns_of_kinds, tables_metadata
-from dselect_dagster.defs.assets.scores import REFRESH_TAG, tool_of
+from dselect_dagster.defs.assets.scores import tool_of
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
+from dselect_dagster.defs.run_tags import REFRESH
 
 
 def candidate_grades(corpus: Corpus, code_versions: dict[str, str]) -> list[dg.AssetsDefinition]:
@@ -42,6 +44,7 @@ def candidate_grades(corpus: Corpus, code_versions: dict[str, str]) -> list[dg.A
             "so the others could not be chosen whatever it was, and the coresets are those of all grades."
         ),
         metadata={"dagster/column_schema": columns_of_kinds([kind])},
+        **run_policy(corpus, tool_of(settings, [kind])),
     )
     @with_clean_errors
     def candidate_grades(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -49,7 +52,7 @@ def candidate_grades(corpus: Corpus, code_versions: dict[str, str]) -> list[dg.A
         from dselect_core.graders.spend import Purpose
 
         progress = RunProgress(context, "grades of candidates")
-        purpose = Purpose(context.run.tags.get(REFRESH_TAG, context.run_id))
+        purpose = Purpose(context.run.tags.get(REFRESH, context.run_id))
         place = corpus.open()
         made = update_candidate_grades(place, progress, purpose)
         for recipe, why in made.refused.items():

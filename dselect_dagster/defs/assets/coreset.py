@@ -29,6 +29,7 @@ from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.known_partitions import known_recipe
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
 
 
 def coreset_spec(corpus: Corpus) -> dg.AssetsDefinition:
@@ -41,6 +42,7 @@ def coreset_spec(corpus: Corpus) -> dg.AssetsDefinition:
         kinds={"yaml"},
         owners=corpus.settings.owners,
         code_version="1",
+        **run_policy(corpus),
         description="A recipe of dselect.yaml: strategy, budget, seed. Requested by `dselect refresh` or the sensor.",
     )
     @with_clean_errors
@@ -72,6 +74,7 @@ def candidates(corpus: Corpus, needed: frozenset[str]) -> dg.AssetsDefinition:
         kinds={"json"},
         owners=corpus.settings.owners,
         code_version="-".join([str(REVISION), *near_duplicates, *candidate_grades]),
+        **run_policy(corpus),
         automation_condition=on_input_change(corpus.namespace, waits_for=candidate_grades),
         description="What a recipe chooses from: the pool's samples, and the versions of exactly the scores it reads.",
     )
@@ -103,7 +106,9 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
         kinds={"parquet", "json", "huggingface"},
         owners=corpus.settings.owners,
         code_version=str(REVISION),
-        automation_condition=on_input_change(corpus.namespace, waits_for=rounds),
+        **run_policy(corpus),
+        automation_condition=on_input_change(corpus.namespace, waits_for=["candidates", *rounds]),
+        freshness_policy=_freshness(corpus),
         description=(
             "The chosen samples in order, with gains and scores, as files a trainer loads: JSONL of messages, Parquet, "
             "Alpaca JSON, a `datasets` folder, and a manifest of all that made them."
@@ -134,6 +139,11 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
         )
 
     return coreset
+
+
+def _freshness(corpus: Corpus) -> dg.FreshnessPolicy | None:
+    spec = corpus.settings.freshness
+    return None if spec is None else dg.FreshnessPolicy.time_window(spec.fail_window, spec.warn_window)
 
 
 def column_descriptions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.known_partitions import known_recipe
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
 
 
 def round_assets(settings: Settings) -> list[str]:
@@ -46,7 +47,8 @@ def _d3_round(corpus: Corpus, number: int, code_version: str) -> dg.AssetsDefini
         kinds={"torch", "parquet"},
         owners=corpus.settings.owners,
         code_version=code_version,
-        automation_condition=on_input_change(corpus.namespace, waits_for=earlier),
+        **run_policy(corpus, "torch"),
+        automation_condition=on_input_change(corpus.namespace, waits_for=["candidates", *earlier]),
         description=(
             f"Round {number} of the recipes with so many rounds of d3. The model is tuned on "
             f"{'the warm-up rows, where there are some,' if number == 1 else 'all rows that were chosen before'} and "

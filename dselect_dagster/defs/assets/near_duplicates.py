@@ -16,6 +16,7 @@ from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
 
 _COLUMNS = {
     "sample_id": "a sample that is not chosen",
@@ -40,6 +41,7 @@ def near_duplicates(corpus: Corpus, code_versions: dict[str, str]) -> list[dg.As
         kinds={"numpy", "parquet"},
         owners=corpus.settings.owners,
         code_version=code_versions["near_duplicates"],
+        **run_policy(corpus),
         automation_condition=on_input_change(corpus.namespace),
         metadata={"dagster/column_schema": column_schema(SCHEMA, _COLUMNS)},
         description=(

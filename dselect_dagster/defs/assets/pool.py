@@ -21,6 +21,7 @@ from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
 
 _NEIGHBOR_COLUMNS = {
     "sample_id": "the sample",
@@ -44,6 +45,7 @@ def corpus_index(corpus: Corpus, needed: frozenset[str]) -> dg.AssetsDefinition:
         owners=corpus.settings.owners,
         # The kinds that make a source complete are part of what this asset does, and so are the roles of sources.
         code_version="-".join(["1", *sorted(needed), *_roles_version(settings), *_targets_version(settings)]),
+        **run_policy(corpus),
         automation_condition=on_input_change(corpus.namespace, allow_missing_deps=True),
         description=(
             "The pool: the samples of every complete source, once each, and the versions of their score tables. "
@@ -122,6 +124,7 @@ def neighbors(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
         kinds={"numpy", "parquet"},
         owners=corpus.settings.owners,
         code_version=code_version,
+        **run_policy(corpus),
         automation_condition=on_input_change(corpus.namespace) if needs_neighbors(corpus.settings) else None,
         metadata={"dagster/column_schema": column_schema(NEIGHBORS, _NEIGHBOR_COLUMNS)},
         description=(
@@ -166,6 +169,7 @@ def _pair_scores(
         kinds={"torch", "parquet"},
         owners=corpus.settings.owners,
         code_version=code_version,
+        **run_policy(corpus, "torch"),
         automation_condition=on_input_change(corpus.namespace) if needed & set(names) else None,
         description=" ".join(kind.described(corpus.settings) for kind in kinds),
         metadata={"dagster/column_schema": columns_of_kinds(kinds)},

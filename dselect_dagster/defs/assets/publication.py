@@ -17,6 +17,7 @@ from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.known_partitions import known_recipe
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
 
 
 def publication(corpus: Corpus) -> list[dg.AssetsDefinition]:
@@ -39,7 +40,8 @@ def publication(corpus: Corpus) -> list[dg.AssetsDefinition]:
         kinds={"huggingface"} if publish.hub_dataset else {"s3"} if publish.to.startswith("s3://") else {"file"},
         owners=corpus.settings.owners,
         code_version=fingerprint([REVISION, publish.to, terms_of(publish)])[:12],
-        automation_condition=on_input_change(corpus.namespace, waits_for=trial),
+        **run_policy(corpus, writes_to=publish.to),
+        automation_condition=on_input_change(corpus.namespace, waits_for=["coreset", *trial]),
         description=(
             "The coreset, published where `publish.to` says: an immutable version with card and manifest, then the "
             "pointer `latest.json`. The same rows under the same terms are one version. Refused, with the reason, "

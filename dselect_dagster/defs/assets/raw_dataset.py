@@ -11,6 +11,7 @@ from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.known_partitions import known_source
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
 
 
 def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
@@ -23,6 +24,7 @@ def raw_dataset(corpus: Corpus) -> dg.AssetsDefinition:
         kinds={"polars", "parquet"},
         owners=corpus.settings.owners,
         code_version="1",
+        **run_policy(corpus, reads_sources=True),
         description=(
             "The samples of one source in one schema: rows of any known shape read as messages, exact duplicates "
             "collapsed with every origin kept, bad rows in quarantine with a reason. Requested by `dselect refresh` "

@@ -18,9 +18,8 @@ from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.known_partitions import known_source
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import with_clean_errors
-
-REFRESH_TAG = "dselect/refresh"
-"""Tag of a run: the refresh that it is a part of. What a refresh may spend is counted over its runs."""
+from dselect_dagster.defs.run_policy import Tool, run_policy
+from dselect_dagster.defs.run_tags import REFRESH
 
 
 def score_assets(corpus: Corpus, needed: frozenset[str], code_versions: dict[str, str]) -> list[dg.AssetsDefinition]:
@@ -62,7 +61,7 @@ def _spec(
     )
 
 
-def tool_of(settings: Settings, kinds: Sequence[Kind]) -> str:
+def tool_of(settings: Settings, kinds: Sequence[Kind]) -> Tool:
     """What computes the kinds, as the UI shows it."""
     computations = [kind.computed_by(settings) for kind in kinds]
     if any(
@@ -77,7 +76,14 @@ def tool_of(settings: Settings, kinds: Sequence[Kind]) -> str:
 def _score_asset(
     corpus: Corpus, name: str, specs: list[dg.AssetSpec], kinds_of: dict[str, tuple[Kind, ...]], needed: frozenset[str]
 ) -> dg.AssetsDefinition:
-    @dg.multi_asset(specs=specs, can_subset=len(specs) > 1, name=corpus.namespace.prefixed(name))
+    tool = tool_of(corpus.settings, [kind for kinds in kinds_of.values() for kind in kinds])
+
+    @dg.multi_asset(
+        specs=specs,
+        can_subset=len(specs) > 1,
+        name=corpus.namespace.prefixed(name),
+        **run_policy(corpus, tool),
+    )
     @with_clean_errors
     def score_source(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         from dselect_core.graders.spend import Purpose
@@ -95,7 +101,7 @@ def _score_asset(
         progress = RunProgress(context, f"{', '.join(sorted(all_names))} of {source}")
         failure: KindsNotComputedError | None = None
         try:
-            purpose = Purpose(context.run.tags.get(REFRESH_TAG, context.run_id), source)
+            purpose = Purpose(context.run.tags.get(REFRESH, context.run_id), source)
             reports = update_scores(place, source, all_names, progress, purpose)
         except KindsNotComputedError as error:
             # What was computed is made all the same; then the step fails with the message.

@@ -23,6 +23,7 @@ from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.known_partitions import known_recipe
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import clean, with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
 
 _GROUP = "proof"
 _OF_RECIPE = ("coreset", "candidates")
@@ -39,6 +40,7 @@ def held_out(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
         kinds={"json"},
         owners=corpus.settings.owners,
         code_version=code_version,
+        **run_policy(corpus),
         automation_condition=condition if _is_any_tried(corpus) else None,
         description="The samples of the sources with `role: eval`, by their versions: what trials measure on.",
     )
@@ -66,7 +68,7 @@ def held_out(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
 def trial(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
     """The asset that tries a coreset against random draws."""
     # A coreset that has to beat random is not held back from its trial, or it never could.
-    condition = on_input_change(corpus.namespace, blocked_by_coreset=False)
+    condition = on_input_change(corpus.namespace, blocked_by_coreset=False, waits_for=_OF_RECIPE)
     of_recipe = [
         dg.AssetDep(key, partition_mapping=dg.IdentityPartitionMapping()) for key in corpus.namespace.keys(*_OF_RECIPE)
     ]
@@ -79,6 +81,7 @@ def trial(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
         kinds={"torch", "json"},
         owners=corpus.settings.owners,
         code_version=code_version,
+        **run_policy(corpus, "torch"),
         automation_condition=condition if _is_any_tried(corpus) else None,
         description=(
             "A model tuned on the coreset, and on random draws of as many rows, of as many tokens and of more, "

@@ -10,6 +10,7 @@ from dselect_dagster.defs.automation_condition import once_there_is_data
 from dselect_dagster.defs.corpus import Corpus
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import with_clean_errors
+from dselect_dagster.defs.run_policy import run_policy
 
 
 def warmup_model(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
@@ -23,6 +24,7 @@ def warmup_model(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
         owners=corpus.settings.owners,
         code_version=code_version,
         automation_condition=once_there_is_data(corpus.namespace) if needs_model(corpus.settings) else None,
+        **run_policy(corpus, "torch"),
         description=(
             "The model whose losses, states and neurons are the scores. The builtin one is tuned here on a small "
             "seeded part of the pool; any other is resolved, opened and identified by its weights. Pinned on purpose: "
