@@ -19,7 +19,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m demo.corpus $(DEMO)
 	$(BIN)/dselect refresh
 
+# A server for tests/e2e/test_postgres_and_s3.py, where there is none.
 test: $(VENV)/.installed
+	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql; }
 	$(BIN)/pytest --numprocesses logical --dist loadfile
 
 lint: $(VENV)/.installed

@@ -5,8 +5,10 @@ version of Dagster may move what they are made of. tests/dagster/test_dagster_pr
 what moved. Everything here takes and returns public types, text, or the classes that are named in `__all__`.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,13 +32,15 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.loader import LoadingContext
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorType
 from dagster._core.storage.event_log.base import AssetRecord
+from dagster._core.storage.runs import SqlRunStorage
 from dagster._daemon.asset_daemon import (
     asset_daemon_cursor_from_instigator_serialized_cursor,
     asset_daemon_cursor_to_instigator_serialized_cursor,
 )
 from dagster._utils.caching_instance_queryer import CachingInstanceQueryer
+from sqlalchemy.exc import DBAPIError
 
-from dselect_core.errors import DselectError
+from dselect_core.errors import DselectError, UnreachableError
 
 __all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver"]
 
@@ -44,7 +48,7 @@ __all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver
 RECORDS_PER_QUERY = 500
 NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Run config of what runs in this process: its lines go to the event log alone."""
-_EXPECTED_ERRORS = [f"{error.__module__}.{error.__name__}: " for error in (DselectError, dg.Failure)]
+_EXPECTED_ERRORS = [f"{error.__module__}.{error.__name__}: " for error in (DselectError, UnreachableError, dg.Failure)]
 _NO_COMPUTE_LOGS = {
     "module": "dagster._core.storage.noop_compute_log_manager",
     "class": "NoOpComputeLogManager",
@@ -278,6 +282,33 @@ def open_instance_without_compute_logs(dagster_home: Path) -> dg.DagsterInstance
     instance.all_asset_keys()
     instance.all_instigator_state()
     return instance
+
+
+@contextlib.contextmanager
+def hold_database_lock(instance: dg.DagsterInstance, number: int, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of that number in the instance's PostgreSQL, for processes of many machines; elsewhere nothing.
+
+    on_wait: called before waiting. PostgreSQL frees the lock of a process that is gone. It belongs to a connection, so
+    a pooler in between must pool sessions, not transactions.
+    """
+    storage = instance.run_storage
+    if not isinstance(storage, SqlRunStorage):
+        yield
+        return
+    with storage.connect() as connection:
+        if connection.dialect.name != "postgresql":
+            yield
+            return
+        take = f"SELECT pg_try_advisory_lock({number:d})"
+        if not connection.exec_driver_sql(take).scalar():
+            on_wait()
+            while not connection.exec_driver_sql(take).scalar():
+                time.sleep(1)  # not in the database, where Ctrl-C would not reach it
+        try:
+            yield
+        finally:
+            with contextlib.suppress(DBAPIError):  # the connection is gone, and the lock with it
+                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({number:d})")
 
 
 def fail_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> None:

@@ -99,7 +99,7 @@ def refresh(
     defs, namespace = definitions(settings, path, name), Namespace(name)
     with open_instance(path) as instance, contextlib.ExitStack() as locks:
         if not dry_run:
-            locks.enter_context(hold_refresh_lock(path, say_that_it_waits))
+            locks.enter_context(hold_refresh_lock(path, instance, say_that_it_waits))
         lost: LostTables | None = None
         try:
             changed_inputs, plan = plan_refresh(
@@ -138,12 +138,14 @@ def refresh(
             result = run_stoppable(work, say_that_it_stops)
             seconds = bars.seconds
     render.print_result(result, seconds)
-    print_spend_of_refresh(workspace, result.refresh_id)
-    print_waiting(workspace)
     if DEBUG in sys.argv:
         for run in result.failed:
             for step_traceback in step_tracebacks_of(run.result):
                 err.print(step_traceback, soft_wrap=True)
+    if result.broken_off is not None:
+        raise typer.Exit(1)  # all below reads the storage
+    print_spend_of_refresh(workspace, result.refresh_id)
+    print_waiting(workspace)
     render.print_coresets(workspace, [recipe] if recipe else list(settings.coresets))
     if not result.is_whole:
         raise typer.Exit(1)

@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from dselect_core.errors import DselectError, explain_os_error
+from dselect_core.errors import DselectError, explain_os_error, object_store_error
+from dselect_core.redact import redact
 
 BAD_INPUT, FAILED = 2, 1
 
@@ -19,6 +20,10 @@ def explain(error: BaseException) -> tuple[str, int]:
     for each in _chain(error):
         if isinstance(each, sqlite3.Error):
             return database_message(each), BAD_INPUT
+        if type(each).__module__.startswith("psycopg"):
+            return _database_server_message(each), BAD_INPUT
+        if (of_store := object_store_error(each)) is not None:
+            return redact(str(of_store)), BAD_INPUT
         if isinstance(each, OSError):
             return explain_os_error(each), BAD_INPUT
         if isinstance(each, ImportError):
@@ -52,6 +57,15 @@ def database_message(error: sqlite3.Error) -> str:
             "run `dselect refresh`, which takes all scores from the storage"
         )
     return f"{home}: Dagster's database fails ({said}). {remedy}."
+
+
+def _database_server_message(error: BaseException) -> str:
+    home = os.environ.get("DAGSTER_HOME", "$DAGSTER_HOME")
+    said = redact(" ".join(str(error).split()))[:300].rstrip(". ")
+    return (
+        f"Dagster's database fails ({said}). Check that the server is up, and the address, user and password that "
+        f"`storage` in {home}/dagster.yaml names. The scores are in the storage, and nothing of them is lost."
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -125,7 +125,7 @@ def try_(
     workspace, defs, spec = Workspace(settings), definitions(settings, path), _one_grader(settings, grader)
     with (
         open_instance(path) as instance,
-        hold_refresh_lock(path, say_that_it_waits),
+        hold_refresh_lock(path, instance, say_that_it_waits),
     ):
         landed = refresh(defs, instance, workspace, select=dg.AssetSelection.assets("raw_dataset"))
         for run in landed.failed:

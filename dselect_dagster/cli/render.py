@@ -156,6 +156,8 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
         for step, message in run.errors.items():
             out.print(styled(("failed", "red"), f" {step}" + (f" [{run.partition}]" if run.partition else "")))
             out.print(message, soft_wrap=True)
+    if result.broken_off is not None:
+        out.print(styled(("broken off", "red"), f": {result.broken_off}"), soft_wrap=True)
     for stale in result.still_stale:
         out.print(f"not made: {asset_partition(stale.asset.to_user_string(), stale.partition)}: {stale.why}")
     for (asset, partition), why in result.still_lost.items():

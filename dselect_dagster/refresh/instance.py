@@ -5,6 +5,7 @@ Always local, also when the tables are on S3: a deployment sets $DAGSTER_HOME an
 
 import contextlib
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,15 +14,22 @@ import yaml
 from filelock import FileLock, Timeout
 
 from dselect_core.errors import DselectError
-from dselect_dagster.dagster_private import open_instance_without_compute_logs
+from dselect_dagster.dagster_private import hold_database_lock, open_instance_without_compute_logs
 
 DAGSTER_YAML = """\
 telemetry: {enabled: false}
 nux: {enabled: false}
+# For the daemon (`dselect dev`); `dselect refresh` has no queue. Most runs take less than a second, so to look at the
+# queue every five seconds, for one run at a time, would be most of their time.
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: QueuedRunCoordinator
+  config: {dequeue_interval_seconds: 1, dequeue_use_threads: true, dequeue_num_workers: 4}
 concurrency:
-  runs: {max_concurrent_runs: 1}
+  runs: {max_concurrent_runs: 4}
+  # One run at a time in each pool, `model` and `grader`; who has to wait does so in the queue, not in memory.
   # A killed run would hold its slot for ever without the line below in run_monitoring.
-  pools: {default_limit: 1, granularity: op}
+  pools: {default_limit: 1, granularity: run}
 run_monitoring: {enabled: true, start_timeout_seconds: 180, free_slots_after_run_end_seconds: 60}
 retention:
   sensor: {purge_after_days: {skipped: 1, failure: 30, success: 30}}
@@ -59,8 +67,10 @@ def open_instance(config: Path) -> dg.DagsterInstance:
 
 
 @contextlib.contextmanager
-def hold_refresh_lock(config: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """One refresh at a time on an instance. on_wait: called before waiting, when another refresh holds the lock.
+def hold_refresh_lock(config: Path, instance: dg.DagsterInstance, on_wait: Callable[[], None]) -> Iterator[None]:
+    """One refresh at a time on an instance: in its folder, and in its database where that is PostgreSQL.
+
+    on_wait: called before waiting, when another refresh holds the lock.
 
     Two at once may run one partition twice. The blocking check that was recorded last may then be of the run that
     ended first. To Dagster that check says nothing about the latest materialization, and all assets downstream wait
@@ -73,6 +83,7 @@ def hold_refresh_lock(config: Path, on_wait: Callable[[], None]) -> Iterator[Non
         on_wait()
         lock.acquire()
     try:
-        yield
+        with hold_database_lock(instance, zlib.crc32(b"dselect refresh"), on_wait):
+            yield
     finally:
         lock.release()

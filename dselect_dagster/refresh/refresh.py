@@ -7,21 +7,24 @@ and its inputs are ready. Only where Dagster does not compare data versions (it 
 conditions' own requests followed.
 """
 
+import contextlib
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 import dagster as dg
 
 from dselect_core.coreset.manifest import NO_FAULTS, readable_manifest
+from dselect_core.errors import UnreachableError, object_store_error
 from dselect_core.lineage.lost_tables import LostTables
 from dselect_core.lineage.quality_checks import held_back
 from dselect_core.pool.corpus_index import read_excluded
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
+from dselect_core.storage.files import is_local
 from dselect_dagster.dagster_private import (
     NO_CONSOLE_LOG,
     evaluate_conditions,
@@ -47,6 +50,7 @@ from dselect_dagster.defs.changed_inputs import (
 from dselect_dagster.defs.coreset_checks import due_checks
 from dselect_dagster.defs.jobs import REFRESH as REFRESH_JOB
 from dselect_dagster.defs.namespace import PLAIN, Namespace
+from dselect_dagster.defs.run_errors import clean
 from dselect_dagster.defs.run_tags import COMMAND, RECIPE, REFRESH, partition_tags
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.condition_cursor import ConditionCursor
@@ -79,8 +83,8 @@ class RefreshResult:
 
     still_lost: {asset partition: why} of what the storage lacked, and lacks after the refresh. left_out: {source: why}
     of the sources in the settings that the pool does not hold, or that a coreset lost since it was made last.
-    held_back: {recipe: why} of the coresets of which something is required that does not hold. refresh_id: what its
-    runs are tagged with.
+    held_back: {recipe: why} of the coresets of which something is required that does not hold. broken_off: why it ended
+    before all was tried, where the storage did not answer any more. refresh_id: what its runs are tagged with.
     """
 
     changed_inputs: ChangedInputs
@@ -89,6 +93,7 @@ class RefreshResult:
     still_lost: dict[AssetPartition, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     held_back: dict[str, str] = field(default_factory=dict)
+    broken_off: str | None = None
     refresh_id: str = field(default_factory=lambda: uuid4().hex)
 
     @property
@@ -103,8 +108,8 @@ class RefreshResult:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing failed, and nothing that was made is lost, left out or held back."""
-        return not (self.failed or self.still_lost or self.left_out or self.held_back)
+        """Whether all was tried, nothing failed, and nothing that was made is lost, left out or held back."""
+        return not (self.failed or self.still_lost or self.left_out or self.held_back or self.broken_off)
 
 
 def refresh(
@@ -125,17 +130,52 @@ def refresh(
     lost: what `plan_refresh` found lost; None: it is looked for here.
     on_run: called with the name of each run as it starts.
 
-    A run that fails raises nothing: its errors are in the result. Raises Stopped when somebody asks to stop
-    (dselect_core/stop.py): what the run in hand finished is kept, and no other starts.
+    A run that fails raises nothing: its errors are in the result, and so is that the storage does not answer any more,
+    which ends the refresh: each try would take as long as the file system is patient. Raises Stopped when somebody asks
+    to stop (dselect_core/stop.py): what the run in hand finished is kept, and no other starts.
     """
     scope = Scope(defs, select, recipe, namespace)
     _fail_abandoned_runs(instance)
     changed_inputs = find_changed_inputs(workspace, instance, namespace, save_verified=True)
     register_partitions(changed_inputs, instance)
     result = RefreshResult(changed_inputs)
+    with _broken_off_where_unreachable(result):
+        _make_what_is_stale(defs, instance, workspace, scope, result, lost, on_run)
+    return result
+
+
+@contextlib.contextmanager
+def _broken_off_where_unreachable(result: RefreshResult) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        of_store = object_store_error(error)
+        if not isinstance(of_store, UnreachableError):
+            raise
+        result.broken_off = clean(str(of_store))
+
+
+def _make_what_is_stale(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    workspace: Workspace,
+    scope: Scope,
+    result: RefreshResult,
+    lost: LostTables | None,
+    on_run: Callable[[str], None],
+) -> None:
+    """Land, and run what is stale or lost until nothing is; fills the result."""
+    changed_inputs, namespace = result.changed_inputs, scope.namespace
+
+    def run(keys: list[AssetPartition]) -> None:
+        for done in _run(defs, instance, keys, result, on_run):
+            if done.errors and not is_local(workspace.root):
+                # One look at the storage, which raises where it does not answer.
+                workspace.root.fs.invalidate_cache()
+                workspace.root.exists()
 
     landing = [(namespace.key(change.asset), change.partition) for change in changed_inputs.changes]
-    _run(defs, instance, [key for key in landing if scope.includes(*key)], result, on_run)
+    run([key for key in landing if scope.includes(*key)])
 
     graph, readiness = AssetGraph(defs), _with_readiness_conditions(defs, namespace)
     cursor = ConditionCursor(defs, instance, namespace)
@@ -162,19 +202,19 @@ def refresh(
         if not keys and not not_compared:
             # All events so far are dealt with. Should a hundredth source come, only events after this one count.
             cursor.read_requests()
-        _run(defs, instance, keys, result, on_run)
+        run(keys)
         cursor.save(postponed=[key for key in requested if key not in keys])
         restoring.tried(keys)
         # Coresets that were made meanwhile name the files of now.
         origins, failed = {**changed_inputs.origins, **_origins_of(result, namespace)}, result.failed_partitions
         if not keys and not restoring.look_again(failed) and not restoring.look_at_origins(origins, failed):
             _evaluate_checks(defs, instance, workspace, namespace, result)
-            result.still_lost, result.left_out = restoring.lost, _left_out(workspace, recipe)
-            result.held_back = held_back(workspace, [recipe] if recipe else None)
+            result.still_lost, result.left_out = restoring.lost, _left_out(workspace, scope.recipe)
+            result.held_back = held_back(workspace, [scope.recipe] if scope.recipe else None)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
             if not stale_partitions and not requested:
                 cursor.hand_over(not_compared)
-            return result
+            return
 
 
 def _origins_of(result: RefreshResult, namespace: Namespace) -> dict[str, str]:
@@ -256,8 +296,11 @@ def _run(
     keys: Iterable[AssetPartition],
     result: RefreshResult,
     on_run: Callable[[str], None],
-) -> None:
-    """Run the keys, one run a partition: a run over several partitions records one data version for all of them."""
+) -> Iterator[FinishedRun]:
+    """Run the keys, one run a partition: a run over several partitions records one data version for all of them.
+
+    Each is added to the result, and yielded before the next one starts.
+    """
     graph, namespace = AssetGraph(defs), result.changed_inputs.namespace
     assets_by_run: dict[tuple[dg.PartitionsDefinition | None, str | None], list[dg.AssetKey]] = defaultdict(list)
     for asset, partition in keys:
@@ -278,3 +321,4 @@ def _run(
         # Dagster counts a run that was stopped as one that failed, and would have the others go on.
         raise_if_stopped()
         result.runs.append(FinishedRun(tuple(assets), partition, step_errors_of(run_result), run_result))
+        yield result.runs[-1]

@@ -17,14 +17,12 @@ class Scope:
         self, defs: dg.Definitions, select: dg.AssetSelection | None, recipe: str | None, namespace: Namespace
     ):
         self._graph = AssetGraph(defs)
-        self._of_recipes = namespace.of_recipes
+        self.namespace, self.recipe = namespace, recipe
         self._assets = set(self._graph) if select is None else select_assets(defs, select)
-        self._recipe = recipe
 
     def includes(self, asset: dg.AssetKey, partition: str | None) -> bool:
         """Whether the command may make this partition."""
         if asset not in self._assets:
             return False
-        return (
-            self._recipe is None or self._graph.partitions(asset) not in self._of_recipes or partition == self._recipe
-        )
+        of_recipes = self.namespace.of_recipes
+        return self.recipe is None or self._graph.partitions(asset) not in of_recipes or partition == self.recipe

@@ -92,6 +92,8 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     f"{DAGSTER_INSTANCE}.from_ref": (INSTANCE, ("instance_ref",)),
     f"{DAGSTER_INSTANCE}.all_asset_keys": (INSTANCE, ()),
     f"{DAGSTER_INSTANCE}.all_instigator_state": (INSTANCE, ()),
+    f"{DAGSTER_INSTANCE}.run_storage": (INSTANCE, ()),
+    "dagster._core.storage.runs.SqlRunStorage.connect": (INSTANCE, ()),
     f"{DAGSTER_INSTANCE}.report_run_failed": (RUNS, ("dagster_run", "message")),
     "dagster.Definitions.resolve_asset_graph": (RUNS, ()),
     "dagster.Definitions.resolve_implicit_global_asset_job_def": (RUNS, ()),
