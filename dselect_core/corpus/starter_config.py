@@ -31,7 +31,7 @@ _TEXT = """\
 # dselect: what to choose from, with which model, by which recipes. Paths are relative to this file.
 # All keys and their meaning: docs/configuration.md; JSON schema: dselect_core/settings/dselect.schema.json
 storage: {storage}# tables, models and coresets; or s3://bucket/prefix
-
+{reports}
 sources:                           # the format of the rows is detected; `format:` sets it
 {sources}{not_read}
 # Without this, scores come from a small Llama that is tuned on a part of these rows. Name the model you will tune:
@@ -53,6 +53,10 @@ coresets:  # strategy: {strategies}
   # miwv-1pct:  {{strategy: miwv, budget: 1%}}                  # where the model is weak
   # small:      {{strategy: d3, budget: 500}}                   # a number of rows
   # tokens:     {{strategy: d3, budget: 200000 tokens}}         # or of response tokens
+"""
+
+_REPORTS = """\
+reports_url: http://127.0.0.1:3001  # where `dselect dev` serves the pages of the coresets, and the UI links to them
 """
 
 
@@ -93,7 +97,12 @@ def make_starter_config(
     comments = "".join(f"  # {line}\n" for line in not_read)
     return StarterConfig(
         _TEXT.format(
-            storage=f"{_quoted(storage).ljust(25)} ", sources="".join(lines), not_read=comments, strategies=strategies
+            storage=f"{_quoted(storage).ljust(25)} ",
+            # A project's own UI is started otherwise, and serves none.
+            reports=_REPORTS if project is None else "",
+            sources="".join(lines),
+            not_read=comments,
+            strategies=strategies,
         ),
         descriptions,
         not_read,

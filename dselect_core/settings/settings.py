@@ -177,7 +177,8 @@ class Settings(StrictModel):
     freshness: FreshnessSpec | None = Field(None, description="how long ago some coreset may have been made at most")
     reports_url: str | None = Field(
         None,
-        description="the address at which the storage's folder `reports` is served, so that Dagster links to its pages",
+        description="the address at which the storage's folder `reports` is served, so that Dagster links to its "
+        "pages; `dselect dev` serves it at a port of this machine, `http://127.0.0.1:3001`",
     )
     owners: list[str] = Field(default_factory=lambda: ["team:data-curation"], description="owners shown in Dagster")
 

@@ -280,12 +280,15 @@ def dev(
     port: Annotated[int, typer.Option(help="port of the UI")] = 3000,
     host: Annotated[str, typer.Option(help="address the UI listens on")] = "127.0.0.1",
 ) -> None:
-    """Open the Dagster UI on this graph, with the runs that `refresh` made. Ctrl-C stops it."""
+    """Open the Dagster UI on this graph, with the runs that `refresh` made, and the reports. Ctrl-C stops it."""
+    from dselect_dagster.cli.report_server import start_report_server
     from dselect_dagster.refresh.instance import open_instance
 
-    _, path = load(config)
+    settings, path = load(config)
     with open_instance(path):
         pass  # one process makes the instance's tables, before the several that follow
+    if settings.reports_url and start_report_server(settings.reports_url, path):
+        out.print(f"Pages of the coresets: {settings.reports_url}")
     os.environ[CONFIG_ENV] = str(path)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "dselect_dagster.definitions", "-p", str(port), "-h", host]
     sys.stdout.flush()

@@ -1,12 +1,14 @@
 """The pages of coresets: written with them, self-contained, of the chosen rows and of those that nearly were."""
 
 import re
+import socket
 
 import polars as pl
 
 from dselect_core.reports.coreset_page import with_trial
 from dselect_core.select.saved_order import read_saved_order
 from dselect_core.trials.standing import Standing
+from dselect_dagster.cli.report_server import page_at, start_report_server
 from tests.e2e.conftest import RECIPES
 from tests.e2e.graph import Graph, alpaca, materialised
 from tests.e2e.test_cli import dselect
@@ -71,6 +73,27 @@ def test_the_command_names_the_page_and_says_where_there_is_none(graph: Graph) -
     assert "reports/coresets/d3.html" in dselect(graph.folder, "report", "d3")
     (graph.folder / ".dselect" / "reports" / "coresets" / "d3.html").unlink()
     assert "dselect refresh" in dselect(graph.folder, "report", "d3", code=2)
+
+
+def test_the_server_of_dev_has_pages_alone_and_answers_no_other_name(graph: Graph) -> None:
+    assert page_at(graph.workspace, "/coresets/d3.html") == page(graph, "d3").encode()
+    assert b"coresets/d3.html" in (page_at(graph.workspace, "/") or b"")
+    for path in (
+        "/coresets/other.html",
+        "/coresets/../../raw/a/samples.parquet",
+        "/coresets/%2e%2e%2findex.html",
+        "//",
+    ):
+        assert page_at(graph.workspace, path) is None
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for elsewhere in (
+            f"http://127.0.0.1:{port}",
+            f"https://127.0.0.1:{port}",
+            "http://host.example:80",
+            "http://localhost",
+        ):
+            assert not start_report_server(elsewhere, graph.config)
 
 
 def test_a_page_without_a_place_for_a_trial_is_left_alone() -> None:

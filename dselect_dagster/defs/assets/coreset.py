@@ -6,6 +6,7 @@ with the scores that this recipe reads, so another rubric makes no coreset again
 """
 
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
@@ -22,6 +23,8 @@ from dselect_core.corpus.sample import message_text
 from dselect_core.kinds import all_kinds, assets_making
 from dselect_core.pool.corpus_index import grades_candidates_only
 from dselect_core.reports.write_reports import write_coreset_report
+from dselect_core.settings.workspace import Workspace
+from dselect_core.trials.standing import standing
 from dselect_dagster.defs.asset_metadata import KEYS, column_schema, link, markdown_table, path
 from dselect_dagster.defs.assets.d3_round import round_assets
 from dselect_dagster.defs.automation_condition import on_input_change
@@ -109,10 +112,7 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
         **run_policy(corpus),
         automation_condition=on_input_change(corpus.namespace, waits_for=["candidates", *rounds]),
         freshness_policy=_freshness(corpus),
-        description=(
-            "The chosen samples in order, with gains and scores, as files a trainer loads: JSONL of messages, Parquet, "
-            "Alpaca JSON, a `datasets` folder, and a manifest of all that made them."
-        ),
+        description=_description(corpus.settings.reports_url),
     )
     @with_clean_errors
     def coreset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -120,15 +120,18 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
         recipe = known_recipe(corpus, place, context)
         progress = RunProgress(context, f"coreset {recipe}")
         new_coreset = make_coreset(place, recipe, progress)
+        page = write_coreset_report(place, recipe, new_coreset)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(new_coreset.version),
             metadata={
+                "chosen": _sentence(new_coreset),
+                "against random": _against_random(place, recipe),
+                "report": link(page),
                 "dagster/partition_row_count": new_coreset.selection.rows,
                 **new_coreset.counts,
                 "seconds": round(progress.seconds, 2),
                 "path": path(place.coreset(recipe)),
                 "dagster/uri": clean(str(read_version(place.coreset(recipe), lambda made: made.files_folder))),
-                "report": link(write_coreset_report(place, recipe, new_coreset)),
                 "dagster/column_schema": column_schema(new_coreset.selection.order.schema, column_descriptions()),
                 **_difference(new_coreset),
                 "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,
@@ -160,6 +163,33 @@ def column_descriptions() -> dict[str, str]:
         "target": "the target example that took it; null in a share that stays general",
         "sources": "sources that hold the sample",
     }
+
+
+def _description(reports_url: str | None) -> str:
+    pages = "`dselect report --open`"
+    if reports_url is not None and reports_url.startswith(("http://", "https://")):
+        pages = f"[The pages of all coresets]({quote(clean(reports_url), safe=':/?#[]@&=%')})"
+    return f"""\
+The chosen samples of each recipe in order, with gains and scores, as files a trainer loads: JSONL of messages, Parquet,
+Alpaca JSON, a `datasets` folder, and a manifest of all that made them.
+
+- **What was chosen, and does it beat random?** {pages}, or *Partitions*: `chosen`, `against random`, `report`.
+- **After an edit of a recipe** in dselect.yaml: *Lineage*, *Upstream*, *Materialize all*, that recipe. Then `trial`.
+- **After anything else**: `dselect refresh`, or switch the sensors on under *Automation*. Only what changed is made.
+"""
+
+
+def _against_random(place: Workspace, recipe: str) -> str:
+    """What is known as the coreset is made; its trial, which comes after it, says it anew."""
+    tried, is_tried = standing(place, recipe), place.settings.coresets[recipe].trial
+    if tried.report is not None and tried.holds:
+        return tried.report.against_random.in_short
+    return "its trial, which follows, will say" if is_tried else "not tried: `trial: true` in its recipe does"
+
+
+def _sentence(new_coreset: Coreset) -> str:
+    spec, selection = new_coreset.spec, new_coreset.selection
+    return f"{selection.rows:,} of {selection.pool_size:,} rows by {spec.strategy}, budget {spec.budget}"
 
 
 def _difference(new_coreset: Coreset) -> dict[str, Any]:

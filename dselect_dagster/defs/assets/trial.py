@@ -90,7 +90,9 @@ def trial(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
         ),
     )
     @with_clean_errors
-    def trial(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetCheckEvaluation]:
+    def trial(
+        context: dg.AssetExecutionContext,
+    ) -> Iterator[dg.MaterializeResult | dg.AssetObservation | dg.AssetCheckEvaluation]:
         from dselect_core.trials.make_trial import make_trial
 
         place = corpus.open()
@@ -107,6 +109,12 @@ def trial(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
                 "path": path(place.trial(recipe)),
                 **({} if page is None else {"report": link(page)}),
             },
+        )
+        # The coreset was made before it was tried; on its page this takes the place of what it said then.
+        yield dg.AssetObservation(
+            corpus.namespace.key("coreset"),
+            partition=recipe,
+            metadata={"against random": report.against_random.in_short},
         )
         for due in due_checks(place, context.instance, corpus.namespace, [recipe]):
             yield due.evaluation
