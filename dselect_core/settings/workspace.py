@@ -19,7 +19,7 @@ batches/<batch>.json, <batch>.parquet           batches of grades that are not c
 trials/runs/<run>/…, trials/marks/<run>/…       what was tuned, and what was measured of it (trials/mark_store.py)
 trials/results/<recipe>.json                    the trial of a recipe
 corpus/score_distributions.json                 the pool's scores, now and before (lineage/score_drift.py)
-reports/coresets/<recipe>.html, reports/index.html  pages for people (reports/write_reports.py)
+reports/coresets/<recipe>.html, reports/refreshes/, reports/index.html   pages for people (reports/write_reports.py)
 """
 
 from dataclasses import dataclass

@@ -86,6 +86,7 @@ def refresh(
     import dagster as dg
 
     from dselect_dagster.cli.progress_bars import ProgressBars
+    from dselect_dagster.cli.refresh_report import report_refresh
     from dselect_dagster.dagster_private import step_tracebacks_of
     from dselect_dagster.defs.namespace import Namespace
     from dselect_dagster.refresh.instance import hold_refresh_lock, open_instance
@@ -147,6 +148,7 @@ def refresh(
     print_spend_of_refresh(workspace, result.refresh_id)
     print_waiting(workspace)
     render.print_coresets(workspace, [recipe] if recipe else list(settings.coresets))
+    report_refresh(workspace, result, seconds)
     if not result.is_whole:
         raise typer.Exit(1)
 

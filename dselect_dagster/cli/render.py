@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,17 +136,8 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
     else:
         right = (Column(n, justify="right") for n in ("rows", "computed", "reused", "nulls", "seconds"))
         table = Table("made", "partition", *right, box=box.SIMPLE)
-        for run in result.runs:
-            for materialization in run.materializations:
-                figures = {name: value.value for name, value in materialization.metadata.items()}
-                rows = figures.get("dagster/partition_row_count", figures.get("dagster/row_count", ""))
-                of_work = ("rows computed", "runs tuned"), ("rows reused", "runs reused"), ("nulls",), ("seconds",)
-                others = [next((figures[k] for k in names if k in figures), "") for names in of_work]
-                table.add_row(
-                    materialization.asset_key.to_user_string(),
-                    materialization.partition or "",
-                    *(_figure(value) for value in (rows, *others)),
-                )
+        for asset, partition, *figures in made_rows(result):
+            table.add_row(asset, partition or "", *("" if value is None else _figure(value) for value in figures))
         out.print(table)
         out.print(f"{len(result.runs)} runs in {seconds:.1f} s; `dselect dev` shows them.")
         for run in result.runs:
@@ -172,6 +163,19 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
         out.print(styled("source ", (source, "bold"), f" is left out of the pool: {why}"), soft_wrap=True)
     if result.still_stale and not result.failed:
         out.print("Their inputs are not ready, or runs of them are queued or under way elsewhere.")
+
+
+def made_rows(result: "RefreshResult") -> Iterator[tuple[str, str | None, Any, Any, Any, Any, Any]]:
+    """(asset, partition, rows, computed, reused, nulls, seconds) of all that was made; None where it counts no such."""
+    of_work = ("rows computed", "runs tuned"), ("rows reused", "runs reused"), ("nulls",), ("seconds",)
+    for run in result.runs:
+        for made in run.materializations:
+            figures = {name: value.value for name, value in made.metadata.items()}
+            rows = figures.get("dagster/partition_row_count", figures.get("dagster/row_count"))
+            computed, reused, nulls, seconds = (
+                next((figures[k] for k in names if k in figures), None) for names in of_work
+            )
+            yield made.asset_key.to_user_string(), made.partition, rows, computed, reused, nulls, seconds
 
 
 def _print_what_did_not_land(source: str | None, metadata: Mapping[str, Any]) -> None:

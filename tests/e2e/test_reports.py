@@ -2,10 +2,15 @@
 
 import re
 import socket
+from datetime import UTC, datetime
 
 import polars as pl
+import pytest
 
+from dselect_core.reports import refresh_page
 from dselect_core.reports.coreset_page import with_trial
+from dselect_core.reports.index_page import refresh_pages
+from dselect_core.reports.refresh_page import RefreshFacts, write_refresh_report
 from dselect_core.select.saved_order import read_saved_order
 from dselect_core.trials.standing import Standing
 from dselect_dagster.cli.report_server import page_at, start_report_server
@@ -67,6 +72,32 @@ def test_an_edit_is_told_with_its_cause_and_others_text_stays_text(graph: Graph)
     index = (graph.folder / ".dselect" / "reports" / "index.html").read_text("utf-8")
     assert '<a href="coresets/d3.html">d3</a>' in index
     assert "wide" not in index
+
+
+def test_a_refresh_has_a_page_of_what_it_made_and_of_what_is_not_done(graph: Graph) -> None:
+    graph.source("a", alpaca(["purple"], offset=7))
+    (graph.folder / "data" / "b.json").write_text("{ <script>alert(1)</script>")
+    told = dselect(graph.folder, "refresh", code=1)
+    named = re.search(r"Page of this refresh: (\S+)", told)
+    assert named is not None
+    refreshed = (graph.folder / named[1]).read_text("utf-8")
+    assert "<td>raw_dataset</td><td>a</td>" in refreshed
+    undone = refreshed.split("What is not done</h2>")[1].split("<h2>")[0]
+    assert "failed</td>" in undone
+    assert "b.json" in undone
+    assert "<script" not in refreshed
+    assert '<a href="../coresets/d3.html">d3</a>' in refreshed
+    name = named[1].rsplit("/", 1)[1]
+    assert f'<a href="refreshes/{name}">' in (graph.folder / ".dselect" / "reports" / "index.html").read_text("utf-8")
+    assert page_at(graph.workspace, f"/refreshes/{name}") == refreshed.encode()
+
+
+def test_the_last_pages_of_refreshes_are_kept(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refresh_page, "KEPT", 2)
+    for day in range(1, 5):
+        facts = RefreshFacts(f"{day:032x}", datetime(2026, 1, day, tzinfo=UTC), 1.0, [], [])
+        write_refresh_report(graph.workspace, facts)
+    assert [name[:8] for name in refresh_pages(graph.workspace)] == ["20260104", "20260103"]
 
 
 def test_the_command_names_the_page_and_says_where_there_is_none(graph: Graph) -> None:
