@@ -136,8 +136,8 @@ def print_result(result: "RefreshResult", seconds: float) -> None:
     else:
         right = (Column(n, justify="right") for n in ("rows", "computed", "reused", "nulls", "seconds"))
         table = Table("made", "partition", *right, box=box.SIMPLE)
-        for asset, partition, *figures in made_rows(result):
-            table.add_row(asset, partition or "", *("" if value is None else _figure(value) for value in figures))
+        for made, of_partition, *figures in made_rows(result):
+            table.add_row(made, of_partition or "", *("" if value is None else _figure(value) for value in figures))
         out.print(table)
         out.print(f"{len(result.runs)} runs in {seconds:.1f} s; `dselect dev` shows them.")
         for run in result.runs:
