@@ -87,16 +87,20 @@ class StalenessResolver(CachingStaleStatusResolver):
         return super()._is_dep_updated(provenance, dep_key)
 
     def _read_latest_by_partition(self, asset: dg.AssetKey) -> Mapping[str, dg.EventLogRecord]:
-        materialization = dg.DagsterEventType.ASSET_MATERIALIZATION
-        id_by_partition = self._instance.get_latest_storage_id_by_partition(asset, materialization)
-        partition_by_id = {record_id: partition for partition, record_id in id_by_partition.items()}
-        ids = sorted(partition_by_id)
-        latest = {}
-        for start in range(0, len(ids), RECORDS_PER_QUERY):
-            batch = dg.AssetRecordsFilter(asset_key=asset, storage_ids=ids[start : start + RECORDS_PER_QUERY])
-            for record in self._instance.fetch_materializations(batch, limit=RECORDS_PER_QUERY).records:
-                latest[partition_by_id[record.storage_id]] = record
-        return latest
+        return latest_materializations(self._instance, asset)
+
+
+def latest_materializations(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, dg.EventLogRecord]:
+    """{partition: the record of its last materialization}, in a few queries for all partitions of an asset."""
+    id_by_partition = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    partition_by_id = {record_id: partition for partition, record_id in id_by_partition.items()}
+    ids = sorted(partition_by_id)
+    latest = {}
+    for start in range(0, len(ids), RECORDS_PER_QUERY):
+        batch = dg.AssetRecordsFilter(asset_key=asset, storage_ids=ids[start : start + RECORDS_PER_QUERY])
+        for record in instance.fetch_materializations(batch, limit=RECORDS_PER_QUERY).records:
+            latest[partition_by_id[record.storage_id]] = record
+    return latest
 
 
 class _LoadingContext(LoadingContext):

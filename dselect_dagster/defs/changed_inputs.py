@@ -22,6 +22,7 @@ from dselect_core.lineage.lost_tables import AssetPartition, LostTables, lost_sc
 from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
+from dselect_dagster.dagster_private import latest_materializations
 from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.defs.run_tags import CAUSE, RECIPE, SOURCE
 
@@ -116,12 +117,12 @@ def find_changed_inputs(
     recipes = set(instance.get_dynamic_partitions(str(namespace.recipe.name)))
     not_stored = lost_tables(workspace, sources, workspace.settings.coresets, save=save_verified)
     lost = _of_made(instance, not_stored, namespace)
-    landed = {name: last_record(instance, namespace.key("raw_dataset"), name) for name in sorted(sources)}
+    of_sources = latest_materializations(instance, namespace.key("raw_dataset"))
+    landed = {name: of_sources.get(name) for name in sorted(sources)}
     unknown = [name for name, record in landed.items() if record is None and name not in workspace.settings.sources]
     changes = [_changed_source(workspace, name, record, lost) for name, record in landed.items() if name not in unknown]
-    recorded = {
-        name: last_record(instance, namespace.key("coreset_spec"), name) for name in workspace.settings.coresets
-    }
+    of_recipes = latest_materializations(instance, namespace.key("coreset_spec"))
+    recorded = {name: of_recipes.get(name) for name in workspace.settings.coresets}
     changes += [_changed_recipe(workspace, name, record, lost, recipes) for name, record in recorded.items()]
     gone = sorted(recipes - set(workspace.settings.coresets))
     of_landed = {name: record.asset_materialization for name, record in landed.items() if record is not None}
