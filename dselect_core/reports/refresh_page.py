@@ -13,7 +13,7 @@ from upath import UPath
 
 from dselect_core import html_page
 from dselect_core.graders.spend import Ledger
-from dselect_core.reports.index_page import address, coresets_part, pool_part, refresh_pages, write_index
+from dselect_core.reports.index_page import coresets_part, pool_part, refresh_pages, write_index
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import write_text
 from dselect_core.version import __version__
@@ -35,8 +35,8 @@ class RefreshFacts:
     problems: Sequence[tuple[str, str]]
 
 
-def write_refresh_report(workspace: Workspace, facts: RefreshFacts) -> str:
-    """Write the page of a refresh that has ended, and the index; returns where the page opens."""
+def write_refresh_report(workspace: Workspace, facts: RefreshFacts) -> UPath:
+    """Write the page of a refresh that has ended, and the index; returns where it lies."""
     name = f"{facts.begun_at:%Y%m%dT%H%M%SZ}-{facts.refresh_id[:8]}.html"
     page: UPath = workspace.reports / "refreshes" / name
     write_text(
@@ -45,7 +45,7 @@ def write_refresh_report(workspace: Workspace, facts: RefreshFacts) -> str:
     for old in refresh_pages(workspace)[KEPT:]:
         (workspace.reports / "refreshes" / old).unlink(missing_ok=True)
     write_index(workspace)
-    return address(workspace, page)
+    return page
 
 
 def _parts(workspace: Workspace, facts: RefreshFacts) -> list[str]:

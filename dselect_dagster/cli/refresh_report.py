@@ -20,7 +20,8 @@ def report_refresh(workspace: Workspace, result: "RefreshResult", seconds: float
     begun_at = datetime.now(UTC) - timedelta(seconds=seconds)
     made: list[list[Any]] = [[*row] for row in made_rows(result)]
     facts = RefreshFacts(result.refresh_id, begun_at, seconds, made, list(_problems(result)))
-    out.print(f"Page of this refresh: {short_path(write_refresh_report(workspace, facts))}", soft_wrap=True)
+    # Where it lies, not where it is served: that may be only while the UI is open.
+    out.print(f"Page of this refresh: {short_path(str(write_refresh_report(workspace, facts)))}", soft_wrap=True)
 
 
 def _problems(result: "RefreshResult") -> Iterator[tuple[str, str]]:
