@@ -210,9 +210,10 @@ class Session:
 
     def _ended(self, last: CallFailure | None = None) -> DselectError:
         """What is raised where nothing was answered. last: the last failure, for a session that nobody stopped."""
+        why, again = self._stopped or "", self._may_work_again
         if self._stopped is None and last is not None:
-            return UnreachableError(last.remedy) if last.again else DselectError(last.remedy)
-        return (UnreachableError if self._may_work_again else DselectError)(self._stopped or "")
+            why, again = last.remedy, last.again
+        return (UnreachableError if again else DselectError)(why)
 
     async def learn(self) -> Dialect:
         """The dialect in which the endpoint answers the small question.

@@ -179,15 +179,18 @@ def spend_figures(workspace: Workspace, purpose: Purpose) -> dict[str, str | int
         "judge prompt tokens": int(of_run["prompt_tokens"].sum()),
         "judge completion tokens": int(of_run["completion_tokens"].sum()),
     }
-    if calls["usd"].null_count() < calls.height:
-        figures |= {
-            "spent (USD)": _shown(of_run),
-            "spent on this source ever (USD)": _shown(of_source),
-            "spent this month, all sources (USD)": _shown(of_month),
+    if usd_of(calls) is not None:
+        spent = {
+            "spent (USD)": of_run,
+            "spent on this source ever (USD)": of_source,
+            "spent this month, all sources (USD)": of_month,
         }
+        # Without the last digits of a sum of floats; and not zero where calls were made at a price that nobody knows.
+        known = {name: 0.0 if some.is_empty() else usd_of(some) for name, some in spent.items()}
+        figures |= {name: round(usd, 6) for name, usd in known.items() if usd is not None}
     return figures
 
 
-def _shown(calls: pl.DataFrame) -> float:
-    """Their dollars, without the last digits of a sum of floats."""
-    return round(float(calls["usd"].sum()), 6)
+def usd_of(calls: pl.DataFrame) -> float | None:
+    """What priced calls of the ledger cost together, in dollars; None where the price of none is known."""
+    return float(calls["usd"].sum()) if calls["usd"].count() else None

@@ -44,7 +44,7 @@ def _within(workspace: Workspace, page: UPath) -> str:
 
 def refresh_pages(workspace: Workspace) -> list[str]:
     """Names of the pages of refreshes, the latest first."""
-    return sorted((name for name in list_tree(workspace.reports / "refreshes") if name.endswith(".html")), reverse=True)
+    return sorted((name for name in list_tree(workspace.refresh_reports) if name.endswith(".html")), reverse=True)
 
 
 def coresets_part(workspace: Workspace, root: str = "") -> str:

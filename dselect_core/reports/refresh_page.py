@@ -12,7 +12,7 @@ from typing import Any
 from upath import UPath
 
 from dselect_core import html_page
-from dselect_core.graders.spend import Ledger
+from dselect_core.graders.spend import Ledger, usd_of
 from dselect_core.reports.index_page import coresets_part, pool_part, refresh_pages, write_index
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import write_text
@@ -38,19 +38,18 @@ class RefreshFacts:
 def write_refresh_report(workspace: Workspace, facts: RefreshFacts) -> UPath:
     """Write the page of a refresh that has ended, and the index; returns where it lies."""
     name = f"{facts.begun_at:%Y%m%dT%H%M%SZ}-{facts.refresh_id[:8]}.html"
-    page: UPath = workspace.reports / "refreshes" / name
+    page: UPath = workspace.refresh_reports / name
     write_text(
         html_page.page(f"Refresh of {facts.begun_at:%Y-%m-%d %H:%M} UTC", _parts(workspace, facts), __version__), page
     )
     for old in refresh_pages(workspace)[KEPT:]:
-        (workspace.reports / "refreshes" / old).unlink(missing_ok=True)
+        (workspace.refresh_reports / old).unlink(missing_ok=True)
     write_index(workspace)
     return page
 
 
 def _parts(workspace: Workspace, facts: RefreshFacts) -> list[str]:
-    count = len(facts.made)
-    said = f"{count:,} tables in {facts.seconds:,.1f} s; refresh {facts.refresh_id}."
+    said = f"{len(facts.made):,} tables in {facts.seconds:,.1f} s; refresh {facts.refresh_id}."
     return [
         f"<p>{html_page.text(said)}</p>\n",
         *_problems(facts),
@@ -74,7 +73,7 @@ def _spent(workspace: Workspace, refresh_id: str) -> list[str]:
     if calls.is_empty():
         return []
     rows = [
-        [judge, source, of.height, of["prompt_tokens"].sum(), of["completion_tokens"].sum(), round(of["usd"].sum(), 6)]
+        [judge, source, of.height, of["prompt_tokens"].sum(), of["completion_tokens"].sum(), usd_of(of)]
         for (judge, source), of in calls.group_by("model", "source", maintain_order=True)
     ]
     heads = ["judge", "source", "calls", "prompt tokens", "completion tokens", "USD"]

@@ -148,6 +148,11 @@ class Workspace:
         """Pages for people."""
         return self.root / "reports"
 
+    @property
+    def refresh_reports(self) -> UPath:
+        """Pages of refreshes."""
+        return self.reports / "refreshes"
+
     def report(self, recipe: str) -> UPath:
         """The page of a recipe's coreset."""
         return self.reports / "coresets" / f"{recipe}.html"

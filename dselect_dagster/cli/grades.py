@@ -19,7 +19,7 @@ from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from dselect_dagster.cli.config_option import ConfigOption, definitions, load
 from dselect_dagster.cli.console import out, say_that_it_waits, styled
-from dselect_dagster.cli.money import price_note, print_not_told, usd_of, usd_text
+from dselect_dagster.cli.money import price_note, print_not_told, usd_text
 
 if TYPE_CHECKING:
     from dselect_core.lineage.plan import Plan
@@ -179,6 +179,8 @@ def _print_caps(settings: Settings, calls: pl.DataFrame) -> None:
 
 
 def _print_tried(tried: "Tried", spec: GraderSpec) -> None:
+    from dselect_core.graders.spend import usd_of
+
     right = (Column(name, justify="right") for name in ("grade", "prompt", "completion"))
     table = Table("source", "sample", *right, "reason", "prompt of the sample", box=box.SIMPLE)
     for row in tried.frame.iter_rows(named=True):

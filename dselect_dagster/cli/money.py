@@ -16,11 +16,6 @@ def usd_text(usd: float | None) -> str:
     return "unknown" if usd is None else f"${usd:,.2f}" if usd >= 1 else f"${usd:,.4f}"
 
 
-def usd_of(calls: pl.DataFrame) -> float | None:
-    """What calls of the ledger cost together; None where the price of none is known."""
-    return float(calls["usd"].sum()) if calls["usd"].count() else None
-
-
 def judge_name(spec: GraderSpec) -> str:
     """The judge's model, after its own name where it has one."""
     return f"{spec.model}" if spec.name is None else f"{spec.name} ({spec.model})"
@@ -74,7 +69,7 @@ def print_not_told(calls: pl.DataFrame) -> None:
 
 def print_spend_of_refresh(workspace: Workspace, run: str) -> None:
     """What a refresh spent, and what it did not ask because of a cap; nothing where it asked no paid grader."""
-    from dselect_core.graders.spend import Ledger
+    from dselect_core.graders.spend import Ledger, usd_of
 
     settings = workspace.settings
     of_run = Ledger.of(workspace).calls(price=settings.prices).filter(run=run)

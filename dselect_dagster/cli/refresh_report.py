@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dselect_core.reports.refresh_page import RefreshFacts, write_refresh_report
 from dselect_core.settings.workspace import Workspace
@@ -18,8 +18,7 @@ def report_refresh(workspace: Workspace, result: "RefreshResult", seconds: float
     if not result.runs:
         return
     begun_at = datetime.now(UTC) - timedelta(seconds=seconds)
-    made: list[list[Any]] = [[*row] for row in made_rows(result)]
-    facts = RefreshFacts(result.refresh_id, begun_at, seconds, made, list(_problems(result)))
+    facts = RefreshFacts(result.refresh_id, begun_at, seconds, list(made_rows(result)), list(_problems(result)))
     # Where it lies, not where it is served: that may be only while the UI is open.
     out.print(f"Page of this refresh: {short_path(str(write_refresh_report(workspace, facts)))}", soft_wrap=True)
 

@@ -58,7 +58,7 @@ def page_at(workspace: Workspace, path: str) -> bytes | None:
     ) in workspace.settings.coresets:
         page = workspace.report(recipe)
     elif refreshed := re.fullmatch(r"/refreshes/([0-9A-Za-z-]+\.html)", path):
-        page = workspace.reports / "refreshes" / refreshed[1]
+        page = workspace.refresh_reports / refreshed[1]
     else:
         return None
     with contextlib.suppress(FileNotFoundError):

@@ -18,6 +18,7 @@ from dselect_core.graders.grades import grade, grader_provenance
 from dselect_core.graders.meter import open_meter
 from dselect_core.graders.spend import CALLS, Ledger, Purpose, priced, spend_figures, spending_on
 from dselect_core.kinds import NOT_TRIED
+from dselect_core.reports.refresh_page import RefreshFacts, write_refresh_report
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.token_prices import listed_price, price_table
@@ -191,6 +192,22 @@ def test_two_processes_share_the_cap_of_a_month(tmp_path: Path) -> None:
         assert 60 < len(server.requests) <= 90
 
 
+def test_the_page_of_a_refresh_says_what_it_spent_and_nothing_where_no_price_is_known(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    place = workspace(tmp_path)
+    with OpenAIServer(lambda request: rating(3, usage=(100, 10))) as server:
+        graded(ledger, priced_spec(server), samples(3), "r", "a")
+        graded(ledger, spec(server), samples(6), "t", "a")  # no price is known
+
+    def spent(run: str) -> str:
+        page = write_refresh_report(place, RefreshFacts(run, datetime.now(UTC), 1.0, [], []))
+        return page.read_text().split("What it spent</h2>")[1].split("<h2>")[0]
+
+    assert f'<td class="n">{3 * USD_A_GRADE:.4f}</td></tr>' in spent("r")
+    assert spent("t").rstrip().endswith('<td class="n">60</td><td></td></tr>\n</table>')
+
+
 def test_spend_by_run_source_and_month_in_the_figures(tmp_path: Path, ledger: Ledger) -> None:
     place = workspace(tmp_path)
     assert spend_figures(place, Purpose("r", "a")) == {}
@@ -208,6 +225,8 @@ def test_spend_by_run_source_and_month_in_the_figures(tmp_path: Path, ledger: Le
         "spent this month, all sources (USD)": pytest.approx(12 * USD_A_GRADE),
     }
     assert ledger.calls().filter(run="t")["usd"].null_count() == 6
+    assert "spent (USD)" not in spend_figures(place, Purpose("t", "a"))
+    assert spend_figures(place, Purpose("asked nothing", "a"))["spent (USD)"] == 0.0
     price = GraderSpec.model_validate({"model": "m", "usd_per_million_tokens": PRICE}).price
     assert ledger.calls(price=price).filter(run="t")["usd"].sum() == pytest.approx(6 * USD_A_GRADE)
 
