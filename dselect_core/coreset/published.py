@@ -23,7 +23,7 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,6 +175,18 @@ def write_in_place(
         listed[name] = _facts(data)
     write_json({**manifest, _FILES: listed}, folder / MANIFEST)
     return listed
+
+
+def lacking_files(manifest: Mapping[str, Any], within: str, present: Mapping[str, int | None]) -> list[str]:
+    """The files a manifest of `write_in_place` lists that are not there, or not in their size. Names below `within`.
+
+    present: {path: bytes, None where that is not known} of what is there.
+    """
+    return [
+        name
+        for name, facts in manifest[_FILES].items()
+        if f"{within}{name}" not in present or present[f"{within}{name}"] not in (None, facts["bytes"])
+    ]
 
 
 def _facts(data: bytes) -> dict[str, int | str]:

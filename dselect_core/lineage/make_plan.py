@@ -88,7 +88,7 @@ def make_plan(
         *planner.coresets(frozenset(recipes), model_changes=model_step is not None),
         *planner.trials(model_changes=model_step is not None),
     ]
-    steps += publication_steps(workspace, planner.coreset_todos, steps, stale)
+    steps += publication_steps(workspace, planner.coreset_todos, steps, stale, lost)
     order = _asset_order()
     steps = sorted((timed(step, rates.get(step.asset)) for step in steps), key=lambda step: order.index(step.asset))
     return Plan(steps, planner.lost, pool.problems | model_problem)

@@ -12,11 +12,11 @@ PUBLICATION = "publication"
 
 
 def publication_steps(
-    workspace: Workspace, coresets: Mapping[str, CoresetTodo], trials: list[Step], stale: Reasons
+    workspace: Workspace, coresets: Mapping[str, CoresetTodo], trials: list[Step], stale: Reasons, lost: Reasons
 ) -> list[Step]:
     """Steps of `publication`. A coreset that comes out as it was is published already, and its step falls away.
 
-    trials: those of the plan.
+    trials: those of the plan. lost: what is gone where it was published, among others.
     """
     publish = workspace.settings.publish
     if publish is None:
@@ -25,7 +25,7 @@ def publication_steps(
     refused: dict[str, str] | None = None
     steps = []
     for recipe in publish.recipes_of(workspace.settings.coresets):
-        todo, why = coresets.get(recipe), stale.get((PUBLICATION, recipe))
+        todo, why = coresets.get(recipe), stale.get((PUBLICATION, recipe)) or lost.get((PUBLICATION, recipe))
         moves = (todo is not None and todo.moves) or recipe in tried
         if why is None and not moves:
             continue

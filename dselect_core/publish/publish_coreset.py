@@ -15,7 +15,7 @@ from dselect_core.settings.workspace import Workspace
 
 @dataclass(frozen=True)
 class Published:
-    """What was published. place: of the version; is_new: it was not there before; gone: versions that went."""
+    """What was published. place: of the version; is_new: it was not there before, or not whole; gone: removed ones."""
 
     release: Release
     place: str

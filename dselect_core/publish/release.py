@@ -1,10 +1,11 @@
 """What is published of a coreset: its files under a content version, the same for the same rows and terms."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion
+from dselect_core.coreset.published import FILES, MANIFEST, PublishedVersion, lacking_files
+from dselect_core.errors import DselectError, first_line
 from dselect_core.fingerprint import fingerprint
 from dselect_core.publish.card import published_card
 from dselect_core.settings.publish_spec import PublishSpec
@@ -75,6 +76,21 @@ def release_of(made: PublishedVersion, recipe: str, publish: PublishSpec) -> Rel
 def pointers_of(contents: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """{file: content} of the JSON files of a recipe's folder that are pointers: they name a version."""
     return {name: content for name, content in contents.items() if isinstance(content.get("version"), str)}
+
+
+def why_not_whole(present: Mapping[str, int | None], version: str, read: Callable[[str], dict[str, Any]]) -> str | None:
+    """What a version lacks where it is published, in words; None where it is whole.
+
+    present: {file: bytes, None where not known} of the recipe's folder there; read: the content of a JSON file of it.
+    Contents of rows are not read: a version is never written again, so what is there in its size is what was written.
+    """
+    if f"{version}/{MANIFEST}" not in present:
+        return f"has no whole version {version}"
+    try:
+        lacking = lacking_files(read(f"{version}/{MANIFEST}"), f"{version}/", present)
+    except (DselectError, KeyError, TypeError, AttributeError) as error:
+        return f"has a manifest of version {version} that cannot be read ({first_line(error)})"
+    return f"lacks {lacking[0]} of version {version}" if lacking else None
 
 
 def kept_versions(version: str, pointers: Mapping[str, dict[str, Any]], keep: int) -> tuple[list[str], list[str]]:

@@ -3,7 +3,8 @@
     <to>/<recipe>/<version>/README.md, dataset/, coreset.jsonl, coreset.parquet, alpaca.json, manifest.json
     <to>/<recipe>/latest.json      names the version in force, and those that are kept
 
-The manifest of a version is written last, so a version with one is whole, and is not written again. A process that is
+The manifest of a version is written last, so a version with one is whole, and is not written again; where somebody has
+removed a file that it lists, the version is written as it was. A process that is
 killed before the pointer leaves the version in force as it was; the next run goes on from there. Any `*.json` beside
 `latest.json` that has a `version` is a pointer too (a copy of it as `production.json`, say), and what it names stays.
 
@@ -18,8 +19,8 @@ from pathlib import Path
 
 from upath import UPath
 
-from dselect_core.coreset.published import MANIFEST, write_in_place
-from dselect_core.publish.release import POINTER, Release, kept_versions, pointers_of
+from dselect_core.coreset.published import write_in_place
+from dselect_core.publish.release import POINTER, Release, kept_versions, pointers_of, why_not_whole
 from dselect_core.storage.files import ORPHAN_SECONDS, is_local
 from dselect_core.storage.folder_listing import FileEntry, list_tree
 from dselect_core.storage.json_file import read_json, write_json
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def publish_to_folder(release: Release, root: UPath, keep: int) -> tuple[bool, list[str]]:
-    """Returns whether there is a new version, and the versions that went.
+    """Returns whether a version was written, and the versions that went.
 
     keep: versions that are kept beside those that other pointers name. Raises DamagedFileError for a pointer that
     cannot be read.
@@ -39,7 +40,8 @@ def publish_to_folder(release: Release, root: UPath, keep: int) -> tuple[bool, l
     present = list_tree(folder)
     names = [name for name in present if "/" not in name and name.endswith(".json") and not name.startswith(".")]
     pointers = pointers_of({name: read_json(folder / name) for name in names})
-    is_new = f"{release.version}/{MANIFEST}" not in present
+    sizes = {name: entry.size for name, entry in present.items()}
+    is_new = why_not_whole(sizes, release.version, lambda name: read_json(folder / name)) is not None
     if is_new:
         write_in_place(folder / release.version, release.files(), release.manifest)
     stay, gone = kept_versions(release.version, pointers, keep)

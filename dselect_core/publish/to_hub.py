@@ -12,15 +12,16 @@ again from the start. The dataset has to be there: whether it is public is not o
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from upath import UPath
 
-from dselect_core.coreset.published import MANIFEST, write_in_place
+from dselect_core.coreset.published import write_in_place
 from dselect_core.errors import DselectError, first_line
 from dselect_core.publish.card import hub_card
-from dselect_core.publish.release import CARD, POINTER, Release, kept_versions, pointers_of
+from dselect_core.publish.release import CARD, POINTER, Release, kept_versions, pointers_of, why_not_whole
 from dselect_core.storage.files import write_text
 from dselect_core.storage.json_file import parse_json, write_json
 
@@ -30,7 +31,7 @@ _OVERTAKEN = (409, 412)
 
 
 def publish_to_hub(release: Release, dataset: str, keep: int) -> tuple[bool, list[str]]:
-    """Returns whether there is a new version, and the versions that went. dataset: `org/name`.
+    """Returns whether a version was written, and the versions that went. dataset: `org/name`.
 
     Raises DselectError where the hub cannot be reached, or has no such dataset to write to.
     """
@@ -56,29 +57,47 @@ def publish_to_hub(release: Release, dataset: str, keep: int) -> tuple[bool, lis
         raise DselectError(f"hf://datasets/{dataset}: the hub refuses, or cannot be reached ({what})") from error
 
 
+class HubDataset:
+    """A dataset of the hub as its head is now. present: {file: None}, for the hub lists no sizes; sha: of the head."""
+
+    def __init__(self, dataset: str):
+        from huggingface_hub import HfApi
+
+        self.api, self.dataset = HfApi(), dataset
+        info = self.api.dataset_info(dataset)
+        self.sha = info.sha
+        self.present: dict[str, None] = dict.fromkeys(each.rfilename for each in info.siblings or [])
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return Path(self.api.hf_hub_download(self.dataset, name, repo_type="dataset", revision=self.sha)).read_bytes()
+
+    def read_json(self, recipe: str, name: str) -> dict[str, Any]:
+        """The content of a JSON file of a recipe's folder. Raises DamagedFileError where it is none."""
+        return parse_json(self.read(f"{recipe}/{name}"), UPath(name))
+
+    def of_recipe(self, recipe: str) -> dict[str, None]:
+        """`present` of a recipe's folder, with names inside it."""
+        within = f"{recipe}/"
+        return {name.removeprefix(within): None for name in self.present if name.startswith(within)}
+
+
 def _commit(release: Release, dataset: str, keep: int) -> tuple[bool, list[str]]:
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    info = api.dataset_info(dataset)
-    present = {each.rfilename for each in info.siblings or []}
-
-    def read(name: str) -> bytes:
-        return Path(api.hf_hub_download(dataset, name, repo_type="dataset", revision=info.sha)).read_bytes()
-
-    beside = [name for name in present if name.startswith(f"{release.recipe}/") and name.count("/") == 1]
-    pointers = {name.split("/")[1]: parse_json(read(name), UPath(name)) for name in beside if name.endswith(".json")}
-    card = read(CARD).decode() if CARD in present else None
-    is_new = f"{release.recipe}/{release.version}/{MANIFEST}" not in present
+    hub = HubDataset(dataset)
+    present = hub.of_recipe(release.recipe)
+    read = partial(hub.read_json, release.recipe)
+    pointers = {name: read(name) for name in present if "/" not in name and name.endswith(".json")}
+    card = hub.read(CARD).decode() if CARD in hub.present else None
+    is_new = why_not_whole(present, release.version, read) is not None
     with tempfile.TemporaryDirectory() as folder:
         gone = stage(release, UPath(folder), pointers_of(pointers), card, keep, is_new=is_new)
         if not any(Path(folder).iterdir()):
             return False, []
-        api.upload_folder(
+        hub.api.upload_folder(
             repo_id=dataset,
             folder_path=folder,
             repo_type="dataset",
-            parent_commit=info.sha,
+            parent_commit=hub.sha,
             commit_message=f"{release.recipe}: version {release.version}",
             delete_patterns=[f"{release.recipe}/{name}/*" for name in gone] or None,
         )
@@ -96,7 +115,7 @@ def stage(
 ) -> list[str]:
     """Write what one commit adds to a folder, and return the versions that it removes. Empty where nothing moves.
 
-    pointers, card: as they are in the dataset. is_new: the version is not there yet.
+    pointers, card: as they are in the dataset. is_new: the version is not there, or not whole.
     """
     stay, gone = kept_versions(release.version, pointers, keep)
     before = pointers.get(POINTER, {})

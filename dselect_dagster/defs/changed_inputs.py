@@ -19,6 +19,8 @@ from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import kinds_by_asset
 from dselect_core.lineage.lost_tables import AssetPartition, LostTables, lost_scores, lost_tables
+from dselect_core.lineage.plan_publication import PUBLICATION
+from dselect_core.publish.lost_versions import lost_publications
 from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
@@ -153,6 +155,14 @@ def find_lost_scores(
     return _of_made(instance, lost_scores(workspace, sources), namespace)
 
 
+def find_lost_publications(
+    workspace: Workspace, instance: dg.DagsterInstance, namespace: Namespace = PLAIN, *, of_hub: bool = True
+) -> dict[AssetPartition, str]:
+    """What Dagster calls published, and the place outside has no more. of_hub: ask the hub too. Lists that place."""
+    lost = lost_publications(workspace, of_hub=of_hub)
+    return _of_made(instance, {(PUBLICATION, recipe): why for recipe, why in lost.items()}, namespace)
+
+
 def _of_made(instance: dg.DagsterInstance, lost: LostTables, namespace: Namespace) -> dict[AssetPartition, str]:
     """Of what is lost, what Dagster calls made. The rest it calls missing."""
 
@@ -253,19 +263,22 @@ def landing_runs(changed_inputs: ChangedInputs, assets: Iterable[str]) -> list[d
     ]
 
 
-def restoring_runs(changed_inputs: ChangedInputs, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+def restoring_runs(
+    changed_inputs: ChangedInputs, instance: dg.DagsterInstance, published: LostTables
+) -> list[dg.RunRequest]:
     """One run for each lost partition that reads no other lost one, beside those that land; what reads them is next.
 
-    The run key makes Dagster start it once for each loss.
+    published: what is lost where it was published (`find_lost_publications`). The run key makes Dagster start it once
+    for each loss.
     """
-    lost = [key for key in changed_inputs.lost if key[0] not in LANDED_ASSETS]
+    lost = [key for key in (*changed_inputs.lost, *published) if key[0] not in LANDED_ASSETS]
     lands = any(change.asset == "raw_dataset" for change in changed_inputs.changes)
     if lands or not lost:
         return []
     over_rows = ["warmup_model", _SCORES, "corpus_index", "neighbors", "near_duplicates", _PAIR_SCORES]
     namespace = changed_inputs.namespace
     rounds = [asset_of_round(number + 1) for number in range(MAX_ROUNDS)]
-    order = [*LANDED_ASSETS, *over_rows, CANDIDATE_GRADES, *rounds, "coreset", "held_out", "trial"]
+    order = [*LANDED_ASSETS, *over_rows, CANDIDATE_GRADES, *rounds, "coreset", "held_out", "trial", PUBLICATION]
     by_source, over_pool = kinds_by_asset(by_source=True), kinds_by_asset(by_source=False)
 
     def place(asset: str) -> int:

@@ -19,6 +19,7 @@ from dselect_core.settings.settings import Settings
 from dselect_dagster.defs.changed_inputs import (
     LANDED_ASSETS,
     find_changed_inputs,
+    find_lost_publications,
     landing_runs,
     partition_requests,
     restoring_runs,
@@ -57,9 +58,11 @@ def sources_and_recipes(
         """
         place, namespace = corpus.open(), corpus.namespace
         changed_inputs = find_changed_inputs(place, context.instance, namespace)
+        # Every minute is too often to ask the hub.
+        published = find_lost_publications(place, context.instance, namespace, of_hub=False)
         runs = [
             *landing_runs(changed_inputs, LANDED_ASSETS),
-            *restoring_runs(changed_inputs, context.instance),
+            *restoring_runs(changed_inputs, context.instance, published),
             *check_runs(due_checks(place, context.instance, namespace)),
         ]
         if (waits := moved(place.settings)) is not None:

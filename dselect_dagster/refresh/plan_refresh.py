@@ -10,7 +10,13 @@ import dagster as dg
 from dselect_core.lineage.make_plan import make_plan
 from dselect_core.lineage.plan import Plan, Rate
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.defs.changed_inputs import ChangedInputs, data_version_of, find_changed_inputs, last_record
+from dselect_dagster.defs.changed_inputs import (
+    ChangedInputs,
+    data_version_of,
+    find_changed_inputs,
+    find_lost_publications,
+    last_record,
+)
 from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness
@@ -47,7 +53,7 @@ def plan_refresh(
         sources=set(instance.get_dynamic_partitions(str(namespace.source.name))) | set(workspace.settings.sources),
         stale={(namespace.asset(stale.asset), stale.partition): stale.why for stale in stale_partitions},
         rates=read_rates(defs, instance, namespace),
-        lost=changed_inputs.lost,
+        lost={**changed_inputs.lost, **find_lost_publications(workspace, instance, namespace)},
         landed_versions=changed_inputs.landed_versions,
         index_version=None if indexed is None else data_version_of(indexed.asset_materialization),
     )

@@ -44,6 +44,7 @@ from dselect_dagster.defs.automation_condition import (
 from dselect_dagster.defs.changed_inputs import (
     ChangedInputs,
     find_changed_inputs,
+    find_lost_publications,
     find_lost_scores,
     register_partitions,
 )
@@ -179,8 +180,10 @@ def _make_what_is_stale(
 
     graph, readiness = AssetGraph(defs), _with_readiness_conditions(defs, namespace)
     cursor = ConditionCursor(defs, instance, namespace)
-    lost_scores = find_lost_scores(workspace, instance, namespace) if lost is None else lost
-    found_lost = {**changed_inputs.lost, **lost_scores}
+    if lost is None:
+        published = find_lost_publications(workspace, instance, namespace)
+        lost = {**find_lost_scores(workspace, instance, namespace), **published}
+    found_lost = {**changed_inputs.lost, **lost}
     restoring = LostPartitions(workspace, instance, namespace, scope, graph, found_lost)
     while True:
         staleness = Staleness(defs, instance, namespace)

@@ -18,6 +18,7 @@ from dselect_core.coreset.published import publish, read_version
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import digest
 from dselect_core.publish import to_folder
+from dselect_core.publish.lost_versions import lost_publications
 from dselect_core.publish.publish_coreset import Published, publish_coreset
 from dselect_core.publish.release import POINTER
 from dselect_core.settings.settings import load_settings
@@ -237,11 +238,44 @@ def test_a_damaged_pointer_is_named_and_nothing_is_removed(tmp_path: Path) -> No
     assert len(versions(UPath(tmp_path / "out"))) == 1
 
 
+def test_what_is_lost_outside_is_named_and_written_as_it_was(place: UPath, tmp_path: Path) -> None:
+    of = workspace(tmp_path, place, recipes=["r"])
+    older, newer = (make(of, budget) and publish_coreset(of, "r").release.version for budget in (3, 4))
+    assert lost_publications(of) == {}
+    folder = place / "r"
+    before = {name: (folder / newer / name).read_bytes() for name in ("coreset.jsonl", "manifest.json")}
+    (folder / newer / "coreset.jsonl").unlink()
+    assert lost_publications(of) == {"r": f"{place}/r lacks coreset.jsonl of version {newer}"}
+    (folder / newer / "coreset.jsonl").write_text("cut")
+    assert lost_publications(of) == {"r": f"{place}/r lacks coreset.jsonl of version {newer}"}
+    assert publish_coreset(of, "r").is_new and lost_publications(of) == {}
+    (folder / newer / "manifest.json").unlink()
+    assert lost_publications(of) == {"r": f"{place}/r has no whole version {newer}"}
+    assert publish_coreset(of, "r").is_new and lost_publications(of) == {}
+    assert before == {name: (folder / newer / name).read_bytes() for name in before}
+    (folder / POINTER).unlink()
+    assert lost_publications(of) == {"r": f"{place}/r has no {POINTER}"}
+    assert not publish_coreset(of, "r").is_new and pointer(place)["version"] == newer
+    # A person went back to a version that is whole: that is theirs to do.
+    write_json({"version": older}, folder / POINTER)
+    assert lost_publications(of) == {}
+
+
+def test_a_place_that_does_not_answer_has_lost_nothing_and_is_told(
+    s3: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {**s3, "endpoint_url": "http://127.0.0.1:9"}
+    of = workspace(tmp_path, "s3://nowhere/at-all", recipes=["r"], storage_options=options)
+    assert lost_publications(of) == {}
+    assert "s3://nowhere/at-all does not answer: what is published there was not looked at" in caplog.text
+
+
 # The hub's address is read once, when its client is imported: hence a process of its own.
 SCRIPT = """
 import json, sys
 from pathlib import Path
 from dselect_core.errors import DselectError
+from dselect_core.publish.lost_versions import lost_publications
 from dselect_core.publish.publish_coreset import publish_coreset
 from dselect_core.settings.workspace import Workspace
 from dselect_core.settings.settings import load_settings
@@ -274,11 +308,13 @@ def hub(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         process.kill()
 
 
-def on_hub(address: str, config: Path, *made: tuple[int, str], load: tuple[str, ...] = ()) -> list[Any]:
+def on_hub(
+    address: str, config: Path, *made: tuple[int, str], load: tuple[str, ...] = (), script: str = SCRIPT
+) -> list[Any]:
     online = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"), "0")
     own = {"HF_ENDPOINT": address, "HF_HOME": str(config.parent / "home"), "HF_TOKEN": "hf_test"}
     path = os.pathsep.join([str(ROOT), *sys.path])
-    command = [sys.executable, "-c", SCRIPT, str(config), json.dumps(made), *load]
+    command = [sys.executable, "-c", script, str(config), json.dumps(made), *load]
     environment = {**os.environ, **online, **own, "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -302,6 +338,29 @@ def test_to_a_hub_a_version_its_pointer_and_the_card_are_one_commit(hub: tuple[P
     assert {path.split("/")[1] for path in commits[3]["deleted"]} == {first[0]}
     assert json.loads((repo / "r" / POINTER).read_text())["versions"] == [third[0], second[0]]
     assert of_r == selection(6).order["sample_id"].to_list() and of_q == selection(4).order["sample_id"].to_list()
+
+
+LOST = """
+import json, sys
+from pathlib import Path
+from dselect_core.publish.lost_versions import lost_publications
+from dselect_core.settings.workspace import Workspace
+from dselect_core.settings.settings import load_settings
+print(json.dumps(lost_publications(Workspace(load_settings(Path(sys.argv[1]))))))
+"""
+
+
+def test_what_is_lost_on_a_hub_is_named_and_comes_back(hub: tuple[Path, str], tmp_path: Path) -> None:
+    repo, address = hub
+    workspace(tmp_path, "hf://datasets/org/name", recipes=["r"])
+    config = tmp_path / "dselect.yaml"
+    ((version, _, _),) = on_hub(address, config, (3, "r"))
+    (repo / "r" / version / "coreset.jsonl").unlink()
+    (lost,) = on_hub(address, config, script=LOST)
+    assert lost == {"r": f"hf://datasets/org/name/r lacks coreset.jsonl of version {version}"}
+    assert on_hub(address, config, (3, "r")) == [[version, True, []]]
+    assert on_hub(address, config, script=LOST) == [{}]
+    assert on_hub("http://127.0.0.1:9", config, script=LOST) == [{}]
 
 
 def test_a_hub_without_the_dataset_and_one_that_is_not_there_say_what_to_do(

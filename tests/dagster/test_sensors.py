@@ -93,6 +93,23 @@ def test_what_is_lost_is_made_again_once_and_what_lands_comes_first(deployment: 
     assert deployment.tick() == []
 
 
+def test_what_is_lost_where_it_was_published_is_published_again(deployment: Deployment) -> None:
+    deployment.write([ROW], publish={"to": "out"})
+    deployment.tick()  # its partition comes
+    defs = build_definitions(load_settings(deployment.config), str(deployment.config))
+    job, instance = defs.resolve_implicit_global_asset_job_def(), deployment.instance
+    index = [dg.AssetKey("corpus_index")]
+    assert job.execute_in_process(instance=instance, asset_selection=index).success
+    for name in ("coreset", "publication"):
+        made = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(name)], partition_key="r")
+        assert made.success
+    assert deployment.tick() == []
+    (pointer,) = (deployment.folder / "out").glob("*/latest.json")
+    pointer.unlink()
+    assert deployment.tick() == [("publication", "r")]
+    assert pointer.exists() and deployment.tick() == []
+
+
 def test_each_loss_and_each_return_of_a_recipe_has_a_run_of_its_own(deployment: Deployment) -> None:
     path = deployment.folder / ".dselect" / "raw" / "a" / "samples.parquet"
 

@@ -111,3 +111,26 @@ def test_versions_of_a_coreset_are_kept_and_one_that_does_not_move_keeps_its_cha
     assert changes().equals(entered)
     export_coreset(UPath(graph.folder / ".dselect" / "coresets" / "r"), str(graph.folder / "copy"), "messages")
     assert len((graph.folder / "copy" / "coreset.jsonl").read_text().splitlines()) == 7
+
+
+def test_what_is_lost_where_it_was_published_comes_back_and_nothing_else_is_made(graph: Graph) -> None:
+    graph.refresh()
+    version = pointer(graph)["version"]
+    lost = graph.folder / "out" / "r" / version / "coreset.parquet"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert f"publication[r] is lost: {graph.folder}/out/r lacks coreset.parquet of version {version}" in (
+        dselect(graph.folder, "status")
+    )
+    planned = graph.plan()
+    assert [(step.asset, step.partition) for step in planned.steps] == [PUBLISHED]
+    done = graph.refresh()
+    assert made(done) == {PUBLISHED} and done.is_whole
+    assert_as_planned(planned, done)
+    assert lost.read_bytes() == before and graph.refresh().runs == []
+    # Where the coreset moves too, it is published once, as it then is.
+    (graph.folder / "out" / "r" / "latest.json").unlink()
+    graph.settings(coresets=recipes(6))
+    done = graph.refresh()
+    assert [m.asset_key.to_user_string() for run in done.runs for m in run.materializations].count("publication") == 1
+    assert pointer(graph)["rows"] == 6
