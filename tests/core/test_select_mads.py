@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dselect_core.select import mads
 from dselect_core.select.mads import max_coverage
 
 
@@ -43,6 +44,20 @@ def test_equals_brute_force_on_larger_sets(seed: int) -> None:
     random = np.random.default_rng(seed)
     neurons = [random.choice(200, size=12, replace=False).tolist() for _ in range(150)]
     assert run(neurons) == reference(neurons)
+
+
+def test_equals_brute_force_where_many_rows_have_one_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mads, "_LOOK", 2)  # so that rows are looked at in several turns, and passed over for good
+    random = np.random.default_rng(5)
+    neurons = [random.choice(24, size=3, replace=False).tolist() for _ in range(400)]
+    assert run(neurons) == reference(neurons)
+
+
+@pytest.mark.parametrize("width", [mads._LARGEST_NARROW - 1, mads._LARGEST_NARROW])
+def test_gains_do_not_run_over_in_either_width(width: int) -> None:
+    rows = [range(width), range(width), range(1, width + 1), range(2 * width, 3 * width)]
+    picks = [(0, width, 1), (3, width, 1), (2, 1, 1), (1, width, 2)]
+    assert run([list(row) for row in rows]) == [(row, float(gain), cover_pass) for row, gain, cover_pass in picks]
 
 
 def test_saturation_opens_a_pass_and_keeps_the_chosen() -> None:
