@@ -36,6 +36,8 @@ from dselect_core.select.strategies import strategy
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
 
+_MISSED, _MOVED = 20, 30  # rows that the page of a coreset tells
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +47,8 @@ class Coreset:
 
     counts: as in its manifest. version: hash of the chosen ids in order. changes: who entered, left and stayed since it
     was made before, and why (diff.py); None where there was none. last_moved: the same of the last time that its
-    version moved, which changes.parquet keeps.
+    version moved, which changes.parquet keeps. missed: `narrowly_missed`. samples: SAMPLES of the chosen, the missed,
+    and of those that `first_moved` names, where they are still in the pool.
     """
 
     spec: CoresetSpec
@@ -56,6 +59,7 @@ class Coreset:
     version: str
     changes: pl.DataFrame | None
     last_moved: pl.DataFrame | None
+    missed: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -167,13 +171,36 @@ def make_coreset(workspace: Workspace, recipe: str, progress: Progress | None = 
         manifest["changes"] = counted(moved)
     if selection.saved is not None and selection.saved_changed:
         write_saved_order(selection.saved, workspace.orders / f"{selection.saved.key}.parquet")
-    samples = pool_samples(workspace, index)
+    missed = narrowly_missed(selection)
+    told = [selection.order["sample_id"], missed["sample_id"], first_moved(moved)["sample_id"]]
+    samples = pool_samples(workspace, index, pl.concat(told))
     raise_if_stopped()  # nothing is published after it
     written_changes = pl.DataFrame(schema=CHANGES) if moved is None else moved
     write = partial(publish, keep=workspace.settings.keep_versions)
     counts = write_coreset(workspace.coreset(recipe), selection, samples, manifest, written_changes, write)
     _drop_unused_orders(workspace)
-    return Coreset(spec, selection, pool, samples, counts, version, changed, moved)
+    return Coreset(spec, selection, pool, samples, counts, version, changed, moved, missed)
+
+
+def narrowly_missed(selection: Selection) -> pl.DataFrame:
+    """The rows of the saved order that would have come next: sample_id, rank, gain, standing, is_bound; few.
+
+    First those that a larger budget took, then by standing. Empty where the order was not saved.
+    """
+    saved = selection.saved
+    if saved is None:
+        return pl.DataFrame(schema={"sample_id": pl.String()})
+    beyond = saved.table.lazy().filter(pl.col("reason").is_null()).with_columns(is_bound=saved.is_bound)
+    beyond = beyond.select("sample_id", "rank", "gain", "standing", "is_bound")
+    beyond = beyond.join(selection.order.select("sample_id").lazy(), on="sample_id", how="anti")
+    missed = beyond.sort("rank", pl.col("standing").neg(), "sample_id", nulls_last=True).head(_MISSED).collect()
+    return missed.filter(pl.col("rank").is_not_null() | pl.col("standing").is_not_null())
+
+
+def first_moved(moved: pl.DataFrame | None) -> pl.DataFrame:
+    """The first rows of `Coreset.last_moved` that came or left by a cause."""
+    moved = pl.DataFrame(schema=CHANGES) if moved is None else moved
+    return moved.filter(pl.col("cause").is_not_null()).head(_MOVED)
 
 
 def _of_round(record: RoundRecord) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.settings.settings import SourceSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.stop import raise_if_stopped
-from dselect_core.storage.files import read_metadata, read_parquet, write_parquet
+from dselect_core.storage.files import read_metadata, read_parquet, read_where, write_parquet
 
 TOMBSTONE = "gone"
 """The signature of a source that is not in the settings."""
@@ -27,6 +27,7 @@ TOMBSTONE = "gone"
 _LANDING_REVISION = 2
 """Of how files are read. When it is raised every source lands once more; samples that stay the same keep their ids."""
 
+_GROUP_ROWS = 16_384  # by ascending id: whoever wants one sample, or some, has little more than these in memory
 _ROW_COUNTS = "account"  # metadata key, as version 0.1 named it
 ORIGINS = "origins"
 """Metadata key of the samples: `origins_version` of them. Version 0.2 did not write it."""
@@ -116,7 +117,7 @@ def land_source(workspace: Workspace, source: str) -> LandedSource:
     raise_if_stopped()  # nothing lands after it
     write_parquet(quarantine, workspace.quarantine(source))
     metadata = {"version": version, ORIGINS: origins_version(samples), _ROW_COUNTS: json.dumps(row_counts)}
-    write_parquet(samples, workspace.samples(source), metadata)
+    write_parquet(samples, workspace.samples(source), metadata, _GROUP_ROWS)
     return LandedSource(version, metadata[ORIGINS], signature, row_counts, samples, quarantine, ingested)
 
 
@@ -125,9 +126,23 @@ def origins_version(samples: pl.DataFrame) -> str:
     return digest([samples.select("sample_id", "n_rows", "origins").sort("sample_id").write_ndjson()])
 
 
-def read_samples(workspace: Workspace, source: str) -> pl.DataFrame:
-    """The SAMPLES frame of a source, also where an older version wrote it. Raises FileNotFoundError."""
-    return conform_samples(read_parquet(workspace.samples(source)))
+def read_samples(workspace: Workspace, source: str, ids: pl.Series | None = None) -> pl.DataFrame:
+    """The SAMPLES frame of a source, also where an older version wrote it. Raises FileNotFoundError.
+
+    ids: only those samples; the text of others is not kept in memory. None: all.
+    """
+    path = workspace.samples(source)
+    if ids is None:
+        return conform_samples(read_parquet(path))
+    return conform_samples(read_where(path, pl.col("sample_id").is_in(ids.implode())))
+
+
+def samples_that_begin(workspace: Workspace, source: str, beginning: str) -> pl.DataFrame:
+    """As `read_samples`, those whose id begins so (hex digits)."""
+    # The range beside it lets whole groups of rows be passed over; `g` comes after all hex digits.
+    id = pl.col("sample_id")
+    in_range = (id >= beginning) & (id < beginning + "g")
+    return conform_samples(read_where(workspace.samples(source), in_range & id.str.starts_with(beginning)))
 
 
 def _what_stays(workspace: Workspace, source: str) -> str:

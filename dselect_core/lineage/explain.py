@@ -12,7 +12,7 @@ import polars as pl
 
 from dselect_core.coreset.manifest import readable_manifest
 from dselect_core.coreset.published import read_version
-from dselect_core.corpus.raw_dataset import read_samples
+from dselect_core.corpus.raw_dataset import samples_that_begin
 from dselect_core.corpus.sample import chat_messages
 from dselect_core.errors import DselectError
 from dselect_core.kinds import Kind, all_kinds, kind_of, kinds_in
@@ -96,7 +96,7 @@ def _rows_of_sample(workspace: Workspace, sample: str, sources: list[str]) -> pl
     rows = []
     for source in sorted(sources):
         if workspace.samples(source).exists():
-            rows.append(read_samples(workspace, source).filter(pl.col("sample_id").str.starts_with(sample.lower())))
+            rows.append(samples_that_begin(workspace, source, sample.lower()))
     samples = pl.concat(rows) if rows else pl.DataFrame({"sample_id": []})
     ids = samples["sample_id"].unique().sort().to_list()
     if not ids:

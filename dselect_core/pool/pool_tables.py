@@ -23,10 +23,13 @@ from dselect_core.storage.files import read_metadata, read_parquet, read_with_me
 from dselect_core.storage.score_store import Store, Vectors
 
 
-def pool_samples(workspace: Workspace, index: Index) -> pl.DataFrame:
-    """SAMPLES frame of the pool, ascending by id: a sample of several sources once, with all its origins."""
+def pool_samples(workspace: Workspace, index: Index, ids: pl.Series | None = None) -> pl.DataFrame:
+    """SAMPLES frame of the pool, ascending by id: a sample of several sources once, with all its origins.
+
+    ids: only those samples, so that no text of the others is in memory; None: all.
+    """
     return (
-        pl.concat([read_samples(workspace, name) for name in index.sources])
+        pl.concat([read_samples(workspace, name, ids) for name in index.sources])
         .group_by("sample_id")
         .agg(
             pl.col("messages", "tools").first(),

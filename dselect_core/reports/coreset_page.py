@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from dselect_core import html_page
-from dselect_core.coreset.coreset import Coreset
+from dselect_core.coreset.coreset import Coreset, first_moved
 from dselect_core.coreset.diff import by_cause, by_change
 from dselect_core.coreset.export import counted_reasons
 from dselect_core.corpus.sample import message_text
@@ -24,7 +24,7 @@ from dselect_core.trials.standing import Standing
 from dselect_core.version import __version__
 
 _TRIAL, _END = "<!-- trial -->\n", "<!-- end of trial -->\n"
-_FIRST, _MISSED, _MOVED = 20, 20, 30
+_FIRST = 20
 _CUT = 300
 
 
@@ -93,7 +93,7 @@ def _changes(made: Coreset) -> Iterator[str]:
         return
     causes = by_cause(moved)
     yield html_page.table(causes.columns, causes.iter_rows())
-    yield _rows(made, moved.head(_MOVED).select("sample_id", "change", "cause", "rank_before", "rank"))
+    yield _rows(made, first_moved(moved).select("sample_id", "change", "cause", "rank_before", "rank"))
 
 
 def _pictures(made: Coreset, spread: Spread | None) -> Iterator[str]:
@@ -126,13 +126,7 @@ def _columns(made: Coreset) -> list[str]:
 
 
 def _narrowly_missed(made: Coreset) -> Iterator[str]:
-    saved = made.selection.saved
-    if saved is None:
-        return
-    beyond = saved.table.filter(pl.col("reason").is_null()).with_columns(is_bound=saved.is_bound)
-    beyond = beyond.join(made.selection.order, on="sample_id", how="anti")
-    missed = beyond.sort("rank", pl.col("standing").neg(), "sample_id", nulls_last=True).head(_MISSED)
-    missed = missed.filter(pl.col("rank").is_not_null() | pl.col("standing").is_not_null())
+    missed = made.missed
     if missed.is_empty():
         return
     as_next = "the most it would gain as the next pick" if missed["is_bound"].any() else "gain as the next pick"

@@ -34,20 +34,30 @@ ORPHAN_SECONDS = 3600.0
 _ARROW_SCHEMA = "ARROW:schema"  # a pair that the Parquet writer adds
 
 
-def write_parquet(frame: pl.DataFrame, path: UPath, metadata: dict[str, str] | None = None) -> None:
-    """Write a table (zstd) with `metadata` as Parquet key-value pairs. Makes the folder, replaces the file."""
-    write_bytes(sealed_parquet_bytes(frame, metadata), path)
+def write_parquet(
+    frame: pl.DataFrame, path: UPath, metadata: dict[str, str] | None = None, group_rows: int | None = None
+) -> None:
+    """Write a table (zstd) with `metadata` as Parquet key-value pairs. Makes the folder, replaces the file.
+
+    group_rows: as of `parquet_bytes`.
+    """
+    write_bytes(sealed_parquet_bytes(frame, metadata, group_rows), path)
 
 
-def sealed_parquet_bytes(frame: pl.DataFrame, metadata: dict[str, str] | None = None) -> bytes:
+def sealed_parquet_bytes(
+    frame: pl.DataFrame, metadata: dict[str, str] | None = None, group_rows: int | None = None
+) -> bytes:
     """The bytes of a Parquet file with a checksum, as `write_parquet` writes them."""
-    return seal(parquet_bytes(frame, (metadata or {}) | UNSEALED))
+    return seal(parquet_bytes(frame, (metadata or {}) | UNSEALED, group_rows))
 
 
-def parquet_bytes(frame: pl.DataFrame, metadata: dict[str, str] | None = None) -> bytes:
-    """The bytes of a Parquet file (zstd) of the table, with `metadata` as key-value pairs and no checksum."""
+def parquet_bytes(frame: pl.DataFrame, metadata: dict[str, str] | None = None, group_rows: int | None = None) -> bytes:
+    """The bytes of a Parquet file (zstd) of the table, with `metadata` as key-value pairs and no checksum.
+
+    group_rows: rows that are read together where some are wanted (`read_where`); None: as polars has it, 262,144.
+    """
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", metadata=metadata)
+    frame.write_parquet(buffer, compression="zstd", metadata=metadata, row_group_size=group_rows)
     return buffer.getvalue()
 
 
@@ -69,15 +79,32 @@ def read_with_metadata(path: UPath, columns: list[str] | None = None) -> tuple[p
     return parse_parquet(read_bytes(path), path, columns)
 
 
-def parse_parquet(data: bytes, path: UPath, columns: list[str] | None = None) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The table with its key-value pairs in the bytes of the file `path`. Raises DamagedFileError."""
+def read_where(path: UPath, where: pl.Expr) -> pl.DataFrame:
+    """The rows of the table for which `where` holds, in their order. Raises like `read_parquet`.
+
+    The file is read and verified whole, but of its columns never more than some groups of rows are in memory beside
+    what is returned, and none of a group that cannot have such a row by its smallest and largest values.
+    """
+    return parse_parquet(read_bytes(path), path, where=where)[0]
+
+
+def parse_parquet(
+    data: bytes, path: UPath, columns: list[str] | None = None, where: pl.Expr | None = None
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The table with its key-value pairs in the bytes of the file `path`. Raises DamagedFileError.
+
+    columns, where: as of `read_with_metadata` and `read_where`; not both.
+    """
     if not data:
         raise DamagedFileError(path, "it is empty")
     if not is_intact(data):
         raise DamagedFileError(path, "its content does not match its checksum")
     try:
         metadata = pl.read_parquet_metadata(io.BytesIO(data))
-        frame = pl.DataFrame() if columns == [] else pl.read_parquet(io.BytesIO(data), columns=columns)
+        if where is not None:
+            frame = pl.scan_parquet(io.BytesIO(data)).filter(where).collect()
+        else:
+            frame = pl.DataFrame() if columns == [] else pl.read_parquet(io.BytesIO(data), columns=columns)
     # Polars panics at some of the files that it cannot read.
     except (PolarsError, PanicException) as error:
         raise DamagedFileError(path, f"not a readable Parquet file ({str(error).splitlines()[0]})") from None

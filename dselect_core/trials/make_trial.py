@@ -132,8 +132,7 @@ def training_samples(workspace: Workspace, runs: Iterable[Run]) -> pl.DataFrame:
     wanted = {sample_id for run in runs for sample_id in run.training_set.ids}
     if not wanted:
         return pl.DataFrame(schema={"sample_id": pl.String})
-    samples = pool_samples(workspace, read_index(workspace))
-    return samples.filter(pl.col("sample_id").is_in(list(wanted)))
+    return pool_samples(workspace, read_index(workspace), pl.Series(sorted(wanted)))
 
 
 def _check_time(workspace: Workspace, recipe: str, seconds: float, done: int, total: int) -> None:
