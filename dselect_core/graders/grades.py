@@ -32,9 +32,10 @@ from dselect_core.escape import markdown_cell
 from dselect_core.fingerprint import fingerprint
 from dselect_core.graders import heuristic_grader, local_judge, openai_grader, reward_grader, yes_no
 from dselect_core.graders.batch.batch_grader import IN_BATCH, grade_by_batches
+from dselect_core.graders.heuristic_processes import grade_in_order
 from dselect_core.graders.judge_criteria import combined
 from dselect_core.graders.judge_prompt import JudgePrompt, prompt_of
-from dselect_core.graders.judge_reply import CUT_AT, Judgement, rating_to_grade, shorten
+from dselect_core.graders.judge_reply import CUT_AT, Judgement, rating_to_grade
 from dselect_core.graders.meter import Meter, open_meter
 from dselect_core.graders.spend import Ledger
 from dselect_core.kinds import Answers, Column, Emit, FromSamples, Kind
@@ -44,8 +45,6 @@ from dselect_core.select.judges_spec import GRADE, kind_of_judge
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
-
-_REPORT_EVERY = 500
 
 Row = dict[str, Any]
 Made = Callable[[list[Row]], None]
@@ -144,23 +143,18 @@ def _scale(spec: GraderSpec) -> str:
 
 
 def _heuristic(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made) -> list[Row]:
-    now = datetime.now(UTC)
+    of_all = {"scale": "heuristic", "grader": heuristic_grader.NAME, "graded_at": datetime.now(UTC)}
     rows: list[Row] = []
-    told = 0
-    for done, (sample_id, messages) in enumerate(samples.select("sample_id", "messages").iter_rows(), start=1):
-        value: float | None = None
-        line = failure = None
-        try:
-            value, line = heuristic_grader.grade_messages(messages)
-        except Exception as error:  # one strange text must not cost the others their grades
-            failure = shorten(f"the checks failed: {type(error).__name__}: {error}")
-        graded = {"grade": value, "rationale": line, "error": failure, "graded_at": now}
-        rows.append({"sample_id": sample_id, "scale": "heuristic", "grader": heuristic_grader.NAME, **graded})
-        if done % _REPORT_EVERY == 0 or done == samples.height:
-            made(rows[told:])
-            told = done
-            if progress is not None:
-                progress(done, samples.height)
+    for chunk in grade_in_order(samples["messages"]):
+        ids = samples["sample_id"][len(rows) : len(rows) + len(chunk)]
+        graded = [
+            {"sample_id": sample_id, "grade": value, "rationale": line, "error": failure, **of_all}
+            for sample_id, (value, line, failure) in zip(ids, chunk, strict=True)
+        ]
+        made(graded)
+        rows += graded
+        if progress is not None:
+            progress(len(rows), samples.height)
     return rows
 
 
