@@ -2,7 +2,7 @@
 
 Each core has a process that is started by its own command and reads pickled samples. A pool of `multiprocessing` would
 run the caller's script again in each, where that has no `if __name__ == "__main__"`, and may not be had at all inside a
-process of such a pool. Trade-off: a process takes half a second to start and some 100 MB, so few rows stay in this one.
+process of such a pool. Trade-off: a process takes up to a second to start and 100 MB, so few rows stay in this one.
 """
 
 import os
@@ -25,8 +25,8 @@ from dselect_core.graders.heuristic_grader import grade_messages
 from dselect_core.graders.judge_reply import shorten
 
 CHUNK_ROWS = 500
-FEWEST_ROWS = 5_000
-"""Fewer samples are graded in this process: they take three seconds of one core."""
+FEWEST_ROWS = 20_000
+"""Fewer samples are graded in this process: they take some seconds of one core, and two processes were no faster."""
 
 _CHUNKS_AHEAD = 4  # of each process; bounds what is in memory as Python objects
 
