@@ -143,7 +143,7 @@ def test_a_new_target_example_is_nobodys_near_duplicate_and_moves_no_other_cores
     assert {recipe for asset, recipe in made(done) if asset == "coreset"} == set(TARGETED)
 
 
-def test_an_approximate_search_tells_its_recall_in_the_manifest_and_the_plan(wanted: Graph) -> None:
+def test_an_approximate_search_tells_its_recall_in_the_manifest_the_plan_and_the_ui(wanted: Graph) -> None:
     assert "search" not in wanted.manifest("near")
     approximate = TARGETED["near"] | {"search": "approximate"}
     wanted.settings(coresets=RECIPES | TARGETED | {"near": approximate})
@@ -155,6 +155,7 @@ def test_an_approximate_search_tells_its_recall_in_the_manifest_and_the_plan(wan
     told = wanted.manifest("near")["search"]
     page = (wanted.folder / ".dselect" / "reports" / "coresets" / "near.html").read_text()
     assert "search: recall" in page
+    assert materialised(done)["coreset", "near"]["search: recall"] == told["recall"]
     assert told["by"] == "inverted lists" and told["recall measured on examples"] == 3
     wanted.source("want", [*WANT, *alpaca(["bluely"], offset=400)])
     notes = {step.partition: step.note for step in wanted.plan().steps if step.asset == "coreset"}

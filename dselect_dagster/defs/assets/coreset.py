@@ -136,6 +136,7 @@ def coreset(corpus: Corpus) -> dg.AssetsDefinition:
                 **_difference(new_coreset),
                 "rows computed": new_coreset.selection.rows - new_coreset.selection.reused,
                 "rows reused": new_coreset.selection.reused,
+                **{f"search: {name}": value for name, value in new_coreset.selection.facts.items()},
                 **_composition(new_coreset),
                 "first ten": markdown_table(_first(new_coreset)),
             },
