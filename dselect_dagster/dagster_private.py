@@ -71,6 +71,7 @@ class StalenessResolver(CachingStaleStatusResolver):
         self.partition_names = CachingInstanceQueryer(instance, graph, loading_context)
         super().__init__(instance, graph, loading_context, self.partition_names)
         self._latest_by_partition = cache(self._read_latest_by_partition)
+        self._is_updated: dict[tuple[AssetKeyPartitionKey, int | None], bool] = {}
 
     def _get_latest_data_version_record(self, key: AssetKeyPartitionKey) -> dg.EventLogRecord | None:
         if key.partition_key is None:
@@ -84,6 +85,11 @@ class StalenessResolver(CachingStaleStatusResolver):
             # Without a record newer than the one that was used there is nothing to compare.
             if latest_record is None or (used_record_id is not None and latest_record.storage_id <= used_record_id):
                 return False
+            # A source that landed again as it was is compared for each asset that reads it, and all used one record.
+            compared = dep_key, used_record_id
+            if compared not in self._is_updated:
+                self._is_updated[compared] = super()._is_dep_updated(provenance, dep_key)
+            return self._is_updated[compared]
         return super()._is_dep_updated(provenance, dep_key)
 
     def _read_latest_by_partition(self, asset: dg.AssetKey) -> Mapping[str, dg.EventLogRecord]:

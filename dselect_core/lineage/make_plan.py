@@ -6,7 +6,7 @@ have no prompt vector yet, and the scores under a model that was never opened he
 A plan only reads.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -48,7 +48,7 @@ def make_plan(
     back: Collection[str],
     sources: Collection[str],
     stale: Reasons,
-    rates: Mapping[str, Rate],
+    rates: Callable[[], Mapping[str, Rate]],
     lost: Reasons | None = None,
     landed_versions: Mapping[str, str] | None = None,
     index_version: str | None = None,
@@ -57,9 +57,10 @@ def make_plan(
 
     landing: sources that differ from what was last landed; recipes: those whose spec is new or changed; back: those
     that were gone and come back unchanged; sources: all there are, with those that are gone; stale: what the
-    orchestrator already calls stale or missing, and why; rates: of past runs, by asset. lost: what it calls made, and
-    whose files are lost (lost_tables.py); landed_versions: of the samples that landed last, by source; index_version:
-    of the corpus index that the orchestrator knows.
+    orchestrator already calls stale or missing, and why; rates: reads those of past runs, by asset, and is asked where
+    something is to be made; lost: what the orchestrator calls made, and whose files are lost (lost_tables.py);
+    landed_versions: of the samples that landed last, by source; index_version: of the corpus index that the
+    orchestrator knows.
     """
     lost = lost or {}
     kinds = kinds_of_sources(workspace.settings) - uncomputable_kinds(workspace).keys()
@@ -90,7 +91,8 @@ def make_plan(
     ]
     steps += publication_steps(workspace, planner.coreset_todos, steps, stale, lost)
     order = _asset_order()
-    steps = sorted((timed(step, rates.get(step.asset)) for step in steps), key=lambda step: order.index(step.asset))
+    known = rates() if steps else {}
+    steps = sorted((timed(step, known.get(step.asset)) for step in steps), key=lambda step: order.index(step.asset))
     return Plan(steps, planner.lost, pool.problems | model_problem)
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import typing
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -295,7 +296,7 @@ def load_settings(path: Path | None = None) -> Settings:
     """
     path = path or config_path()
     try:
-        data = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
+        data = _parsed(path.read_bytes())
     except FileNotFoundError:
         raise DselectError(
             f"{path}: no such file. Write one with `dselect init FOLDER`, or name it in ${CONFIG_ENV}."
@@ -309,6 +310,15 @@ def load_settings(path: Path | None = None) -> Settings:
     except RecursionError:
         raise DselectError(f"{path}: nested too deeply. Write fewer lists or mappings inside one another.") from None
     return check_settings(data, str(path), path.parent)
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: bytes) -> Any:
+    """What the YAML holds; nobody changes it. Each run of Dagster reads the settings, three times in one process.
+
+    Not by libyaml, which is quicker: it words errors otherwise, and does not count how deep lists are nested.
+    """
+    return yaml.safe_load(text.decode("utf-8-sig"))
 
 
 def check_settings(data: object, written_in: str, folder: Path) -> Settings:

@@ -6,6 +6,7 @@ Dagster and the model libraries are imported inside the commands, so that `--hel
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -358,6 +359,8 @@ def main() -> None:
 
     Exits with 2 for what a person can mend in files and options, 130 when stopped by a signal, 1 for all else.
     """
+    # Imports and Dagster's records are many objects that stay: Python would look through them some hundred times.
+    gc.set_threshold(100_000, 50, 100)
     prepare_terminal()
     warnings.filterwarnings("ignore", module=r"dagster\..*")
     with contextlib.suppress(ValueError):  # not in the main thread

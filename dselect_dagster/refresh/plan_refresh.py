@@ -52,7 +52,7 @@ def plan_refresh(
         back=back,
         sources=set(instance.get_dynamic_partitions(str(namespace.source.name))) | set(workspace.settings.sources),
         stale={(namespace.asset(stale.asset), stale.partition): stale.why for stale in stale_partitions},
-        rates=read_rates(defs, instance, namespace),
+        rates=lambda: read_rates(defs, instance, namespace),
         lost={**changed_inputs.lost, **find_lost_publications(workspace, instance, namespace)},
         landed_versions=changed_inputs.landed_versions,
         index_version=None if indexed is None else data_version_of(indexed.asset_materialization),
