@@ -6,6 +6,7 @@ kept under models/provenance/, so that a plan can name the scores of a model wit
 
 import contextlib
 import logging
+import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -68,6 +69,29 @@ def open_target_model(workspace: Workspace) -> load.LanguageModel:
     """
     record = read_record(workspace)
     return _open(workspace, record["path"], record["identity"])
+
+
+def check_recorded(workspace: Workspace) -> str | None:
+    """The commit of the model that the record names, where it is one of the hub. For workers on other machines.
+
+    Raises DselectError where this machine does not see the record, or has another model at the path of a folder.
+    """
+    record_path = workspace.models / "current.json"
+    if not record_path.exists():
+        raise DselectError(
+            f"{record_path}: a worker on {platform.node()} does not see it. Workers write to the storage of the run: "
+            "mount it on their machines at the same path, or put it into an object store."
+        )
+    record = read_record(workspace)
+    if workspace.settings.model.path == "builtin":
+        return None
+    if (commit := load.commit_of(record["identity"])) is None and (
+        load.identity(record["path"], cache=load.IDENTITIES) != record["identity"]
+    ):
+        raise DselectError(
+            f"model {record['path']}: on {platform.node()} it is another one than the run's. Copy the run's there."
+        )
+    return commit
 
 
 def close_target_model() -> None:

@@ -22,7 +22,8 @@ from dselect_core.progress import Progress
 from dselect_core.rounds.round_model import RoundModel
 from dselect_core.scores.forward_scores import forward_kinds, forward_scores
 from dselect_core.scores.provenance import provenance_of
-from dselect_core.scores.update import appender, require_complete, with_reused
+from dselect_core.scores.score_work import appender
+from dselect_core.scores.update import require_complete, with_reused
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.d3 import D3
 from dselect_core.settings.workspace import Workspace

@@ -7,28 +7,28 @@ and a plan prices the same answer before anything runs. A run that is killed los
 
 import logging
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
+from dselect_core.compute.engine import compute
+from dselect_core.compute.shards import Shard
 from dselect_core.corpus.sample import conform_samples
 from dselect_core.errors import DselectError
 from dselect_core.graders.spend import Purpose, spend_figures, spending_on
-from dselect_core.kinds import TO_REPEAT, TRIED_AGAIN, Emit, FromSamples, FromScores, Kind, kind_of
-from dselect_core.lm.target_model import open_target_model
+from dselect_core.kinds import TO_REPEAT, TRIED_AGAIN, FromSamples, FromScores, Kind, kind_of
 from dselect_core.pool.future_pool import SourceRows
 from dselect_core.progress import Progress
-from dselect_core.scores.attempts import attempts, count_attempts
-from dselect_core.scores.forward_scores import forward_scores, uncomputable_kinds
+from dselect_core.scores.attempts import attempts
+from dselect_core.scores.forward_scores import uncomputable_kinds
 from dselect_core.scores.provenance import future_store, store_of
 from dselect_core.scores.repeats import Repeat, repeats_of
 from dselect_core.scores.same_answers import StoreWithSameAnswers
 from dselect_core.scores.score_table import TableReport, version_of
+from dselect_core.scores.score_work import ModelWork, PassWork, TextWork
 from dselect_core.select.judges_spec import GRADES
 from dselect_core.settings.workspace import Workspace
-from dselect_core.storage.appender import Appender
 from dselect_core.storage.files import read_with_metadata
 from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
 from dselect_core.storage.source_head import Head, readable_head, write_head
@@ -237,24 +237,18 @@ def compute_from_samples(
 ) -> None:
     """Compute a kind that comes from the samples' text, and append its rows to the store as they are finished.
 
-    Raises DselectError when none can be computed; what was finished is kept.
+    Models that grade and endpoints are called from this process, whatever the engine: the first are opened anew for
+    each call, and there is one ledger of the second. Raises DselectError when none can be computed; what was finished
+    is kept.
     """
     computation = kind.computed_by(workspace.settings)
     assert isinstance(computation, FromSamples)
-    with appender(workspace, kind, store, costly=computation.paid) as finished, spending_on(purpose):
-        emit = _counting_attempts(workspace, kind, store, samples, finished.add)
-        computation.compute(samples, workspace.settings, emit, progress)
-
-
-def _counting_attempts(workspace: Workspace, kind: Kind, store: Store, samples: pl.DataFrame, emit: Emit) -> Emit:
-    """`emit`, which also says of each row that failed how often it has."""
-    if store.retry_column is None:
-        return emit
-    earlier = store.read(samples, [kind.value, kind.reason_column])
-    if earlier.is_empty():
-        return emit
-    earlier = earlier.select("sample_id", attempts=attempts(kind, workspace.settings))
-    return lambda frame: emit(count_attempts(frame, kind, earlier, workspace.settings))
+    work = TextWork(workspace, kind.name, store.fingerprint)
+    with spending_on(purpose):
+        if computation.paid or computation.runs_model:
+            work.into(store, samples, progress)
+        else:
+            compute(workspace.settings, work, Shard(samples.select("sample_id"), samples), progress)
 
 
 def _repeat(todo: ScoreTodo, samples: pl.DataFrame, purpose: Purpose) -> None:
@@ -286,20 +280,16 @@ def _forward_pass(
     todos = {name: todo for name, todo in todos.items() if name not in failures}
     if not todos:
         return 0
-    lm = open_target_model(workspace)
-    tokens_before = lm.forward.tokens
     missing_samples = _only(samples, pl.concat([todo.missing_rows for todo in todos.values()]))
     row_progress = with_reused(progress, samples.height - missing_samples.height)
-    with ExitStack() as stack:
-        appenders = {
-            name: stack.enter_context(appender(workspace, todo.kind, todo.store))
-            for name, todo in todos.items()
-            if todo.store is not None
-        }
-        for batch in forward_scores(lm, missing_samples, frozenset(todos), workspace.settings, row_progress, failures):
-            for name, frame in batch.items():
-                appenders[name].add(_only(frame, todos[name].missing_rows))
-    return lm.forward.tokens - tokens_before
+    lacking = [
+        pl.col("sample_id").is_in(todo.missing_rows["sample_id"].implode()).alias(name) for name, todo in todos.items()
+    ]
+    rows = missing_samples.select("sample_id", *lacking)
+    work = PassWork(workspace, {name: todo.store.fingerprint for name, todo in todos.items() if todo.store is not None})
+    outcome = compute(workspace.settings, work, Shard(rows, missing_samples), row_progress)
+    failures |= outcome.failures
+    return outcome.tokens
 
 
 def _compute_from_scores(
@@ -319,19 +309,9 @@ def _compute_from_scores(
             lacking = rows.height - scores.height
             raise DselectError(f"{todo.kind.name} cannot be computed: {lacking} of {rows.height} rows have no {kind}")
         rows = rows.join(scores.select("sample_id", pl.col(name).alias(column)), on="sample_id", maintain_order="left")
-    lm = open_target_model(workspace)
-    tokens_before = lm.forward.tokens
     row_progress = with_reused(progress, samples.height - rows.height)
-    with appender(workspace, todo.kind, todo.store) as finished:
-        for frame in computation.compute(lm, _only(samples, rows), rows, row_progress):
-            finished.add(frame)
-    return lm.forward.tokens - tokens_before
-
-
-def appender(workspace: Workspace, kind: Kind, store: Store, *, costly: bool = False) -> Appender:
-    """Writes finished rows as parts, as often as the settings say. costly: a killed process may lose none of them."""
-    parts = workspace.settings.parts
-    return Appender(store, parts.rows, parts.seconds, kind.conforming, costly=costly)
+    work = ModelWork(workspace, todo.kind.name, todo.store.fingerprint)
+    return compute(workspace.settings, work, Shard(rows, _only(samples, rows)), row_progress).tokens
 
 
 def with_reused(progress: Progress | None, reused_rows: int) -> Progress | None:

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from dselect_core.compute.engine import compute
+from dselect_core.compute.shards import Shard
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import FromPairs, FromScores, Kind, kind_of
-from dselect_core.lm.target_model import open_target_model
 from dselect_core.pool.corpus_index import Index
 from dselect_core.pool.pool_tables import pool_samples, pool_scores
 from dselect_core.progress import Progress
 from dselect_core.scores.provenance import store_of
 from dselect_core.scores.score_table import TableReport, version_of
-from dselect_core.scores.update import appender, require_complete, with_reused
+from dselect_core.scores.score_work import ModelWork
+from dselect_core.scores.update import require_complete, with_reused
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata, read_parquet, write_parquet
 from dselect_core.storage.score_store import COMPACT_MIN_PARTS, Store
@@ -81,11 +83,9 @@ def _compute(workspace: Workspace, todo: PairTodo, store: Store, index: Index, p
     computation = todo.kind.computed_by(workspace.settings)
     assert isinstance(computation, FromPairs)
     pairs = with_inputs(computation, todo.missing_pairs, lambda kind, name: pool_scores(workspace, index, kind, [name]))
-    lm, samples = open_target_model(workspace), pool_samples(workspace, index)
-    tokens_before = lm.forward.tokens
     row_progress = with_reused(progress, todo.pairs.height - pairs.height)
-    with appender(workspace, todo.kind, store) as finished:
-        for frame in computation.compute(lm, samples, pairs, row_progress):
-            finished.add(frame)
+    pairs = pairs.sort("shot_id", "sample_id")  # so that in a shard too those with one shot stand side by side
+    work = ModelWork(workspace, todo.kind.name, store.fingerprint)
+    outcome = compute(workspace.settings, work, Shard(pairs, pool_samples(workspace, index)), row_progress)
     store.compact(COMPACT_MIN_PARTS)
-    return lm.forward.tokens - tokens_before
+    return outcome.tokens

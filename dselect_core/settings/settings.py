@@ -21,6 +21,7 @@ from dselect_core.redact import remember, remember_options, remember_url
 from dselect_core.select.recipe import CoresetSpec, StrictModel, check_quotas, explain_unknown_key
 from dselect_core.settings.candidates_check import check_candidates
 from dselect_core.settings.checks_spec import ChecksSpec
+from dselect_core.settings.compute_spec import ComputeSpec
 from dselect_core.settings.freshness_spec import FreshnessSpec
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.graders_check import check_grader_names, check_rewards, check_rubrics, judges_of
@@ -166,6 +167,7 @@ class Settings(StrictModel):
         description="several graders by name, in place of `grader`; a recipe says whose grades it reads (`grade`)",
     )
     parts: PartSpec = Field(PartSpec(), description="how often finished rows are written")
+    compute: ComputeSpec = Field(ComputeSpec(), description="in which processes scores are computed")
     coresets: dict[str, CoresetSpec] = Field(description="recipes, by the name of their coreset")
     feedback: FeedbackSpec = Field(FeedbackSpec(), description="how models are tuned for d3's rounds")
     trials: TrialsSpec = Field(TrialsSpec(), description="how the coresets with `trial: true` are tried")
@@ -314,10 +316,7 @@ def load_settings(path: Path | None = None) -> Settings:
 
 @lru_cache(maxsize=4)
 def _parsed(text: bytes) -> Any:
-    """What the YAML holds; nobody changes it. Each run of Dagster reads the settings, three times in one process.
-
-    Not by libyaml, which is quicker: it words errors otherwise, and does not count how deep lists are nested.
-    """
+    """What the YAML holds; nobody changes it. Each run of Dagster reads the settings, three times in one process."""
     return yaml.safe_load(text.decode("utf-8-sig"))
 
 

@@ -1,0 +1,1 @@
+"""In which processes scores are computed: the run's own, or workers of a Ray cluster."""

@@ -1,0 +1,213 @@
+"""Scores by workers of a real Ray cluster on this machine: nodes that die, that come late, work that fails or stops."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from dselect_core.compute import ray_engine, ray_workers
+from dselect_core.compute.ray_engine import compute_on_ray
+from dselect_core.compute.ray_workers import Workers, workers_of
+from dselect_core.compute.shards import Outcome, Shard
+from dselect_core.errors import DselectError
+from dselect_core.progress import Progress
+from dselect_core.settings.compute_spec import ComputeSpec
+from dselect_core.stop import Stopped
+from dselect_dagster.defs.progress_log import listen_to_progress
+from tests.e2e.conftest import RECIPES, WORDS
+from tests.e2e.content import assert_same, assert_same_table
+from tests.e2e.graph import Graph, alpaca, made, materialised
+from tests.seaweedfs import SeaweedFS
+
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+MODEL_SCORES = {("embeddings", "a"), ("difficulty_scores", "a"), ("activations", "a"), ("miwv_values", None)}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that computes nothing, for it is where this process is, and one node that holds one worker."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    head = NODE | {"num_cpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(**NODE)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def ready(spec: ComputeSpec, count: int) -> Workers:
+    """The workers of this process, when so many have come up."""
+    workers = workers_of(spec)
+    stop = time.monotonic() + 240
+    while len(workers.idle) < count:
+        assert time.monotonic() < stop
+        workers.start(count, 0)
+        for ref in workers.ray.wait(list(workers.starting), timeout=1)[0]:
+            workers.started(ref)
+    return workers
+
+
+def on_ray(folder: Path, cluster: Any, **compute: Any) -> Graph:
+    """The sources and recipes of `first`, that no score was made of yet. Shards of 4 rows."""
+    graph = Graph(folder)
+    graph.source("a", alpaca(WORDS))
+    graph.source("b", [*alpaca(WORDS[:8], offset=50), alpaca(WORDS)[0]])
+    graph.sources("ab")
+    graph.settings(
+        coresets=RECIPES, parts={"rows": 4}, compute={"engine": "ray", "address": cluster.address, **compute}
+    )
+    return graph
+
+
+def test_a_node_that_is_killed_in_the_middle(
+    first: Graph, cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dselect_core.compute")
+    node = cluster.add_node(**NODE)
+    graph = on_ray(tmp_path, cluster)
+    ready(graph.workspace.settings.compute, 2)
+    killed: list[int] = []
+
+    def kill(unit: str, done: int, total: int, reused: int) -> None:
+        if unit.endswith("of a") and "difficulty" in unit and not killed:
+            killed.append(done)
+            cluster.remove_node(node, allow_graceful=False)
+
+    with listen_to_progress(kill):
+        done = graph.refresh()
+    assert made(done) >= MODEL_SCORES
+    assert killed and killed[0] < len(WORDS)
+    assert "is lost (" in caplog.text and "its 4 rows are given to another" in caplog.text
+    assert_same(graph, first)
+    # What was computed by workers is what a run here finds: nothing is left to do, and no setting moved.
+    graph.settings(compute={"engine": "local"})
+    assert made(graph.refresh()) == set()
+
+
+def test_a_node_that_comes_in_the_middle(
+    first: Graph, cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dselect_core.compute")
+    graph = on_ray(tmp_path, cluster, workers=2)
+    workers = ready(graph.workspace.settings.compute, 1)
+    added: list[Any] = []
+
+    def add(unit: str, done: int, total: int, reused: int) -> None:
+        if unit.endswith("of a") and "difficulty" in unit and not added:
+            assert len(workers.starting) == 1, "the second worker has no room yet"
+            added.append(cluster.add_node(**NODE))
+            assert workers.ray.wait(list(workers.starting), timeout=240)[0]
+
+    with listen_to_progress(add):
+        figures = materialised(graph.refresh())
+    assert added and figures.keys() >= MODEL_SCORES
+    assert "by worker 1 on" in caplog.text and "by worker 2 on" in caplog.text
+    assert_same(graph, first)
+    cluster.remove_node(added[0], allow_graceful=False)
+
+
+def test_storage_on_s3(first: Graph, cluster: Any, tmp_path: Path) -> None:
+    server = SeaweedFS(tmp_path, "key", "secret")
+    server.start()
+    try:
+        server.client().mkdir("corpus")
+        (tmp_path / "project").mkdir()
+        graph = on_ray(tmp_path / "project", cluster)
+        options = {"endpoint_url": server.url, "key": "key", "secret": "secret"}
+        graph.settings(storage="s3://corpus/out", storage_options=options)
+        assert made(graph.refresh()) >= MODEL_SCORES
+        for kind in ("difficulty", "embeddings", "activations"):
+            assert_same_table(graph.scores(kind), first.scores(kind), kind)
+        assert graph.pool().equals(first.pool())
+    finally:
+        server.stop()
+
+
+@dataclass(frozen=True)
+class Marking:
+    """Leaves a mark for each shard that it begins; then does what `then` says to the shard that holds row 5."""
+
+    folder: Path
+    then: str
+
+    def there(self) -> "Marking":
+        return self
+
+    def __call__(self, shard: Shard, progress: Progress | None) -> Outcome:
+        (self.folder / f"{shard.rows['sample_id'][0]}-{time.monotonic_ns()}").touch()
+        assert shard.samples["sample_id"].to_list() == shard.rows["sample_id"].to_list() and progress is not None
+        if "5" in shard.rows["sample_id"]:
+            if self.then == "fail":
+                raise DselectError("row 5 is bad. Mend it")
+            if self.then == "break":
+                raise ZeroDivisionError("nobody foresaw row 5")
+            if self.then == "die":
+                os._exit(1)
+            try:
+                for _ in range(600):
+                    time.sleep(0.05)
+                    progress(1, 4)
+            except Stopped:
+                (self.folder / "stopped").touch()
+                raise
+        return Outcome(shard.rows.height)
+
+
+def compute(work: Marking, cluster: Any, progress: Progress | None = None) -> Outcome:
+    ids = pl.DataFrame({"sample_id": [str(number) for number in range(8)]})
+    return compute_on_ray(ComputeSpec(engine="ray", address=cluster.address), work, Shard(ids, ids), 4, progress)
+
+
+def marks(folder: Path, row: str) -> int:
+    return len(list(folder.glob(f"{row}-*")))
+
+
+def test_an_error_ends_the_work_at_once_and_as_it_would_here(cluster: Any, tmp_path: Path) -> None:
+    assert compute(Marking(tmp_path, ""), cluster).tokens == 8
+    with pytest.raises(DselectError, match=r"^row 5 is bad. Mend it$"):
+        compute(Marking(tmp_path, "fail"), cluster)
+    with pytest.raises(ZeroDivisionError, match="nobody foresaw"):
+        compute(Marking(tmp_path, "break"), cluster)
+    assert marks(tmp_path, "4") == 3
+
+
+def test_rows_that_end_every_worker_are_not_tried_for_ever(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "TRIES", 2)
+    with pytest.raises(DselectError, match=r"2 workers.*from sample 4 on.*batch_tokens"):
+        compute(Marking(tmp_path, "die"), cluster)
+    assert marks(tmp_path, "4") == 2
+
+
+def test_a_stop_ends_the_workers(cluster: Any, tmp_path: Path) -> None:
+    workers = ready(ComputeSpec(engine="ray", address=cluster.address), 1)
+    actors = [worker.actor for worker in workers.idle]
+
+    def stop(done: int, total: int, reused: int = 0) -> None:
+        if done > 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        compute(Marking(tmp_path, "wait"), cluster, stop)
+    assert (tmp_path / "stopped").exists(), "it ended between two batches"
+    for actor in actors:
+        with pytest.raises(workers.ray.exceptions.RayActorError):
+            workers.ray.get(actor.done.remote())
+
+
+def test_a_worker_of_another_version(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_workers, "__version__", "9.9")
+    with pytest.raises(DselectError, match=r"has dselect 0.* this run 9\.9"):
+        ready(ComputeSpec(engine="ray", address=cluster.address, workers=1), 1)
