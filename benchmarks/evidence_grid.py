@@ -76,18 +76,17 @@ class Stage:
 
 
 def stages(shares: Sequence[int]) -> Iterator[Stage]:
-    """The whole grid. The first budget is the main one: it has one seed of each strategy, by rows and by tokens, before
-    it has the others, for one run can be held to single draws. The other budgets follow in their order.
+    """The whole grid, a budget after the other, by rows before by tokens: a seed of each strategy before the others,
+    for one run can be held to single draws.
     """
     seeds, numbers = (0, 1, 2), tuple(range(5))
     drawn = {draws.RANDOM: numbers, draws.BALANCED: numbers}
     drawn_tokens = {draws.TOKENS: numbers}
     for share in shares:
         rows, tokens = Cell(share, by_tokens=False), Cell(share, by_tokens=True)
-        yield Stage(rows, (0,), drawn)
-        yield Stage(tokens, (0,), drawn_tokens)
-        yield Stage(rows, seeds, drawn)
-        yield Stage(tokens, seeds, drawn_tokens)
+        for cell, draws_of_cell in ((rows, drawn), (tokens, drawn_tokens)):
+            yield Stage(cell, (0,), draws_of_cell)
+            yield Stage(cell, seeds, draws_of_cell)
 
 
 def cells(shares: Sequence[int]) -> list[Cell]:
