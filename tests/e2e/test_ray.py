@@ -25,6 +25,9 @@ from tests.e2e.content import assert_same, assert_same_table
 from tests.e2e.graph import Graph, alpaca, made, materialised
 from tests.seaweedfs import SeaweedFS
 
+# A cluster takes its time where other tests are at work, and the signal of a timeout would end what Ray is about.
+pytestmark = pytest.mark.timeout(1200)
+
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 MODEL_SCORES = {("embeddings", "a"), ("difficulty_scores", "a"), ("activations", "a"), ("miwv_values", None)}
 
