@@ -1,12 +1,13 @@
-"""Publish to a folder or an object store: a folder that is never written again, then the pointer.
+"""Publish to a folder or an object store: a folder that is not written again, then the pointer.
 
     <to>/<recipe>/<version>/README.md, dataset/, coreset.jsonl, coreset.parquet, alpaca.json, manifest.json
     <to>/<recipe>/latest.json      names the version in force, and those that are kept
 
-The manifest of a version is written last, so a version with one is whole, and is not written again; where somebody has
-removed a file that it lists, the version is written as it was. A process that is
-killed before the pointer leaves the version in force as it was; the next run goes on from there. Any `*.json` beside
-`latest.json` that has a `version` is a pointer too (a copy of it as `production.json`, say), and what it names stays.
+The manifest of a version is written last, so a version with one is whole, and is not written again. Where somebody has
+removed a file that it lists, all of it is: the same rows, with gains and origins as the coreset has them now. A process
+that is killed before the pointer leaves the version in force as it was; the next run goes on from there. Any `*.json`
+beside `latest.json` that has a `version` is a pointer too (a copy of it as `production.json`, say), and what it names
+stays.
 
 Trade-off: two processes that publish other choices of one recipe at the same moment leave the pointer to the later one.
 """

@@ -34,7 +34,7 @@ class ComputeSpec(StrictModel):
 
     @model_validator(mode="after")
     def _of_ray(self) -> "ComputeSpec":
-        given = sorted(self.model_fields_set & {"workers", "gpus_per_worker", "address"})
+        given = [name for name in ("address", "gpus_per_worker", "workers") if getattr(self, name)]
         if self.engine == "local" and given:
             raise ValueError(f"`{given[0]}` is of workers: say `engine: ray` too, or leave it out")
         if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():

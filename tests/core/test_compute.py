@@ -62,3 +62,8 @@ def test_without_ray_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_means_nothing_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ComputeSpec.model_validate(given)
+
+
+def test_settings_that_were_written_out_whole_are_read_again() -> None:
+    for spec in (ComputeSpec(), ComputeSpec(engine="ray", workers=2)):
+        assert ComputeSpec.model_validate(spec.model_dump()) == spec
