@@ -29,7 +29,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 @pytest.fixture(scope="session")
 def _snapshot(first: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(first.folder, tmp_path_factory.mktemp("snapshot") / "project"))
+    return Path(shutil.copytree(first.folder, tmp_path_factory.mktemp("snapshot") / "project", symlinks=True))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def in_state(tmp_path_factory: pytest.TempPathFactory) -> InState:
         if kept.exists():
             return graph.put_back(kept)
         make(graph)
-        shutil.copytree(graph.folder, kept)
+        shutil.copytree(graph.folder, kept, symlinks=True)
         return graph
 
     return bring

@@ -58,7 +58,7 @@ class Graph:
     def put_back(self, kept: Path) -> "Graph":
         """The folder as a copy of it was kept: in its place, for a source in another folder is one that changed."""
         shutil.rmtree(self.folder)
-        shutil.copytree(kept, self.folder)
+        shutil.copytree(kept, self.folder, symlinks=True)
         return self
 
     def settings(self, **top: Any) -> None:
