@@ -82,6 +82,13 @@ def object_store_error(error: BaseException) -> DselectError | None:
     return None
 
 
+def known_error(error: BaseException) -> DselectError | None:
+    """What an error of the system is in our words; None for one that was not foreseen."""
+    if (of_store := object_store_error(error)) is not None:
+        return of_store
+    return DselectError(explain_os_error(error)) if isinstance(error, OSError) else None
+
+
 class DamagedFileError(DselectError):
     """A file in the storage is not what was written: empty, cut off or altered. A missing one is a FileNotFoundError.
 

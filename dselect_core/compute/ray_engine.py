@@ -48,7 +48,7 @@ class _Computation:
         self._next: Iterator[tuple[int, Shard]] = enumerate(cut(whole, rows))
         self._again: deque[tuple[int, Shard]] = deque()
         self._to_cut = self.count
-        self._tries = dict[int, int]()
+        self._tries = Counter[int]()
         # {the result to come: the worker, the shard's number, the shard}
         self.running: dict[Any, tuple[LiveWorker, int, Shard]] = {}
         self._asked: dict[Any, LiveWorker] = {}
@@ -116,7 +116,7 @@ class _Computation:
 
     def _lost(self, worker: LiveWorker, number: int, shard: Shard, error: Exception) -> None:
         self._rows_done.pop(worker, None)
-        self._tries[number] = self._tries.get(number, 0) + 1
+        self._tries[number] += 1
         rows = shard.rows.height
         _log.warning(
             "worker %d on %s is lost (%s); its %d rows are given to another", worker.number, worker.host,

@@ -6,7 +6,7 @@ Two more of its threads answer while a shard is computed: how far it is, and tha
 import platform
 
 from dselect_core.compute.shards import Outcome, Shard, Work
-from dselect_core.errors import DselectError, explain_os_error, object_store_error
+from dselect_core.errors import DselectError, known_error
 from dselect_core.stop import Stopped, raise_if_stopped, request_stop
 from dselect_core.version import __version__
 
@@ -41,9 +41,7 @@ class Worker:
         except DselectError as error:
             return str(error), error.again
         except Exception as error:
-            known = object_store_error(error)
-            if known is None and isinstance(error, OSError):
-                known = DselectError(explain_os_error(error))
+            known = known_error(error)
             if known is None:
                 raise
             return str(known), known.again

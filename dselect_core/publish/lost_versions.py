@@ -17,7 +17,6 @@ from upath import UPath
 from dselect_core.errors import DselectError, first_line
 from dselect_core.publish.release import POINTER, why_not_whole
 from dselect_core.publish.to_hub import HubDataset
-from dselect_core.settings.publish_spec import PublishSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.folder_listing import list_tree
 from dselect_core.storage.json_file import read_json
@@ -32,7 +31,12 @@ def lost_publications(workspace: Workspace, *, of_hub: bool = True) -> dict[str,
         return {}
     recipes = publish.recipes_of(workspace.settings.coresets)
     try:
-        found = _of_hub(publish.hub_dataset, recipes) if publish.hub_dataset else _of_folder(publish, recipes)
+        if publish.hub_dataset is not None:
+            hub = HubDataset(publish.hub_dataset)
+            found = {name: _why_lost(hub.of_recipe(name), partial(hub.read_json, name)) for name in recipes}
+        else:
+            root = UPath(publish.to, **publish.storage_options)
+            found = {name: _of_folder(root / name) for name in recipes}
     except Exception as error:  # of the file system, or of the HTTP client
         what = f"{type(error).__name__}: {first_line(error)}"
         _log.warning("%s does not answer: what is published there was not looked at (%s)", publish.to, what)
@@ -40,21 +44,9 @@ def lost_publications(workspace: Workspace, *, of_hub: bool = True) -> dict[str,
     return {recipe: f"{publish.to.rstrip('/')}/{recipe} {why}" for recipe, why in found.items() if why is not None}
 
 
-def _of_folder(publish: PublishSpec, recipes: list[str]) -> dict[str, str | None]:
-    root, found = UPath(publish.to, **publish.storage_options), {}
-    for recipe in recipes:
-        present = {name: entry.size for name, entry in list_tree(root / recipe).items()}
-        found[recipe] = _why_lost(present, partial(_read_in, root / recipe))
-    return found
-
-
-def _read_in(folder: UPath, name: str) -> dict[str, Any]:
-    return read_json(folder / name)
-
-
-def _of_hub(dataset: str, recipes: list[str]) -> dict[str, str | None]:
-    hub = HubDataset(dataset)
-    return {recipe: _why_lost(hub.of_recipe(recipe), partial(hub.read_json, recipe)) for recipe in recipes}
+def _of_folder(folder: UPath) -> str | None:
+    present = {name: entry.size for name, entry in list_tree(folder).items()}
+    return _why_lost(present, lambda name: read_json(folder / name))
 
 
 def _why_lost(present: Mapping[str, int | None], read: Callable[[str], dict[str, Any]]) -> str | None:

@@ -51,9 +51,8 @@ class _MaxCoverage(Order):
         self._is_picked = np.zeros(n, dtype=bool)
         self._pass = 1
         self._gains = np.full(n, m, dtype=np.int16 if m < _LARGEST_NARROW else np.int64)
-        self._one = self._gains.dtype.type(
-            1
-        )  # of another type than the gains it would make subtract.at 60 times slower
+        # What a gain falls by: of another type than the gains it would make subtract.at 60 times slower.
+        self._one = self._gains.dtype.type(1)
         # A picked row's gain: it stays negative, and in its type, however often it is lowered.
         self._picked = -_LARGEST_NARROW if m < _LARGEST_NARROW else -(2**30)
         self._level, self._at_level, self._looked_at = 0, np.empty(0, dtype=np.int64), 0

@@ -182,11 +182,7 @@ def status(config: ConfigOption = None, name: NameOption = "") -> None:
     from dselect_core.lineage.publishable import refused_publications
     from dselect_core.lineage.quality_checks import held_back
     from dselect_core.pool.corpus_index import grades_candidates_only
-    from dselect_dagster.defs.changed_inputs import (
-        find_changed_inputs,
-        find_lost_publications,
-        find_lost_scores,
-    )
+    from dselect_dagster.defs.changed_inputs import all_lost, find_changed_inputs
     from dselect_dagster.defs.namespace import Namespace
     from dselect_dagster.refresh.instance import open_instance
     from dselect_dagster.refresh.staleness import Staleness
@@ -194,11 +190,7 @@ def status(config: ConfigOption = None, name: NameOption = "") -> None:
     workspace, namespace = Workspace(settings), Namespace(name)
     with open_instance(path) as instance:
         changed_inputs = find_changed_inputs(workspace, instance, namespace)
-        lost = {
-            **changed_inputs.lost,
-            **find_lost_scores(workspace, instance, namespace),
-            **find_lost_publications(workspace, instance, namespace),
-        }
+        lost = all_lost(changed_inputs, workspace, instance)
         staleness = Staleness(definitions(settings, path, name), instance, namespace)
         coming = {of: keys for of, keys in changed_inputs.partitions_to_come.items() if of != namespace.recipe.name}
         stale_partitions = staleness.stale_partitions(coming, changed_inputs.partitions_to_go)

@@ -163,6 +163,18 @@ def find_lost_publications(
     return _of_made(instance, {(PUBLICATION, recipe): why for recipe, why in lost.items()}, namespace)
 
 
+def all_lost(
+    changed_inputs: ChangedInputs, workspace: Workspace, instance: dg.DagsterInstance
+) -> dict[AssetPartition, str]:
+    """What is lost of tables, of rows of the stores, and where it was published: {(asset, partition): why}."""
+    namespace = changed_inputs.namespace
+    return {
+        **changed_inputs.lost,
+        **find_lost_scores(workspace, instance, namespace),
+        **find_lost_publications(workspace, instance, namespace),
+    }
+
+
 def _of_made(instance: dg.DagsterInstance, lost: LostTables, namespace: Namespace) -> dict[AssetPartition, str]:
     """Of what is lost, what Dagster calls made. The rest it calls missing."""
 

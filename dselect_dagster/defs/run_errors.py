@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from dselect_core.errors import DselectError, explain_os_error, object_store_error
+from dselect_core.errors import DselectError, known_error
 from dselect_core.escape import visible
 from dselect_core.redact import redact
 from dselect_core.stop import request_stop
@@ -79,7 +79,7 @@ def _clean_errors(step: _Step | None) -> Iterator[None]:
 
 
 def _told(error: Exception, step: _Step | None) -> Exception:
-    known = error if isinstance(error, DselectError) else _known(error)
+    known = error if isinstance(error, DselectError) else known_error(error)
     sentence = clean(f"{type(error).__name__}: {error}" if known is None else str(known))
     if step is not None:
         # A person who watches sees the sentence, and tries again when it is mended. Of the last try Dagster would say
@@ -88,10 +88,3 @@ def _told(error: Exception, step: _Step | None) -> Exception:
         is_last = step.op_execution_context.retry_number >= RETRIES.max_retries
         return dg.Failure(sentence, allow_retries=again and not is_last)
     return DselectError(sentence) if known is not None else StepError(sentence)
-
-
-def _known(error: Exception) -> DselectError | None:
-    """What an error of the system is in our words; None for one that was not foreseen."""
-    if (of_store := object_store_error(error)) is not None:
-        return of_store
-    return DselectError(explain_os_error(error)) if isinstance(error, OSError) else None

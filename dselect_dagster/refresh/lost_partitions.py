@@ -19,12 +19,7 @@ from dselect_core.lineage.lost_tables import LostTables
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import read_metadata
 from dselect_dagster.defs.automation_condition import ALLOW_MISSING_DEPS
-from dselect_dagster.defs.changed_inputs import (
-    LANDED_ASSETS,
-    find_changed_inputs,
-    find_lost_publications,
-    find_lost_scores,
-)
+from dselect_dagster.defs.changed_inputs import LANDED_ASSETS, all_lost, find_changed_inputs
 from dselect_dagster.defs.namespace import Namespace
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.scope import Scope
@@ -81,9 +76,7 @@ class LostPartitions:
             return False
         self._is_checked = True
         changed_inputs = find_changed_inputs(self._workspace, self._instance, self._namespace, save_verified=True)
-        scores = find_lost_scores(self._workspace, self._instance, self._namespace)
-        published = find_lost_publications(self._workspace, self._instance, self._namespace)
-        self.lost = self._in_scope({**changed_inputs.lost, **scores, **published})
+        self.lost = self._in_scope(all_lost(changed_inputs, self._workspace, self._instance))
         return bool(self.restorable(failed))
 
     def look_at_origins(self, origins: Mapping[str, str], failed: set[AssetPartition]) -> bool:

@@ -43,9 +43,8 @@ from dselect_dagster.defs.automation_condition import (
 )
 from dselect_dagster.defs.changed_inputs import (
     ChangedInputs,
+    all_lost,
     find_changed_inputs,
-    find_lost_publications,
-    find_lost_scores,
     register_partitions,
 )
 from dselect_dagster.defs.coreset_checks import due_checks
@@ -180,10 +179,7 @@ def _make_what_is_stale(
 
     graph, readiness = AssetGraph(defs), _with_readiness_conditions(defs, namespace)
     cursor = ConditionCursor(defs, instance, namespace)
-    if lost is None:
-        published = find_lost_publications(workspace, instance, namespace)
-        lost = {**find_lost_scores(workspace, instance, namespace), **published}
-    found_lost = {**changed_inputs.lost, **lost}
+    found_lost = all_lost(changed_inputs, workspace, instance) if lost is None else {**changed_inputs.lost, **lost}
     restoring = LostPartitions(workspace, instance, namespace, scope, graph, found_lost)
     while True:
         staleness = Staleness(defs, instance, namespace)
