@@ -46,7 +46,8 @@ from scoring_rows import Rows, save_model, take
 
 from dselect_core.corpus.sample import chat_messages
 from dselect_core.lm.load import LanguageModel, load, quiet_transformers
-from dselect_core.settings.settings import ModelSpec, Settings
+from dselect_core.settings.model_spec import ModelSpec
+from dselect_core.settings.settings import Settings
 
 WANT = frozenset({"difficulty", "embeddings", "prompts", "activations", "miwv"})
 SETTINGS = Settings(sources={}, coresets={})

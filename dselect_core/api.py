@@ -41,7 +41,8 @@ from dselect_core.select.candidates import Grade, grade_candidates, unasked
 from dselect_core.select.judges_spec import GRADES, JudgesField, JudgesSpec, kind_of_judge
 from dselect_core.select.recipe import CoresetSpec
 from dselect_core.select.select import Selection, select
-from dselect_core.settings.settings import ModelSpec, Settings, SourceSpec
+from dselect_core.settings.model_spec import ModelSpec
+from dselect_core.settings.settings import Settings, SourceSpec
 
 __all__ = [
     "Column",

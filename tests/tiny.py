@@ -11,7 +11,8 @@ from dselect_core.corpus.sample import SAMPLES, sample_id
 from dselect_core.lm.chat_template import BUILTIN_TEMPLATE
 from dselect_core.lm.load import LanguageModel, load
 from dselect_core.scores.forward_scores import forward_scores
-from dselect_core.settings.settings import ModelSpec, Settings
+from dselect_core.settings.model_spec import ModelSpec
+from dselect_core.settings.settings import Settings
 
 Message = dict[str, str]
 

@@ -24,7 +24,7 @@ from dselect_core.lm.message_form import Message
 from dselect_core.lm.packing import Sequence, Tree
 from dselect_core.lm.whole_text import DoesNotFitError, WholeText
 from dselect_core.settings.grader_spec import GraderSpec
-from dselect_core.settings.settings import ModelSpec
+from dselect_core.settings.model_spec import ModelSpec
 
 VERSION = 1
 # How tokenizers write the space in front of a word.

@@ -24,7 +24,7 @@ from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.load import IDENTITIES, commit_of, identity
 from dselect_core.lm.whole_text import DoesNotFitError
 from dselect_core.settings.grader_spec import GraderSpec
-from dselect_core.settings.settings import ModelSpec
+from dselect_core.settings.model_spec import ModelSpec
 
 VERSION = 1
 SCALE = "reward"

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import polars as pl
 
 from dselect_core.corpus.raw_dataset import read_samples
-from dselect_core.lm.forward import NOISE
 from dselect_core.lm.load import LanguageModel
 from dselect_core.lm.target_model import open_target_model
 from dselect_core.scores.forward_scores import forward_scores
@@ -38,8 +37,7 @@ def batch_differences(workspace: Workspace) -> tuple[pl.DataFrame, float] | None
     if found.is_empty():
         return None
     found = found.with_columns(difference=(pl.col("in_batch") - pl.col("alone")).abs())
-    noise = NOISE[next(lm.forward.model.parameters()).dtype]
-    return found.sort("difference", "sample_id", descending=[True, False]), noise
+    return found.sort("difference", "sample_id", descending=[True, False]), lm.forward.noise
 
 
 def _landed(workspace: Workspace) -> Iterator[pl.DataFrame]:

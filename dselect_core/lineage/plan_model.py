@@ -1,13 +1,12 @@
 """The part of a plan that is about the target model: which it will be, and whether it is made again."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dselect_core.errors import DselectError
 from dselect_core.lineage.plan import Reasons, Step
 from dselect_core.lm import target_model
-from dselect_core.lm.load import IDENTITIES, identity
+from dselect_core.lm.load import IDENTITIES, identity, is_here
 from dselect_core.pool.corpus_index import needs_model
 from dselect_core.pool.future_pool import FuturePool
 from dselect_core.settings.workspace import Workspace
@@ -26,7 +25,7 @@ def future_model(
     except DselectError:
         record = {}
     expected = record.get("identity")
-    if spec.path != "builtin" and Path(spec.path).expanduser().is_dir():
+    if spec.path != "builtin" and is_here(spec.path):
         try:
             expected = identity(spec.path, spec.revision, IDENTITIES)
         except DselectError as error:

@@ -20,12 +20,11 @@ from dselect_core.errors import DselectError
 from dselect_core.lm.attention import CannotPackError, packed
 from dselect_core.lm.loss import OwnHead, loss_and_entropy, loss_and_entropy_of
 from dselect_core.lm.neurons import Layer, NeuronRecorder, neuron_layers
+from dselect_core.lm.numeric_type import is_mixed, noise
 from dselect_core.lm.packing import Layout, Sequence, Tree, fill, flat, padded, padded_batches
 
 # Trees that are sorted by length at a time where batches are padded: this bounds memory.
 _SORTED_TREES = 4096
-NOISE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-"""Relative distance between packed and padded states that is float noise. bfloat16 keeps 8 bits of the mantissa."""
 
 
 @dataclass
@@ -75,6 +74,8 @@ class Forward:
         if self.head is None:
             raise DselectError(f"{type(model).__name__} has no output layer; a causal language model is needed")
         self.vocabulary = int(self.head.weight.shape[0])
+        self.products = torch.bfloat16 if is_mixed(model) else None  # of the output layer
+        self.noise = noise(model)
         self.tokens = 0
         self.memory_budget: int | None = None
         self.cannot: dict[str, str] = {}
@@ -216,7 +217,7 @@ class Forward:
         targets = torch.from_numpy(target).to(head_device)
         if self.plain_head:
             assert isinstance(self.head, nn.Linear)
-            loss, entropy = loss_and_entropy(chosen, targets, self.head)
+            loss, entropy = loss_and_entropy(chosen, targets, self.head, products=self.products)
         else:
             loss, entropy = loss_and_entropy_of(OwnHead(self.model, self.body), chosen, targets, self.vocabulary)
         loss, entropy = loss.cpu(), entropy.clamp_min(0).cpu()
@@ -242,7 +243,7 @@ class Forward:
         ids = torch.arange(1, 13, device=self.device).repeat(2, 1)
         ids[1, -1] = 13
         one, other = self.body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].double()
-        if (one - other).norm() > NOISE[next(self.model.parameters()).dtype] * one.norm():
+        if (one - other).norm() > self.noise * one.norm():
             raise DselectError(
                 f"{type(self.model).__name__} is not causal: its tokens see the tokens that follow (an encoder?). "
                 "A causal language model is needed."
@@ -285,7 +286,7 @@ class Forward:
         padded_states = self.padded_states(row_layout, longest)
         for (start, end), (row, row_end) in zip(layout.spans, row_layout.spans, strict=True):
             a, b = packed_states[start:end].double(), padded_states[row:row_end].double()
-            if not (a - b).norm() <= NOISE[packed_states.dtype] * b.norm():
+            if not (a - b).norm() <= self.noise * b.norm():
                 return "flat and padded batches give different states"
         return None
 

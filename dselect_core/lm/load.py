@@ -1,9 +1,9 @@
-"""Identify a causal LM or an encoder, by hub name or local folder, and open a causal LM.
+"""Identify a causal LM or an encoder, by hub name, local folder or GGUF file, and open a causal LM.
 
-The identity of a local folder is its content (hash of weights, config and tokenizer files), that of a hub model its
-commit. So an overwritten folder is another model. Gigabytes are hashed once per change: the hash is kept by the place,
-inode, size and times of the files. One of these times is that of the inode's last change, which nobody can set. So a
-folder that was moved, copied or touched is hashed again, and no other content passes for the one that was hashed.
+The identity of a local folder or file is its content (hash of weights, config and tokenizer files), that of a hub model
+is its commit. So an overwritten folder is another model. Gigabytes are hashed once per change: the hash is kept by the
+place, inode, size and times of the files. One of these times is that of the inode's last change, which nobody can set.
+So a folder that was moved, copied or touched is hashed again, and no other content passes for the one that was hashed.
 """
 
 import gc
@@ -19,7 +19,8 @@ from upath import UPath
 
 from dselect_core.errors import DamagedFileError, DselectError, first_line
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.settings.settings import ModelSpec
+from dselect_core.lm.gguf_file import check_readable, is_gguf, unpacked, with_control_tokens
+from dselect_core.settings.model_spec import ModelSpec
 from dselect_core.storage import json_file
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 def folder_identity(folder: Path, cache: Path | None = None) -> str:
-    """128-bit hash of a model folder's weights, config and tokenizer.
+    """128-bit hash of a model folder's weights, config and tokenizer, or of a GGUF file, which holds them all.
 
     A sentence-transformers folder is hashed with its modules' folders (1_Pooling, 2_Dense), of other folders only the
     files directly inside. cache: a JSON file that keeps the hash of each folder as it was hashed last. Where it cannot
@@ -80,6 +81,8 @@ def _cached_hashes(cache: UPath) -> dict[str, dict[str, str]]:
 
 
 def _identity_paths(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder]
     paths = list(folder.iterdir())
     if (folder / "modules.json").exists():
         modules = read_json(folder / "modules.json")
@@ -88,16 +91,19 @@ def _identity_paths(folder: Path) -> list[Path]:
 
 
 def identity(path: str, revision: str | None = None, cache: Path | None = None) -> str:
-    """Which model this is, as a string: `local:<hash>` of a folder, `hub:<name>@<commit>` of a hub model.
+    """Which model this is, as a string: `local:<hash>` of a folder or GGUF file, `hub:<name>@<commit>` of a hub model.
 
-    Raises DselectError when the path is no model folder, or the hub does not know the name.
+    Raises DselectError when the path is no model, or the hub does not know the name.
     """
     folder = Path(path).expanduser()
-    if folder.is_dir():
-        _check_folder(folder)
+    if is_here(path):
+        if folder.is_dir():
+            _check_folder(folder)
         return f"local:{folder_identity(folder, cache)}"
     if path.startswith((".", "/", "~")):
-        raise DselectError(f"model {path}: no such folder. Give a folder with config.json and weights, or a hub name.")
+        raise DselectError(
+            f"model {path}: no such folder. Give a folder with config.json and weights, a GGUF file, or a hub name."
+        )
     if revision is not None and len(revision) == 40:
         return f"hub:{path}@{revision}"
     from huggingface_hub import HfApi, try_to_load_from_cache
@@ -134,7 +140,10 @@ def _check_folder(folder: Path) -> None:
 
 @dataclass
 class LanguageModel:
-    """A loaded model with all that a scorer needs. `identity` names weights, `provenance` all that moves a score."""
+    """A loaded model with all that a scorer needs. `identity` names weights, `provenance` all that moves a score.
+
+    spec: as in the settings, with the numeric type that `dtype: auto` means here.
+    """
 
     identity: str
     renderer: "Renderer"
@@ -168,22 +177,23 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
     from transformers import AutoModelForCausalLM
 
     from dselect_core.lm.forward import Forward
+    from dselect_core.lm.numeric_type import MIXED, mix
     from dselect_core.lm.render import Renderer
 
     spread = spec.device == "balanced"
     placed = {"device_map": "balanced"} if spread else {}
     tokenizer = open_tokenizer(path, spec)
+    spec = spec.model_copy(update={"dtype": _dtype(spec, _config(path, spec))})
+    own_type = "auto" if spec.dtype == MIXED else getattr(torch, spec.dtype)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, revision=spec.revision, dtype=getattr(torch, spec.dtype), **placed
-        )
-    except ImportError as error:
-        raise DselectError(
-            f"model {path}: `device: balanced` needs accelerate (pip install accelerate): {first_line(error)}"
-        ) from error
+        model = from_pretrained(AutoModelForCausalLM, path, spec, dtype=own_type, **placed)
     except Exception as error:  # whatever the code of hundreds of families raises
         raise DselectError(f"model {path}: cannot be opened as a causal language model: {described(error)}") from error
+    if is_gguf(path):
+        model = unpacked(model)
     check_vocabulary(path, tokenizer, model)
+    if spec.dtype == MIXED:
+        mix(model)
     model.eval()
     try:
         if not spread:
@@ -205,16 +215,28 @@ def provenance_without_weights(path: str, spec: ModelSpec, model_identity: str) 
 
     Raises DselectError where these cannot be opened. Whether the weights can, only `load` tells.
     """
-    from transformers import AutoConfig
-
     from dselect_core.lm.render import Renderer
 
-    tokenizer = open_tokenizer(path, spec)
+    tokenizer, config = open_tokenizer(path, spec), _config(path, spec)
+    spec = spec.model_copy(update={"dtype": _dtype(spec, config)})
+    return _provenance(model_identity, spec, Renderer(tokenizer, _window(config, spec), spec.template, spec.date))
+
+
+def _config(path: str, spec: ModelSpec) -> Any:
+    from transformers import AutoConfig
+
     try:
-        config = AutoConfig.from_pretrained(path, revision=spec.revision)
+        return from_pretrained(AutoConfig, path, spec)
     except Exception as error:  # whatever the code of hundreds of families raises
         raise DselectError(f"model {path}: cannot be opened as a causal language model: {described(error)}") from error
-    return _provenance(model_identity, spec, Renderer(tokenizer, _window(config, spec), spec.template, spec.date))
+
+
+def _dtype(spec: ModelSpec, config: Any) -> str:
+    """The numeric type that the settings mean for a checkpoint of this configuration."""
+    from dselect_core.lm.numeric_type import chosen
+
+    own = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    return chosen(spec, own, device(spec.device))
 
 
 def _window(config: Any, spec: ModelSpec) -> int:
@@ -226,14 +248,30 @@ def _provenance(model_identity: str, spec: ModelSpec, renderer: "Renderer") -> d
     return {"model": model_identity, "dtype": spec.dtype, "window": renderer.window, **renderer.provenance}
 
 
+def from_pretrained(auto_class: Any, path: str, spec: ModelSpec, **options: Any) -> Any:
+    """transformers' `from_pretrained` of a hub name, a folder, or a GGUF file, whose weights it unpacks."""
+    if is_gguf(path):
+        file = Path(path).expanduser()
+        return auto_class.from_pretrained(str(file.parent), gguf_file=file.name, **options)
+    return auto_class.from_pretrained(path, revision=spec.revision, **options)
+
+
+def is_here(path: str) -> bool:
+    """Whether this is a folder or a GGUF file of this machine, and no hub name."""
+    return is_gguf(path) or Path(path).expanduser().is_dir()
+
+
 def open_tokenizer(path: str, spec: ModelSpec) -> Any:
     """The tokenizer of the model at `path`, without its weights. Raises DselectError when it has none."""
     from transformers import AutoTokenizer
 
+    if is_gguf(path):
+        check_readable(path)
     try:
-        return AutoTokenizer.from_pretrained(path, revision=spec.revision)
+        tokenizer = from_pretrained(AutoTokenizer, path, spec)
     except Exception as error:  # whatever the code of hundreds of families raises
         raise DselectError(f"model {path}: cannot be opened as a causal language model: {described(error)}") from error
+    return with_control_tokens(tokenizer, path) if is_gguf(path) else tokenizer
 
 
 def check_vocabulary(path: str, tokenizer: Any, model: Any) -> None:

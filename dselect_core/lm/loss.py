@@ -24,17 +24,23 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def loss_and_entropy(
-    states: Tensor, targets: Tensor, head: nn.Linear, block: tuple[int, int] | None = None
+    states: Tensor,
+    targets: Tensor,
+    head: nn.Linear,
+    block: tuple[int, int] | None = None,
+    products: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """states [n, d], targets int64 [n] → loss and entropy in nats, float32 [n] each, of softmax(head(states)).
 
     loss = lse - z_target, entropy = lse - Σ p·z (D3, arXiv 2503.11441, the entropy of its UPD), both relative to the
-    maximum, so that large logits cost no digits. block: positions and vocabulary entries computed at a time.
+    maximum, so that large logits cost no digits. block: positions and vocabulary entries computed at a time. products:
+    the type of the matrix products, by default the model's; block by block, so that no second copy of the head is held.
     """
+    products = products or head.weight.dtype
     rows, columns = block or (_CPU_BLOCK if states.device.type == "cpu" else _GPU_BLOCK)
     losses, entropies = [], []
     for start in range(0, len(states), rows):
-        h = states[start : start + rows]
+        h = states[start : start + rows].to(products)
         # Not -inf: the first block multiplies the empty sums by the distance from this maximum.
         top = torch.full((len(h), 1), torch.finfo(torch.float32).min / 4, device=h.device)
         total = torch.zeros_like(top)
@@ -42,8 +48,8 @@ def loss_and_entropy(
         target = torch.empty_like(top)
         target_ids = targets[start : start + rows, None]
         for first in range(0, head.out_features, columns):
-            bias = None if head.bias is None else head.bias[first : first + columns]
-            z = nn.functional.linear(h, head.weight[first : first + columns], bias).float()
+            bias = None if head.bias is None else head.bias[first : first + columns].to(products)
+            z = nn.functional.linear(h, head.weight[first : first + columns].to(products), bias).float()
             in_block = (target_ids >= first) & (target_ids < first + z.shape[1])
             target = torch.where(in_block, z.gather(1, (target_ids - first).clamp(0, z.shape[1] - 1)), target)
             new_top = torch.maximum(top, z.amax(1, keepdim=True))

@@ -28,7 +28,7 @@ from dselect_core.lm.chat_template import ChatTemplate, UnrenderableError
 from dselect_core.lm.message_form import Message, Tools, without_system
 from dselect_core.lm.piece_tokenizer import PieceTokenizer
 from dselect_core.lm.responses import find_responses
-from dselect_core.settings.settings import TEMPLATE_DATE
+from dselect_core.settings.model_spec import TEMPLATE_DATE
 
 RENDERING = 2
 """Revision of the rendering. It is part of a provenance only where revision 1 (dselect 0.1, 0.2) gave other ids."""

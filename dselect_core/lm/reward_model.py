@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dselect_core.errors import DselectError
-from dselect_core.lm.forward import NOISE, is_out_of_memory
+from dselect_core.lm.forward import is_out_of_memory
 from dselect_core.lm.load import (
     DEFAULT_WINDOW,
     check_vocabulary,
@@ -27,10 +27,11 @@ from dselect_core.lm.load import (
     quiet_transformers,
 )
 from dselect_core.lm.message_form import Message, Tools
+from dselect_core.lm.numeric_type import noise
 from dselect_core.lm.packing import padded_batches
 from dselect_core.lm.responses import find_responses
 from dselect_core.lm.whole_text import WholeText
-from dselect_core.settings.settings import ModelSpec
+from dselect_core.settings.model_spec import ModelSpec
 
 
 class RewardModel:
@@ -130,8 +131,8 @@ class RewardModel:
         top = min(self._vocabulary - 1, 250)
         rows = [(np.arange(3, 3 + length) * 7 % top + 1).astype(np.int32) for length in (11, 4, 7)]
         together, alone = self._run(rows), np.concatenate([self._run([row]) for row in rows])
-        noise = NOISE[next(self.model.parameters()).dtype]
-        return bool(np.allclose(together, alone, rtol=noise, atol=noise))
+        within = noise(self.model)
+        return bool(np.allclose(together, alone, rtol=within, atol=within))
 
 
 def _unused(conversations: list[np.ndarray], vocabulary: int) -> int | None:

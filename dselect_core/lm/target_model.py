@@ -1,7 +1,8 @@
 """The target model of a workspace: made by the warm-up or named in the settings, recorded in models/current.json.
 
 All scorers of all runs open the weights that this one record names. Models are also known by their provenance: it is
-kept under models/provenance/, so that a plan can name the scores of a model without opening it.
+kept under models/provenance/, so that a plan can name the scores of a model without opening it. The numeric type that
+`dtype: auto` meant when a model was opened for the first time is part of it, and holds on every machine from then on.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from dselect_core.fingerprint import digest, fingerprint
 from dselect_core.lm import load
 from dselect_core.lm.render import RENDERING, Renderer
 from dselect_core.progress import Progress
-from dselect_core.settings.settings import ModelSpec
+from dselect_core.settings.model_spec import ModelSpec
 from dselect_core.settings.workspace import Workspace
 from dselect_core.storage.files import is_local, write_bytes
 from dselect_core.storage.json_file import read_json, write_json
@@ -94,6 +95,13 @@ def check_recorded(workspace: Workspace) -> str | None:
     return commit
 
 
+def settled_spec(workspace: Workspace, model_identity: str) -> ModelSpec:
+    """The model's settings, with the numeric type that `dtype: auto` was found to mean, if it was opened before."""
+    spec = workspace.settings.model
+    known = known_provenance(workspace, model_identity) if spec.dtype == "auto" else None
+    return spec if known is None else spec.model_copy(update={"dtype": known["dtype"]})
+
+
 def close_target_model() -> None:
     """Take the target model out of memory, for another model is to be opened. Whoever needs it opens it again."""
     if _load_once.cache_info().currsize:
@@ -124,9 +132,10 @@ def known_provenance(workspace: Workspace, model_identity: str) -> dict[str, Any
         if (record.get("identity"), record.get("rendering")) == (model_identity, _rendering(workspace)):
             of_record: dict[str, Any] = record["provenance"]
             return of_record
-    saved = _read_provenance(_provenance_path(workspace, model_identity))
-    if saved is not None:
-        return saved
+    for settings in _type_settings(workspace):
+        saved = _read_provenance(_provenance_path(workspace, model_identity, settings))
+        if saved is not None:
+            return saved
     opened_before = _provenance_of_0_2(workspace, model_identity)
     if opened_before is None:
         return None
@@ -141,7 +150,8 @@ def known_provenance(workspace: Workspace, model_identity: str) -> dict[str, Any
 
 def _provenance_of_0_2(workspace: Workspace, model_identity: str) -> dict[str, Any] | None:
     """The provenance that version 0.1 or 0.2 saved when it opened the model under the present settings."""
-    rendering = workspace.settings.model.model_dump(include={"dtype", "max_length", "template"})
+    dtype = _type_settings(workspace)[-1]
+    rendering = {"dtype": dtype, **workspace.settings.model.model_dump(include={"max_length", "template"})}
     name = f"{fingerprint([model_identity, rendering])}.json"
     for folder in ("provenance", "recipes"):
         saved = _read_provenance(workspace.models / folder / name)
@@ -184,14 +194,23 @@ def _save_provenance(workspace: Workspace, model_identity: str, model_provenance
     write_json(model_provenance, _provenance_path(workspace, model_identity))
 
 
-def _provenance_path(workspace: Workspace, model_identity: str) -> UPath:
-    return workspace.models / "provenance" / f"{fingerprint([model_identity, *_rendering(workspace)])}.json"
+def _type_settings(workspace: Workspace) -> list[str]:
+    """The settings of the numeric type that a provenance may be saved under.
+
+    `auto` goes on with float32, the default of version 0.2, where the model was opened in it: its scores stay.
+    """
+    dtype = workspace.settings.model.dtype
+    return [dtype, "float32"] if dtype == "auto" else [dtype]
 
 
-def _rendering(workspace: Workspace) -> list[Any]:
+def _provenance_path(workspace: Workspace, model_identity: str, dtype: str | None = None) -> UPath:
+    return workspace.models / "provenance" / f"{fingerprint([model_identity, *_rendering(workspace, dtype)])}.json"
+
+
+def _rendering(workspace: Workspace, dtype: str | None = None) -> list[Any]:
     """What a provenance follows from, beside the weights. Which it is, only the opened model tells."""
     settings = workspace.settings.model.model_dump(mode="json", include={"dtype", "max_length", "template", "date"})
-    return [settings, RENDERING]
+    return [settings if dtype is None else settings | {"dtype": dtype}, RENDERING]
 
 
 def read_record(workspace: Workspace) -> dict[str, Any]:
@@ -273,7 +292,7 @@ def _open(workspace: Workspace, path: str, model_identity: str) -> load.Language
     load.quiet_transformers()
     if workspace.settings.model.path == "builtin":
         path = str(_local_folder(workspace.models / path, model_identity))
-    return _load_once(path, workspace.settings.model, model_identity)
+    return _load_once(path, settled_spec(workspace, model_identity), model_identity)
 
 
 @lru_cache(maxsize=1)

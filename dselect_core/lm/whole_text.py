@@ -10,7 +10,7 @@ import numpy as np
 from dselect_core.errors import DselectError
 from dselect_core.lm.chat_template import ChatTemplate
 from dselect_core.lm.piece_tokenizer import PieceTokenizer
-from dselect_core.settings.settings import TEMPLATE_DATE
+from dselect_core.settings.model_spec import TEMPLATE_DATE
 
 # Tokens beyond the window that a text may still seem to have before it is tokenised.
 _MARGIN = 64

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from dselect_core.lm import load, target_model
 from dselect_core.lm.render import Renderer
 from dselect_core.lm.tuning import TuneSpec
-from dselect_core.settings.settings import ModelSpec
+from dselect_core.settings.model_spec import ModelSpec
 from dselect_core.settings.tuning_spec import TuningSpec
 from dselect_core.settings.workspace import Workspace
 
@@ -38,7 +38,7 @@ class TunableModel:
     def of_target(cls, workspace: Workspace, tuning: TuningSpec) -> "TunableModel":
         """The target model. Raises DselectError where it is not made yet."""
         path, identity = target_model.model_place(workspace)
-        spec = workspace.settings.model
+        spec = target_model.settled_spec(workspace, identity)
         return cls(workspace, path, identity, spec, tuning, is_builtin=spec.path == "builtin", is_target=True)
 
     @cached_property
@@ -83,29 +83,11 @@ class TunableModel:
     def _bf16(self) -> bool:
         if self.tuning.precision != "auto":
             return self.tuning.precision == "bf16"
+        from dselect_core.lm.numeric_type import computes_bf16
+
         return not self.is_builtin and computes_bf16(load.device(self.spec.device))
 
     @property
     def run_model(self) -> dict[str, Any]:
         """What of the model is part of a run: its provenance, and the tuning length."""
         return {**self.provenance, "tuning_window": self.tuning.max_length}
-
-
-_CPUS_WITH_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""What torch calls the instructions of x86 and, the last, of ARM."""
-
-
-def computes_bf16(device: str) -> bool:
-    """Whether the device computes in bfloat16, and not only stores it or converts to float32 and back.
-
-    A CPU without the instructions takes five times as long as for float32 (measured: 30 against 164 GFLOP/s), and
-    oneDNN's own question says yes of every CPU with AVX-512.
-    """
-    import torch
-
-    if device.startswith("cuda") or device == "balanced":
-        return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
-    if device == "cpu":
-        found = torch.cpu.get_capabilities()
-        return torch.backends.mkldnn.is_available() and any(found.get(name) for name in _CPUS_WITH_BF16)
-    return False

@@ -4,7 +4,6 @@ Paths in the file are relative to the file. Nothing here touches data or models:
 settings is cheap enough to do at code-location load and on every sensor tick.
 """
 
-import datetime
 import json
 import os
 import typing
@@ -25,6 +24,7 @@ from dselect_core.settings.compute_spec import ComputeSpec
 from dselect_core.settings.freshness_spec import FreshnessSpec
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.graders_check import check_grader_names, check_rewards, check_rubrics, judges_of
+from dselect_core.settings.model_spec import ModelSpec
 from dselect_core.settings.names_check import check_names
 from dselect_core.settings.neighbors_spec import NearDuplicatesSpec, NeighborSpec
 from dselect_core.settings.publish_spec import PublishSpec, check_publish
@@ -39,9 +39,6 @@ CONFIG_ENV = "DSELECT_CONFIG"
 SCHEMA_FILE = Path(__file__).with_name("dselect.schema.json")
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "strings"]
 Role = Literal["train", "eval", "target"]
-
-TEMPLATE_DATE = datetime.date(2025, 1, 1)
-"""What a chat template that asks for today's date gets, unless `model: {date: …}` says another."""
 
 
 class SourceSpec(StrictModel):
@@ -80,29 +77,6 @@ class SourceSpec(StrictModel):
     def paths(self) -> list[str]:
         """The paths as a list; empty where rows come from a dataset."""
         return [self.path] if isinstance(self.path, str) else list(self.path or [])
-
-
-class ModelSpec(StrictModel):
-    """The target model: a Hugging Face causal LM by hub name or local path, or the builtin one."""
-
-    path: str = Field("builtin", description="hub name, local folder, or `builtin`")
-    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="numeric type of the weights")
-    device: str = Field(
-        "auto", description="auto (cuda, then mps, then cpu), a torch device, or balanced: over all GPUs (accelerate)"
-    )
-    max_length: int | None = Field(None, gt=8, description="window in tokens; by default the model's own")
-    template: Literal["auto", "alpaca", "plain"] = Field("auto", description="auto: the tokenizer's chat template")
-    date: datetime.date = Field(
-        TEMPLATE_DATE, description="what a chat template that prints today's date prints instead"
-    )
-    batch_tokens: int = Field(4096, gt=0, description="tokens per forward pass; halved when memory does not do")
-
-    @classmethod
-    def of_grader(cls, grader: GraderSpec, commit: str | None) -> "ModelSpec":
-        """How a reward model or judge is opened. commit: that of a hub model, else None."""
-        options = grader.model_dump(include={"dtype", "device", "max_length", "batch_tokens"})
-        return cls(path=grader.local_model or "", revision=commit, **options)
 
 
 class WarmupSpec(StrictModel):
@@ -368,8 +342,8 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
 
     def model_path(path: str) -> str:
         # A hub name ("org/model") looks like a relative path; it is one only when such a folder is there
-        # or when it is written as a path.
-        written_as_path = path.startswith((".", "/", "~"))
+        # or when it is written as a path. No hub name ends as a GGUF file does.
+        written_as_path = path.startswith((".", "/", "~")) or path.endswith(".gguf")
         return str(folder / Path(path).expanduser()) if written_as_path or (folder / path).is_dir() else path
 
     sources = {

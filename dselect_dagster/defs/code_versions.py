@@ -3,12 +3,10 @@
 A hub name counts as it is written, for loading a code location asks no network.
 """
 
-from pathlib import Path
-
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.kinds import Kind, ProvenanceInputs, kinds_by_asset
-from dselect_core.lm.load import IDENTITIES, identity
+from dselect_core.lm.load import IDENTITIES, identity, is_here
 from dselect_core.lm.render import RENDERING
 from dselect_core.neighbors.near_duplicates import REVISION as NEAR_DUPLICATES_REVISION
 from dselect_core.neighbors.nearest import REVISION as NEIGHBORS_REVISION
@@ -75,12 +73,11 @@ def _trial_version(settings: Settings) -> list[object]:
 
 
 def _known_identity(path: str, revision: str | None) -> str:
-    """Identity of a local folder; a hub name as it is written.
+    """Identity of a local folder or file; a hub name as it is written.
 
     A path that is no model fails in its run, with a message, and not here, where it would hide the graph.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    if not is_here(path):
         return f"{path}@{revision}"
     try:
         return identity(path, revision, IDENTITIES)

@@ -28,7 +28,8 @@ from dselect_core.lm import target_model
 from dselect_core.select.candidate_pool import Pool
 from dselect_core.select.top_k import ranked_values
 from dselect_core.settings.grader_spec import GraderSpec
-from dselect_core.settings.settings import ModelSpec, Settings
+from dselect_core.settings.model_spec import ModelSpec
+from dselect_core.settings.settings import Settings
 from dselect_core.settings.workspace import Workspace
 from tests.local_graders import ANSWERS, answer_ids, save_judge, save_reward_model, tokenizer
 from tests.tiny import Message, conversation, samples_frame, save_llama

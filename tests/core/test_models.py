@@ -18,7 +18,8 @@ from dselect_core.lm import target_model
 from dselect_core.lm.builtin_model import tune, warmup_sample
 from dselect_core.lm.chat_template import BUILTIN_TEMPLATE
 from dselect_core.lm.load import identity, load, provenance_without_weights
-from dselect_core.settings.settings import ModelSpec, Settings, WarmupSpec
+from dselect_core.settings.model_spec import ModelSpec
+from dselect_core.settings.settings import Settings, WarmupSpec
 from dselect_core.settings.workspace import Workspace
 from tests.chat_templates import FAMILIES
 from tests.tiny import conversation, open_llama, samples_frame, save_llama, score, tokenizer

@@ -16,11 +16,11 @@ import torch
 from dselect_core.errors import DselectError
 from dselect_core.lm import tuning_loss, tuning_trainer
 from dselect_core.lm.forward import Forward
+from dselect_core.lm.numeric_type import computes_bf16
 from dselect_core.lm.tuned_weights import load_tuned, save_tuned
 from dselect_core.lm.tuning import Example, Tuned, TuneSpec, tune
 from dselect_core.lm.tuning_loss import summed_loss
 from dselect_core.lm.tuning_steps import plan_steps
-from dselect_core.runs.tunable_model import computes_bf16
 from tests.core.test_families import make
 from tests.tiny import open_llama, save_llama
 

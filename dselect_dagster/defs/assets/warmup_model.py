@@ -46,6 +46,7 @@ def warmup_model(corpus: Corpus, code_version: str) -> dg.AssetsDefinition:
             )
         shown: dict[str, Any] = {k: v for k, v in record.items() if k not in ("warmup", "provenance")}
         shown |= {f"warm-up {k}": v for k, v in record.get("warmup", {}).items()}
+        shown["dtype"] = record["provenance"]["dtype"]
         shown["template_is_fallback"] = str(record["template_is_fallback"])
         return dg.MaterializeResult(
             data_version=dg.DataVersion(record["identity"]), metadata={**shown, "seconds": round(progress.seconds, 2)}
