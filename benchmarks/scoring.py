@@ -17,6 +17,8 @@ the same threads, would take. The share is that time by our wall time.
 IFD needs two losses: the response's behind its prompt is among ours; alone, which Superfiltering and Cherry_LLM also
 forward, it is not. A table of 256 rows in five repetitions takes an hour or so at 32k and several at 152k.
 
+With --model a real model is measured instead, in what a command runs (scoring_model.py).
+
 Random weights: seconds are those of a trained model of the shape, and score ranges are not.
 """
 
@@ -37,6 +39,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import polars as pl
+import scoring_model
 import torch
 from measure import Side, interleaved, ratio, table
 from score_together import score_together
@@ -123,19 +126,22 @@ def work(lm: LanguageModel, rows: Rows) -> Work:
     return Work(zero, one, continuations)
 
 
-def matrix_rate(model: Any) -> float:
-    """The best float32 rate, FLOP/s on the threads set, of products in the model's shapes and of a large square."""
+def matrix_rate(
+    model: Any, dtype: torch.dtype = torch.float32, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The best rate, FLOP/s on the threads set, of products in the model's shapes and of a large square."""
     width, vocabulary = model.config.hidden_size, model.config.vocab_size
     inner = model.config.intermediate_size
     shapes = [(2048, width, inner), (2048, inner, width), (512, width, vocabulary), (2048, 2048, 2048)]
     best = 0.0
     for n, k, m in shapes:
-        a, b, out = torch.rand(n, k), torch.rand(m, k), torch.empty(n, m)  # b as a linear layer holds it
-        until, done = time.perf_counter() + 1.0, 0
-        while done < 3 or time.perf_counter() < until:
-            start, done = time.perf_counter(), done + 1
+        a, b = torch.rand(n, k).to(dtype), torch.rand(m, k).to(dtype)  # b as a linear layer holds it
+        out = torch.empty(n, m, dtype=dtype)
+        until, done = clock() + 1.0, 0
+        while done < 3 or clock() < until:
+            start, done = clock(), done + 1
             torch.mm(a, b.T, out=out)
-            best = max(best, 2.0 * n * k * m / (time.perf_counter() - start))
+            best = max(best, 2.0 * n * k * m / (clock() - start))
     return best
 
 
@@ -324,7 +330,10 @@ def _table(sides: dict[str, Side], own: Side, peers: list[Peer]) -> str:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--corpora", type=Path, default=os.environ.get("DSELECT_CORPORA"))
-    arguments.add_argument("--rows", type=int, default=256)
+    arguments.add_argument(
+        "--model", type=Path, help="a folder of a real model, which is measured in place of all else"
+    )
+    arguments.add_argument("--rows", type=int)
     arguments.add_argument("--cut", type=int, default=512, help="tokens after which a row is cut")
     arguments.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 151_936])
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -336,6 +345,10 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     sys.dont_write_bytecode = True  # into peers' checkouts
     quiet_transformers()
+    given.rows = given.rows or (48 if given.model else 256)
+    if given.model is not None:
+        scoring_model.compare(given, work, matrix_rate)
+        return
     rows = take(given.corpora, given.rows, given.cut)
     lengths = [[len(rows.tokenizer(text)["input_ids"]) for text in pair] for pair in rows.pairs]
     prompt, answer = np.array(lengths).T

@@ -56,10 +56,13 @@ class Rows:
         return [(prompt["content"], answer["content"]) for prompt, answer in self.samples["messages"].to_list()]
 
 
-def take(corpora: Path, rows: int, cut: int, seed: int = 0) -> Rows:
-    """`rows` rows of the corpora (each file or folder is a source), none longer than `cut` tokens."""
+def take(corpora: Path, rows: int, cut: int, seed: int = 0, tokenizer: Any = None) -> Rows:
+    """`rows` rows of the corpora (each file or folder is a source), none longer than `cut` tokens.
+
+    tokenizer: a real model's; by default one that is trained on the pool.
+    """
     pool = _pool(corpora, seed)
-    tokenizer = train_tokenizer(pool, WarmupSpec(vocab_size=TOKENIZER_VOCABULARY, window=8 * cut))
+    tokenizer = tokenizer or train_tokenizer(pool, WarmupSpec(vocab_size=TOKENIZER_VOCABULARY, window=8 * cut))
     pool = _frame([_cut(messages, tokenizer, cut) for messages in pool["messages"].to_list()])
     vectors = _vectors([messages[0]["content"] for messages in pool["messages"].to_list()])
     pairs = nearest(pool["sample_id"], vectors)
