@@ -251,7 +251,8 @@ class _Planner:
         if searched:
             because = why or ("the pool changed" if self.pool.rows_moved else "upstream changed")
             exact = pairs is not None
-            steps.append(Step("neighbors", None, because, changed_rows, pool_rows - changed_rows, exact))
+            reused = pool_rows - changed_rows
+            steps.append(Step("neighbors", None, because, changed_rows, reused, exact, note=todo.note))
         self.pairs = pairs
         for kind in kinds:
             reasons = self.stale if kind.name in moving else self.lost

@@ -4,9 +4,9 @@ Nearest is by the dot product of unit vectors rounded to the grid of rounding.py
 cosine for d = 384, and usually within 1e-4. On the grid it is exact, so equal rows tie, and ties go to the lowest
 sample id on any machine.
 
-The search is exact by default (exact_search.py): n²·d/2 multiplications, n·d float32 for the grid and a few MB more.
-Where the settings ask for it above a size it is approximate (ivf_search.py): far fewer multiplications, and `recall`
-measures how many shots are the true nearest.
+The search is exact (exact_search.py): n²·d/2 multiplications, n·d float32 for the grid and a few MB more. Above the
+size that the settings say it is approximate (ivf_search.py): far fewer multiplications, and `recall` measures how many
+shots are the true nearest.
 
 An earlier table is patched: rows that are new, and rows whose shot is gone, are compared with all rows, and the same
 products show the old rows whether a new one is nearer. m such rows cost m·n·d multiplications. A patched exact table
@@ -32,6 +32,8 @@ SCHEMA: dict[str, pl.DataType] = {
 RECALL_ROWS = 1000
 """Rows that `recall` is measured on."""
 
+EXACT = NeighborSpec(approximate_above=None)
+
 _SEED = 0
 _BLOCK = 8192  # rows at a time where no product is taken
 
@@ -48,7 +50,7 @@ def provenance(spec: NeighborSpec, rows: int, prompt_fingerprints: list[str] | N
 
 def patchable_fingerprints(spec: NeighborSpec, rows: int, prompt_fingerprints: list[str] | None) -> set[str]:
     """Fingerprints of the tables that `update_nearest` may start from: made as `spec` asks, or exactly."""
-    return {fingerprint(provenance(each, rows, prompt_fingerprints)) for each in (spec, NeighborSpec())}
+    return {fingerprint(provenance(each, rows, prompt_fingerprints)) for each in (spec, EXACT)}
 
 
 def nearest(

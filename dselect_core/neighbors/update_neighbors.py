@@ -46,6 +46,12 @@ class NeighborsTodo:
         """Whether the previous table is the table of this pool."""
         return self.previous is not None and self.new_ids.is_empty() and self.departed_rows.is_empty()
 
+    @property
+    def note(self) -> str:
+        """That the whole pool will be searched approximately, for a plan; empty where it will not."""
+        whole = self.previous is None and self.spec.nprobe_for(self.ids.height) is not None
+        return "shots are looked for in inverted lists, and the recall is measured" if whole else ""
+
     def search(self, vectors: np.ndarray, progress: Progress | None = None) -> pl.DataFrame:
         """The table of this pool (nearest.SCHEMA). vectors: float32 [pool, d] in its order, NaN where missing."""
         if self.previous is not None and self.is_current:

@@ -10,10 +10,16 @@ from dselect_core.select.recipe import StrictModel
 
 
 class NeighborSpec(StrictModel):
-    """How MIWV's shots are searched: exactly, unless a size is set above which nearly all of them will do."""
+    """How MIWV's shots are searched: exactly, but for pools above a size, where nearly all of them will do.
+
+    The default is the size at which comparing all pairs takes a minute (vectors of 384 numbers, two cores).
+    """
 
     approximate_above: int | None = Field(
-        None, gt=0, description="pool rows above which the search is approximate (inverted lists); never by default"
+        100_000,
+        gt=0,
+        description="pool rows above which the search is approximate (inverted lists), with its recall measured; null: "
+        "never",
     )
     nprobe: int = Field(32, gt=0, description="inverted lists, of 4·√rows, that a sample is compared with")
 

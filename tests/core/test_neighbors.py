@@ -383,7 +383,8 @@ def test_equal_vectors_do_not_crowd_the_lists() -> None:
 
 
 def test_the_search_is_approximate_above_the_size_that_is_set_and_part_of_the_provenance() -> None:
-    never, above = NeighborSpec(), NeighborSpec(approximate_above=100, nprobe=8)
+    never, above = NeighborSpec(approximate_above=None), NeighborSpec(approximate_above=100, nprobe=8)
+    assert [NeighborSpec().nprobe_for(rows) for rows in (100_000, 100_001)] == [None, 32]
     assert [never.nprobe_for(10**9), above.nprobe_for(100), above.nprobe_for(101)] == [None, None, 8]
     assert provenance(above, 100, ["p"]) == provenance(never, 10**9, ["p"]) != provenance(above, 101, ["p"])
     assert provenance(above, 101, ["p"]) != provenance(above.model_copy(update={"nprobe": 9}), 101, ["p"])

@@ -160,6 +160,8 @@ def test_an_approximate_search_says_how_good_it_is(graph: Graph) -> None:
     assert (figures["search"], figures["recall@1"], figures["rows computed"]) == ("approximate, nprobe 1", 1.0, 0)
     graph.workspace.neighbors.unlink()
     graph.settings(neighbors={"approximate_above": N - 1, "nprobe": 2})
+    planned = next(step for step in graph.plan().steps if step.asset == "neighbors")
+    assert planned.note == "shots are looked for in inverted lists, and the recall is measured"
     figures = materialised(graph.refresh())["neighbors", None]
     assert (figures["search"], figures["recall@1 measured on rows"]) == ("approximate, nprobe 2", N)
     found = dict(pl.read_parquet(str(graph.workspace.neighbors)).select("sample_id", "shot_id").iter_rows())
