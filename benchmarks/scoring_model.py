@@ -7,8 +7,7 @@ one-shot pass behind the shots (miwv.compute), rendering included; loading, stor
 `score_together`, which no command uses: it needs the shots before the model runs. The loops are given token ids: row by
 row, and in padded batches sorted by length, which take the difficulty and both losses alone.
 
-Shares of the machine: the matrix products that cannot be left out (scoring.py) at the best measured rate of the type, by
-CPU seconds.
+Shares of the machine: the matrix products that cannot be left out (scoring.py) at the best rate of the type.
 Rows as in scoring.py, with the model's own tokenizer. Trade-off: with 48 rows a figure repeats within some 10%.
 """
 

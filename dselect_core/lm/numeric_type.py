@@ -5,8 +5,8 @@ opened for the first time: the answer is part of the model's provenance from the
 machine without the instructions goes on with the same scores, only slower.
 
 `bf16-mixed` rounds to bfloat16 what enters the products of linear layers, and nothing else: states, norms, softmax and
-sums stay float32. On a CPU it takes some 1.4 times as long as bfloat16 throughout, and its scores are nearer to those
-of float32 (docs/performance.md).
+sums stay float32. On a CPU it takes some 1.2 times as long as bfloat16 throughout. Its scores are nearer to those of
+float32, its coresets are not, so `auto` takes bfloat16 (docs/performance.md, Numeric types).
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from dselect_core.settings.model_spec import ModelSpec
 
 MIXED = "bf16-mixed"
 FAST = "bfloat16"
-"""What `auto` takes where the device has the instructions."""
+"""What `auto` takes where the device has the instructions: as many rows of a coreset stay as with MIXED."""
 
 _CPUS_WITH_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 """What torch calls the instructions of x86 and, the last, of ARM."""
