@@ -21,13 +21,10 @@ from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorType
 from dagster._core.storage.runs import SqlRunStorage
-from dagster._daemon.asset_daemon import (
-    asset_daemon_cursor_from_instigator_serialized_cursor,
-    asset_daemon_cursor_to_instigator_serialized_cursor,
-)
 from sqlalchemy.exc import DBAPIError
 
 from dselect_core.errors import DselectError, UnreachableError
+from dselect_dagster.dagster_private_sqlite import with_kept_connections
 
 NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Run config of what runs in this process: its lines go to the event log alone."""
@@ -102,6 +99,9 @@ def read_sensor_cursors(instance: dg.DagsterInstance, sensor: str, asset: dg.Ass
 
 def write_sensor_cursors(instance: dg.DagsterInstance, sensor: str, read: Mapping[str, str], cursor: str) -> None:
     """Put the sensors of `read` to this cursor, but those that a daemon has moved since `read` was read."""
+    # Imported where there is a sensor: with it comes the whole daemon, a tenth of a second.
+    from dagster._daemon.asset_daemon import asset_daemon_cursor_to_instigator_serialized_cursor
+
     new = dg.deserialize_value(cursor, AssetDaemonCursor)
     for state in _sensor_states(instance, sensor):
         old, data = _cursor_of(state), state.sensor_instigator_data
@@ -120,6 +120,8 @@ def _sensor_states(instance: dg.DagsterInstance, sensor: str) -> list[Instigator
 
 
 def _cursor_of(state: InstigatorState) -> AssetDaemonCursor:
+    from dagster._daemon.asset_daemon import asset_daemon_cursor_from_instigator_serialized_cursor
+
     data = state.sensor_instigator_data
     return asset_daemon_cursor_from_instigator_serialized_cursor(None if data is None else data.cursor, None)
 
@@ -196,7 +198,7 @@ def run_checks(
 def open_instance_without_compute_logs(dagster_home: Path) -> dg.DagsterInstance:
     """The instance of a home, with its tables made. What steps print goes to the terminal and not to files."""
     ref = InstanceRef.from_dir(str(dagster_home), overrides={"compute_logs": _NO_COMPUTE_LOGS})
-    instance = dg.DagsterInstance.from_ref(ref)
+    instance = dg.DagsterInstance.from_ref(with_kept_connections(ref))
     # Each makes the tables of its storage.
     instance.get_run_records(limit=1)
     instance.all_asset_keys()

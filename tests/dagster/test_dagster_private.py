@@ -16,22 +16,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PRIVATE = "dselect_dagster/dagster_private.py"
 PRIVATE_STALENESS = "dselect_dagster/dagster_private_staleness.py"
+PRIVATE_SQLITE = "dselect_dagster/dagster_private_sqlite.py"
 TESTS_PRIVATE = "tests/dagster/dagster_private.py"
 
-STALENESS, CONDITIONS, INSTANCE, RUNS, CHECKS = (
+STALENESS, SQLITE, CONDITIONS, INSTANCE, RUNS, CHECKS = (
     "the staleness of partitions",
+    "the local storage of a refresh",
     "the evaluation of automation conditions",
     "opening the instance",
     "running assets in its process",
     "evaluating checks apart from their asset",
 )
-FILES = {STALENESS: PRIVATE_STALENESS, "a test": TESTS_PRIVATE}
+FILES = {STALENESS: PRIVATE_STALENESS, SQLITE: PRIVATE_SQLITE, "a test": TESTS_PRIVATE}
 RESOLVER = "dagster._core.definitions.data_version.CachingStaleStatusResolver"
 TICK = "dagster._core.definitions.automation_tick_evaluation_context.AutomationTickEvaluationContext"
 DAEMON = "dagster._daemon.asset_daemon.asset_daemon_cursor"
 DAGSTER_INSTANCE = "dagster._core.instance.instance.DagsterInstance"
 GRAPH = "dagster._core.definitions.assets.graph.base_asset_graph.BaseAssetGraph"
 RESULT = "dagster._core.execution.execution_result.ExecutionResult"
+EVENT_LOG = "dagster._core.storage.event_log.sqlite.SqliteEventLogStorage"
+RUN_STORAGE = "dagster._core.storage.runs.sqlite.SqliteRunStorage"
 EVENT = "dagster._core.events.DagsterEvent"
 
 # {name: (what dselect needs it for, parameters that dselect passes)}
@@ -66,6 +70,25 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "dagster._utils.caching_instance_queryer.CachingInstanceQueryer.get_dynamic_partitions": (STALENESS, ()),
     f"{DAGSTER_INSTANCE}.get_latest_storage_id_by_partition": (STALENESS, ("asset_key", "event_type")),
+    "dagster._core.instance.ref.InstanceRef.storage_data": (SQLITE, ()),
+    "dagster._core.storage.sqlite_storage.DagsterSqliteStorage": (SQLITE, ("base_dir", "inst_data")),
+    "dagster._core.storage.sqlite_storage.DagsterSqliteStorage.from_local": (SQLITE, ("base_dir", "inst_data")),
+    "dagster._core.storage.schedules.sqlite.sqlite_schedule_storage.SqliteScheduleStorage.from_local": (
+        SQLITE,
+        ("base_dir",),
+    ),
+    "dagster._core.storage.sql.create_engine": (SQLITE, ()),
+    "dagster._serdes.ConfigurableClassData": (SQLITE, ()),
+    RUN_STORAGE: (SQLITE, ("conn_string", "inst_data")),
+    f"{RUN_STORAGE}.from_local": (SQLITE, ("base_dir",)),
+    f"{RUN_STORAGE}.connect": (SQLITE, ()),
+    f"{RUN_STORAGE}.dispose": (SQLITE, ()),
+    EVENT_LOG: (SQLITE, ("base_dir",)),
+    f"{EVENT_LOG}._connect": (SQLITE, ("shard",)),
+    f"{EVENT_LOG}._initdb": (SQLITE, ("engine",)),
+    f"{EVENT_LOG}.conn_string_for_shard": (SQLITE, ("shard_name",)),
+    f"{EVENT_LOG}.path_for_shard": (SQLITE, ("run_id",)),
+    f"{EVENT_LOG}.dispose": (SQLITE, ()),
     "dagster._core.definitions.asset_daemon_cursor.AssetDaemonCursor.empty": (CONDITIONS, ()),
     TICK: (
         CONDITIONS,
@@ -189,11 +212,11 @@ def test_the_message_says_what_moved_and_who_needs_it(monkeypatch: pytest.Monkey
     )
     monkeypatch.delattr(data_version, "CachingStaleStatusResolver")
     assert what_moved(RESOLVER) == (
-        f"Dagster {dg.__version__} moved {RESOLVER}: {PRIVATE} needs it for the staleness of partitions"
+        f"Dagster {dg.__version__} moved {RESOLVER}: {PRIVATE_STALENESS} needs it for the staleness of partitions"
     )
 
 
-@pytest.mark.parametrize("file", [PRIVATE, PRIVATE_STALENESS, TESTS_PRIVATE])
+@pytest.mark.parametrize("file", [PRIVATE, PRIVATE_STALENESS, PRIVATE_SQLITE, TESTS_PRIVATE])
 def test_every_private_import_is_in_the_list(file: str) -> None:
     tree = ast.parse((ROOT / file).read_text())
     imported = {
@@ -207,7 +230,7 @@ def test_every_private_import_is_in_the_list(file: str) -> None:
 
 
 def test_no_other_file_uses_dagsters_private_parts() -> None:
-    allowed = {PRIVATE, PRIVATE_STALENESS, TESTS_PRIVATE, "tests/dagster/test_dagster_private.py"}
+    allowed = {PRIVATE, PRIVATE_STALENESS, PRIVATE_SQLITE, TESTS_PRIVATE, "tests/dagster/test_dagster_private.py"}
     rooms = ("dselect_core", "dselect_dagster", "tests", "benchmarks", "demo")
     files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
     assert len(files) > 100
