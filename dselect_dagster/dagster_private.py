@@ -1,8 +1,8 @@
-"""All that dselect uses of Dagster beyond its public API. No other file may name `dagster._...` or these methods.
+"""What dselect uses of Dagster beyond its public API. No file but the dagster_private*.py may name `dagster._...`.
 
 The price of staying in step with the UI and the daemon: staleness and conditions are Dagster's own answers, but a new
 version of Dagster may move what they are made of. tests/dagster/test_dagster_private.py names what is used, and says
-what moved. Everything here takes and returns public types, text, or the classes that are named in `__all__`.
+what moved. Everything here takes and returns public types or text.
 """
 
 import contextlib
@@ -10,42 +10,22 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions import data_version
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.definitions.automation_tick_evaluation_context import AutomationTickEvaluationContext
-from dagster._core.definitions.data_version import (
-    CachingStaleStatusResolver,
-    DataProvenance,
-    StaleCause,
-    StaleCauseCategory,
-    StaleStatus,
-)
-from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.loader import LoadingContext
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorType
-from dagster._core.storage.event_log.base import AssetRecord
 from dagster._core.storage.runs import SqlRunStorage
-from dagster._daemon.asset_daemon import (
-    asset_daemon_cursor_from_instigator_serialized_cursor,
-    asset_daemon_cursor_to_instigator_serialized_cursor,
-)
-from dagster._utils.caching_instance_queryer import CachingInstanceQueryer
 from sqlalchemy.exc import DBAPIError
 
 from dselect_core.errors import DselectError, UnreachableError
+from dselect_dagster.dagster_private_sqlite import with_kept_connections
 
-__all__ = ["StaleCause", "StaleCauseCategory", "StaleStatus", "StalenessResolver"]
-
-# Records of one query: below the number of parameters that any SQLite takes.
-RECORDS_PER_QUERY = 500
 NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Run config of what runs in this process: its lines go to the event log alone."""
 _EXPECTED_ERRORS = [f"{error.__module__}.{error.__name__}: " for error in (DselectError, UnreachableError, dg.Failure)]
@@ -56,88 +36,25 @@ _NO_COMPUTE_LOGS = {
 }
 
 
-class StalenessResolver(CachingStaleStatusResolver):
-    """Dagster's staleness at one moment, with the latest record of every partition read in a few queries an asset.
-
-    Dagster's own resolver makes several queries a partition, which takes seconds with a hundred sources. Its rules
-    are unchanged: `get_status` and `get_stale_causes` give the same answers.
-    """
-
-    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance):
-        graph = defs.resolve_asset_graph()
-        loading_context = _LoadingContext(instance)
-        AssetRecord.prepare(loading_context, graph.get_all_asset_keys())
-        # The queryer reads the partition names once. The instance would read them for every partition that is compared.
-        self.partition_names = CachingInstanceQueryer(instance, graph, loading_context)
-        super().__init__(instance, graph, loading_context, self.partition_names)
-        self._latest_by_partition = cache(self._read_latest_by_partition)
-        self._is_updated: dict[tuple[AssetKeyPartitionKey, int | None], bool] = {}
-
-    def _get_latest_data_version_record(self, key: AssetKeyPartitionKey) -> dg.EventLogRecord | None:
-        if key.partition_key is None:
-            return super()._get_latest_data_version_record(key=key)
-        return self._latest_by_partition(key.asset_key).get(key.partition_key)
-
-    def _is_dep_updated(self, provenance: DataProvenance, dep_key: AssetKeyPartitionKey) -> bool:
-        if dep_key.partition_key is not None:
-            latest_record = self._latest_by_partition(dep_key.asset_key).get(dep_key.partition_key)
-            used_record_id = provenance.input_storage_ids[dep_key.asset_key]
-            # Without a record newer than the one that was used there is nothing to compare.
-            if latest_record is None or (used_record_id is not None and latest_record.storage_id <= used_record_id):
-                return False
-            # A source that landed again as it was is compared for each asset that reads it, and all used one record.
-            compared = dep_key, used_record_id
-            if compared not in self._is_updated:
-                self._is_updated[compared] = super()._is_dep_updated(provenance, dep_key)
-            return self._is_updated[compared]
-        return super()._is_dep_updated(provenance, dep_key)
-
-    def _read_latest_by_partition(self, asset: dg.AssetKey) -> Mapping[str, dg.EventLogRecord]:
-        return latest_materializations(self._instance, asset)
-
-
-def latest_materializations(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, dg.EventLogRecord]:
-    """{partition: the record of its last materialization}, in a few queries for all partitions of an asset."""
-    id_by_partition = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    partition_by_id = {record_id: partition for partition, record_id in id_by_partition.items()}
-    ids = sorted(partition_by_id)
-    latest = {}
-    for start in range(0, len(ids), RECORDS_PER_QUERY):
-        batch = dg.AssetRecordsFilter(asset_key=asset, storage_ids=ids[start : start + RECORDS_PER_QUERY])
-        for record in instance.fetch_materializations(batch, limit=RECORDS_PER_QUERY).records:
-            latest[partition_by_id[record.storage_id]] = record
-    return latest
-
-
-class _LoadingContext(LoadingContext):
-    def __init__(self, instance: dg.DagsterInstance):
-        self._instance = instance
-        self._loaders: dict[type, Any] = {}
-
-    @property
-    def instance(self) -> dg.DagsterInstance:
-        return self._instance
-
-    @property
-    def loaders(self) -> dict[type, Any]:
-        return self._loaders
-
-
-def staleness_partition_limit() -> int:
-    """The number of upstream partitions from which Dagster does not compare their data versions any more."""
-    return data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD
-
-
 def evaluate_conditions(
-    defs: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None = None
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    cursor: str | None = None,
+    assets: Iterable[dg.AssetKey] | None = None,
 ) -> tuple[set[tuple[dg.AssetKey, str | None]], str]:
-    """Evaluate all automation conditions as the daemon does: the asset partitions they request, and the new cursor."""
-    runs, new_cursor = runs_of_conditions(defs, instance, cursor)
+    """Evaluate the automation conditions as the daemon does: the asset partitions they request, and the new cursor.
+
+    assets: those whose conditions are evaluated; None: all.
+    """
+    runs, new_cursor = runs_of_conditions(defs, instance, cursor, assets)
     return {(asset, run.partition_key) for run in runs for asset in run.asset_selection or []}, new_cursor
 
 
 def runs_of_conditions(
-    defs: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None = None
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    cursor: str | None = None,
+    assets: Iterable[dg.AssetKey] | None = None,
 ) -> tuple[Sequence[dg.RunRequest], str]:
     """The same as the runs that the daemon would start.
 
@@ -153,7 +70,7 @@ def runs_of_conditions(
         materialize_run_tags={},
         observe_run_tags={},
         auto_observe_asset_keys=set(),
-        asset_selection=dg.AssetSelection.all(),
+        asset_selection=dg.AssetSelection.all() if assets is None else dg.AssetSelection.assets(*assets),
         logger=logging.getLogger(__name__),
         emit_backfills=False,
     )
@@ -182,6 +99,9 @@ def read_sensor_cursors(instance: dg.DagsterInstance, sensor: str, asset: dg.Ass
 
 def write_sensor_cursors(instance: dg.DagsterInstance, sensor: str, read: Mapping[str, str], cursor: str) -> None:
     """Put the sensors of `read` to this cursor, but those that a daemon has moved since `read` was read."""
+    # Imported where there is a sensor: with it comes the whole daemon, a tenth of a second.
+    from dagster._daemon.asset_daemon import asset_daemon_cursor_to_instigator_serialized_cursor
+
     new = dg.deserialize_value(cursor, AssetDaemonCursor)
     for state in _sensor_states(instance, sensor):
         old, data = _cursor_of(state), state.sensor_instigator_data
@@ -200,18 +120,10 @@ def _sensor_states(instance: dg.DagsterInstance, sensor: str) -> list[Instigator
 
 
 def _cursor_of(state: InstigatorState) -> AssetDaemonCursor:
+    from dagster._daemon.asset_daemon import asset_daemon_cursor_from_instigator_serialized_cursor
+
     data = state.sensor_instigator_data
     return asset_daemon_cursor_from_instigator_serialized_cursor(None if data is None else data.cursor, None)
-
-
-def read_cursors(instance: dg.DagsterInstance, names: set[str]) -> Mapping[str, str]:
-    """The texts that `write_cursors` stored in the instance, without the names that it has none for."""
-    return instance.daemon_cursor_storage.get_cursor_values(names)
-
-
-def write_cursors(instance: dg.DagsterInstance, cursors: Mapping[str, str]) -> None:
-    """Store texts under names in the instance, all or none."""
-    instance.daemon_cursor_storage.set_cursor_values(cursors)
 
 
 def evaluation_of(
@@ -286,7 +198,7 @@ def run_checks(
 def open_instance_without_compute_logs(dagster_home: Path) -> dg.DagsterInstance:
     """The instance of a home, with its tables made. What steps print goes to the terminal and not to files."""
     ref = InstanceRef.from_dir(str(dagster_home), overrides={"compute_logs": _NO_COMPUTE_LOGS})
-    instance = dg.DagsterInstance.from_ref(ref)
+    instance = dg.DagsterInstance.from_ref(with_kept_connections(ref))
     # Each makes the tables of its storage.
     instance.get_run_records(limit=1)
     instance.all_asset_keys()

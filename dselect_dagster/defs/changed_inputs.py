@@ -24,7 +24,7 @@ from dselect_core.publish.lost_versions import lost_publications
 from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.select.recipe import MAX_ROUNDS
 from dselect_core.settings.workspace import Workspace
-from dselect_dagster.dagster_private import latest_materializations
+from dselect_dagster.dagster_private_staleness import latest_materializations
 from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.defs.run_tags import CAUSE, RECIPE, SOURCE
 

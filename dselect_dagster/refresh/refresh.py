@@ -2,9 +2,8 @@
 
 It runs what the daemon would run, in this process and one run a partition. The daemon's automation conditions are
 triggered by events, and a foreground command can lose an event: it was killed, a recipe was out of its scope, the
-daemon was quicker. So the state decides and not the event: a partition runs when Dagster calls it stale or missing
-and its inputs are ready. Only where Dagster does not compare data versions (it reads 100 partitions or more) are the
-conditions' own requests followed.
+daemon was quicker. So the state decides and not the event: a partition runs when it is stale or missing by Dagster's
+rule and its inputs are ready.
 """
 
 import contextlib
@@ -53,7 +52,7 @@ from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.defs.run_errors import clean
 from dselect_dagster.defs.run_tags import COMMAND, RECIPE, REFRESH, partition_tags
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
-from dselect_dagster.refresh.condition_cursor import ConditionCursor
+from dselect_dagster.refresh.hand_over import AutomationSensor
 from dselect_dagster.refresh.lost_partitions import LostPartitions
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness, StalePartition
@@ -178,31 +177,24 @@ def _make_what_is_stale(
     run([key for key in landing if scope.includes(*key)])
 
     graph, readiness = AssetGraph(defs), _with_readiness_conditions(defs, namespace)
-    cursor = ConditionCursor(defs, instance, namespace)
+    sensor = AutomationSensor(instance, namespace)
     found_lost = all_lost(changed_inputs, workspace, instance) if lost is None else {**changed_inputs.lost, **lost}
     restoring = LostPartitions(workspace, instance, namespace, scope, graph, found_lost)
     while True:
         staleness = Staleness(defs, instance, namespace)
-        not_compared = {asset for asset in graph if staleness.is_over_partition_limit(asset)}
         stale_partitions = staleness.stale_partitions()
         # Nothing runs again in one refresh after it failed: its message is already in the result.
         failed = result.failed_partitions
         due = {(stale.asset, stale.partition) for stale in stale_partitions} - failed
-        with_ready_inputs = evaluate_conditions(readiness, instance)[0] if due else set()
+        with_ready_inputs: set[AssetPartition] = set()
+        if due:
+            with_ready_inputs, _ = evaluate_conditions(readiness, instance, assets={asset for asset, _ in due})
         runnable = graph.sorted(due & with_ready_inputs)
-        requested: list[AssetPartition] = []
-        if not_compared:
-            requested = [key for key in cursor.read_requests() if key[0] in not_compared and key not in failed]
         # What reads a lost table waits for it, although its data version does not move.
         to_restore = restoring.restorable(failed)
-        candidates = dict.fromkeys([*to_restore, *requested, *runnable])
-        upcoming = [*to_restore, *runnable]
-        keys = [key for key in candidates if scope.includes(*key) and not staleness.waits_for_any(key, upcoming)]
-        if not keys and not not_compared:
-            # All events so far are dealt with. Should a hundredth source come, only events after this one count.
-            cursor.read_requests()
+        upcoming = list(dict.fromkeys([*to_restore, *runnable]))
+        keys = [key for key in upcoming if scope.includes(*key) and not staleness.waits_for_any(key, upcoming)]
         run(keys)
-        cursor.save(postponed=[key for key in requested if key not in keys])
         restoring.tried(keys)
         # Coresets that were made meanwhile name the files of now.
         origins, failed = {**changed_inputs.origins, **_origins_of(result, namespace)}, result.failed_partitions
@@ -211,8 +203,8 @@ def _make_what_is_stale(
             result.still_lost, result.left_out = restoring.lost, _left_out(workspace, scope.recipe)
             result.held_back = held_back(workspace, [scope.recipe] if scope.recipe else None)
             result.still_stale = [stale for stale in stale_partitions if scope.includes(stale.asset, stale.partition)]
-            if not stale_partitions and not requested:
-                cursor.hand_over(not_compared)
+            if not stale_partitions:
+                sensor.hand_over(defs)
             return
 
 

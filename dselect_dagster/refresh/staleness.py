@@ -1,6 +1,6 @@
 """What is stale and why, by Dagster's own staleness: the same answer as the UI's badge, in words.
 
-Its limit: Dagster does not compare data versions across an edge of 100 or more partitions.
+Across an edge of 100 partitions or more the UI compares no data versions and says nothing. Here its rule holds too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +10,7 @@ import dagster as dg
 
 from dselect_core.rounds.round_record import asset_of_round
 from dselect_core.select.recipe import MAX_ROUNDS
-from dselect_dagster.dagster_private import (
-    StaleCause,
-    StaleCauseCategory,
-    StalenessResolver,
-    StaleStatus,
-    staleness_partition_limit,
-)
+from dselect_dagster.dagster_private_staleness import StaleCause, StaleCauseCategory, StalenessResolver, StaleStatus
 from dselect_dagster.defs.changed_inputs import LANDED_ASSETS
 from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
@@ -106,14 +100,6 @@ class Staleness:
             other in ancestors
             and self._namespace.may_read(own_partitions, partition, self.graph.partitions(other), other_partition)
             for other, other_partition in upcoming
-        )
-
-    def is_over_partition_limit(self, asset: dg.AssetKey) -> bool:
-        """Whether the asset reads so many partitions that Dagster does not compare them."""
-        return self.graph.partitions(asset) is None and any(
-            len(self._partition_names(parent)) >= staleness_partition_limit()
-            for parent in self.graph.parents(asset)
-            if self.graph.partitions(parent) is not None
         )
 
     def _partition_names(self, asset: dg.AssetKey) -> list[str | None]:

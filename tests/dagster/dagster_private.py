@@ -1,9 +1,12 @@
 """What the tests use of Dagster beyond its public API; for dselect, see dselect_dagster/dagster_private.py."""
 
 import dagster as dg
+import pytest
+from dagster._core.definitions import data_version
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.execution.context import data_version_cache
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType, SensorInstigatorData
@@ -19,6 +22,12 @@ _JOB = "__ASSET_JOB"
 def dagster_resolver(defs: dg.Definitions, instance: dg.DagsterInstance) -> CachingStaleStatusResolver:
     """Dagster's own answer on staleness, one partition at a time."""
     return CachingStaleStatusResolver(instance, defs.resolve_asset_graph(), LoadingContextForTest(instance))
+
+
+def blind_from(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster compares and records data versions of fewer upstream partitions than that; on its own, fewer than 100."""
+    for module in (data_version, data_version_cache):
+        monkeypatch.setattr(module, "SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD", number)
 
 
 def start_run(instance: dg.DagsterInstance, asset: str, partition: str) -> str:

@@ -1,4 +1,4 @@
-"""What dselect uses of Dagster beyond its public API is still there, and one file uses it.
+"""What dselect uses of Dagster beyond its public API is still there, and few files use it.
 
 When an upgrade breaks this test, its message says which name moved and what dselect needs it for. Nothing here imports
 that file, so that the message comes also when the file itself cannot be imported.
@@ -15,27 +15,33 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PRIVATE = "dselect_dagster/dagster_private.py"
+PRIVATE_STALENESS = "dselect_dagster/dagster_private_staleness.py"
+PRIVATE_SQLITE = "dselect_dagster/dagster_private_sqlite.py"
 TESTS_PRIVATE = "tests/dagster/dagster_private.py"
 
-STALENESS, CONDITIONS, INSTANCE, RUNS, CHECKS = (
+STALENESS, SQLITE, CONDITIONS, INSTANCE, RUNS, CHECKS = (
     "the staleness of partitions",
+    "the local storage of a refresh",
     "the evaluation of automation conditions",
     "opening the instance",
     "running assets in its process",
     "evaluating checks apart from their asset",
 )
+FILES = {STALENESS: PRIVATE_STALENESS, SQLITE: PRIVATE_SQLITE, "a test": TESTS_PRIVATE}
 RESOLVER = "dagster._core.definitions.data_version.CachingStaleStatusResolver"
 TICK = "dagster._core.definitions.automation_tick_evaluation_context.AutomationTickEvaluationContext"
 DAEMON = "dagster._daemon.asset_daemon.asset_daemon_cursor"
 DAGSTER_INSTANCE = "dagster._core.instance.instance.DagsterInstance"
 GRAPH = "dagster._core.definitions.assets.graph.base_asset_graph.BaseAssetGraph"
 RESULT = "dagster._core.execution.execution_result.ExecutionResult"
+EVENT_LOG = "dagster._core.storage.event_log.sqlite.SqliteEventLogStorage"
+RUN_STORAGE = "dagster._core.storage.runs.sqlite.SqliteRunStorage"
 EVENT = "dagster._core.events.DagsterEvent"
 
 # {name: (what dselect needs it for, parameters that dselect passes)}
 NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "dagster._core.definitions.data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD": (STALENESS, ()),
     "dagster._core.definitions.data_version.DataProvenance": (STALENESS, ()),
+    "dagster._core.definitions.data_version.extract_data_version_from_entry": (STALENESS, ("entry",)),
     "dagster._core.definitions.data_version.StaleCause": (STALENESS, ("category", "reason", "dependency")),
     "dagster._core.definitions.data_version.StaleCauseCategory.CODE": (STALENESS, ()),
     "dagster._core.definitions.data_version.StaleStatus.FRESH": (STALENESS, ()),
@@ -44,7 +50,16 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     f"{RESOLVER}.get_status": (STALENESS, ("key", "partition_key")),
     f"{RESOLVER}.get_stale_causes": (STALENESS, ("key", "partition_key")),
     f"{RESOLVER}._get_latest_data_version_record": (STALENESS, ("key",)),
+    f"{RESOLVER}._get_partition_dependencies": (STALENESS, ("key",)),
     f"{RESOLVER}._is_dep_updated": (STALENESS, ("provenance", "dep_key")),
+    f"{GRAPH}.get_parent_partition_keys_for_child": (
+        STALENESS,
+        ("partition_key", "parent_asset_key", "child_asset_key"),
+    ),
+    "dagster._core.storage.event_log.base.EventLogStorage.get_latest_tags_by_partition": (
+        STALENESS,
+        ("asset_key", "event_type", "tag_keys", "asset_partitions", "before_cursor"),
+    ),
     "dagster._core.definitions.events.AssetKeyPartitionKey": (STALENESS, ("asset_key", "partition_key")),
     "dagster._core.loader.LoadingContext.instance": (STALENESS, ()),
     "dagster._core.loader.LoadingContext.loaders": (STALENESS, ()),
@@ -55,6 +70,25 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "dagster._utils.caching_instance_queryer.CachingInstanceQueryer.get_dynamic_partitions": (STALENESS, ()),
     f"{DAGSTER_INSTANCE}.get_latest_storage_id_by_partition": (STALENESS, ("asset_key", "event_type")),
+    "dagster._core.instance.ref.InstanceRef.storage_data": (SQLITE, ()),
+    "dagster._core.storage.sqlite_storage.DagsterSqliteStorage": (SQLITE, ("base_dir", "inst_data")),
+    "dagster._core.storage.sqlite_storage.DagsterSqliteStorage.from_local": (SQLITE, ("base_dir", "inst_data")),
+    "dagster._core.storage.schedules.sqlite.sqlite_schedule_storage.SqliteScheduleStorage.from_local": (
+        SQLITE,
+        ("base_dir",),
+    ),
+    "dagster._core.storage.sql.create_engine": (SQLITE, ()),
+    "dagster._serdes.ConfigurableClassData": (SQLITE, ()),
+    RUN_STORAGE: (SQLITE, ("conn_string", "inst_data")),
+    f"{RUN_STORAGE}.from_local": (SQLITE, ("base_dir",)),
+    f"{RUN_STORAGE}.connect": (SQLITE, ()),
+    f"{RUN_STORAGE}.dispose": (SQLITE, ()),
+    EVENT_LOG: (SQLITE, ("base_dir",)),
+    f"{EVENT_LOG}._connect": (SQLITE, ("shard",)),
+    f"{EVENT_LOG}._initdb": (SQLITE, ("engine",)),
+    f"{EVENT_LOG}.conn_string_for_shard": (SQLITE, ("shard_name",)),
+    f"{EVENT_LOG}.path_for_shard": (SQLITE, ("run_id",)),
+    f"{EVENT_LOG}.dispose": (SQLITE, ()),
     "dagster._core.definitions.asset_daemon_cursor.AssetDaemonCursor.empty": (CONDITIONS, ()),
     TICK: (
         CONDITIONS,
@@ -84,9 +118,6 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     "dagster._core.scheduler.instigation.InstigatorState.with_data": (CONDITIONS, ("instigator_data",)),
     "dagster._core.scheduler.instigation.SensorInstigatorData.cursor": (CONDITIONS, ()),
     "dagster.Definitions.permissive_map_resolved_asset_specs": (CONDITIONS, ("func", "selection")),
-    f"{DAGSTER_INSTANCE}.daemon_cursor_storage": (CONDITIONS, ()),
-    "dagster._core.storage.daemon_cursor.DaemonCursorStorage.get_cursor_values": (CONDITIONS, ("keys",)),
-    "dagster._core.storage.daemon_cursor.DaemonCursorStorage.set_cursor_values": (CONDITIONS, ("pairs",)),
     "dagster._core.instance.ref.InstanceRef.from_dir": (INSTANCE, ("base_dir", "overrides")),
     "dagster._core.storage.noop_compute_log_manager.NoOpComputeLogManager": (INSTANCE, ()),
     f"{DAGSTER_INSTANCE}.from_ref": (INSTANCE, ("instance_ref",)),
@@ -119,6 +150,11 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     "dagster._core.storage.asset_check_execution_record.AssetCheckExecutionRecord.evaluation": (CHECKS, ()),
     "dagster.JobDefinition._copy": (RUNS, ("kwargs",)),
     "dagster.JobDefinition.get_subset": (CHECKS, ("asset_selection", "asset_check_selection")),
+    "dagster._core.definitions.data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD": ("a test", ()),
+    "dagster._core.execution.context.data_version_cache.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD": (
+        "a test",
+        (),
+    ),
     "dagster._core.events.AssetMaterializationPlannedData": ("a test", ("asset_key", "partition")),
     "dagster._core.loader.LoadingContextForTest": ("a test", ("instance",)),
     "dagster._core.test_utils.create_run_for_test": ("a test", ("instance",)),
@@ -134,7 +170,7 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
 def what_moved(name: str) -> str | None:
     """A sentence for a name that is gone or has lost a parameter; None where all is as dselect needs it."""
     purpose, parameters = NEEDED[name]
-    needed_by = f"{TESTS_PRIVATE if purpose == 'a test' else PRIVATE} needs it for {purpose}"
+    needed_by = f"{FILES.get(purpose, PRIVATE)} needs it for {purpose}"
     if (thing := find(name)) is None:
         return f"Dagster {dg.__version__} moved {name}: {needed_by}"
     if parameters:
@@ -172,15 +208,15 @@ def test_the_message_says_what_moved_and_who_needs_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(data_version.CachingStaleStatusResolver, "get_status", get_status)
     assert what_moved(f"{RESOLVER}.get_status") == (
         f"Dagster {dg.__version__} took key, partition_key from the parameters of {RESOLVER}.get_status: "
-        f"{PRIVATE} needs it for the staleness of partitions"
+        f"{PRIVATE_STALENESS} needs it for the staleness of partitions"
     )
     monkeypatch.delattr(data_version, "CachingStaleStatusResolver")
     assert what_moved(RESOLVER) == (
-        f"Dagster {dg.__version__} moved {RESOLVER}: {PRIVATE} needs it for the staleness of partitions"
+        f"Dagster {dg.__version__} moved {RESOLVER}: {PRIVATE_STALENESS} needs it for the staleness of partitions"
     )
 
 
-@pytest.mark.parametrize("file", [PRIVATE, TESTS_PRIVATE])
+@pytest.mark.parametrize("file", [PRIVATE, PRIVATE_STALENESS, PRIVATE_SQLITE, TESTS_PRIVATE])
 def test_every_private_import_is_in_the_list(file: str) -> None:
     tree = ast.parse((ROOT / file).read_text())
     imported = {
@@ -194,7 +230,7 @@ def test_every_private_import_is_in_the_list(file: str) -> None:
 
 
 def test_no_other_file_uses_dagsters_private_parts() -> None:
-    allowed = {PRIVATE, TESTS_PRIVATE, "tests/dagster/test_dagster_private.py"}
+    allowed = {PRIVATE, PRIVATE_STALENESS, PRIVATE_SQLITE, TESTS_PRIVATE, "tests/dagster/test_dagster_private.py"}
     rooms = ("dselect_core", "dselect_dagster", "tests", "benchmarks", "demo")
     files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
     assert len(files) > 100

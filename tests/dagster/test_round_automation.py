@@ -8,7 +8,7 @@ import pytest
 from dselect_dagster.dagster_private import evaluate_conditions
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.namespace import PLAIN
-from dselect_dagster.refresh.condition_cursor import ConditionCursor
+from dselect_dagster.refresh.hand_over import AutomationSensor
 from tests.dagster.dagster_private import SensorState
 
 ASSETS = ["index", "candidates", "d3_round_1", "d3_round_2", "coreset"]
@@ -155,21 +155,20 @@ def test_what_a_refresh_made_the_daemon_does_not_ask_for_and_the_other_way_round
         graph.run(asset, "rounds")
         if asset in ("candidates", "coreset"):
             graph.run(asset, "plain")
-    of_refresh = ConditionCursor(graph.defs, graph.instance, PLAIN)
-    assert {asset.to_user_string() for asset, _ in of_refresh.read_requests()} >= {"candidates", "d3_round_1"}
-    of_refresh.hand_over(set())
+    asked, _ = evaluate_conditions(graph.defs, graph.instance, graph.cursor)
+    assert {asset.to_user_string() for asset, _ in asked} >= {"candidates", "d3_round_1"}
+    AutomationSensor(graph.instance, PLAIN).hand_over(graph.defs)
     graph.cursor = daemon.read(graph.instance)
     assert graph.ticks() == []
-    # What follows is asked for as ever; what the daemon made meanwhile, the next refresh does not ask for.
+    # What follows is asked for as ever.
     graph.content = "3"
     graph.run("index")
     assert graph.ticks() == IN_ORDER
     daemon_has_come_here()
-    of_refresh = ConditionCursor(graph.defs, graph.instance, PLAIN)
-    assert of_refresh.read_requests() == []
+    of_refresh = AutomationSensor(graph.instance, PLAIN)
     # A daemon that moves on beside a refresh keeps its own cursor.
     graph.run("index")
     assert graph.ticks() == []
     daemon_has_come_here()
-    of_refresh.hand_over(set())
+    of_refresh.hand_over(graph.defs)
     assert daemon.read(graph.instance) == graph.cursor

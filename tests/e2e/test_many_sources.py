@@ -1,12 +1,12 @@
-"""From 100 sources on Dagster does not compare data versions across them, so edges drive what reads all sources.
+"""From 100 sources on Dagster neither compares data versions across them nor records them; a refresh compares them.
 
-The threshold is Dagster's; here it is 3, so that the same code is met without a hundred sources.
+The threshold is Dagster's; here it is 3, so that the same is met without a hundred sources.
 """
 
 import dagster as dg
 import pytest
 
-from dselect_dagster.dagster_private import data_version
+from tests.dagster.dagster_private import blind_from
 from tests.e2e.conftest import WORDS
 from tests.e2e.graph import CORPUS_WIDE, SCORES, Graph, alpaca, errors, made
 from tests.e2e.test_what_is_recomputed import CORESETS
@@ -18,7 +18,7 @@ ALL = CORPUS_WIDE | CORESETS
 
 @pytest.fixture(autouse=True)
 def blind_from_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_version, "SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD", 3)
+    blind_from(3, monkeypatch)
 
 
 @pytest.fixture
