@@ -183,7 +183,8 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
     spread = spec.device == "balanced"
     placed = {"device_map": "balanced"} if spread else {}
     tokenizer = open_tokenizer(path, spec)
-    spec = spec.model_copy(update={"dtype": _dtype(spec, _config(path, spec))})
+    if spec.dtype == "auto":
+        spec = _settled(spec, _config(path, spec))
     own_type = "auto" if spec.dtype == MIXED else getattr(torch, spec.dtype)
     try:
         model = from_pretrained(AutoModelForCausalLM, path, spec, dtype=own_type, **placed)
@@ -218,7 +219,7 @@ def provenance_without_weights(path: str, spec: ModelSpec, model_identity: str) 
     from dselect_core.lm.render import Renderer
 
     tokenizer, config = open_tokenizer(path, spec), _config(path, spec)
-    spec = spec.model_copy(update={"dtype": _dtype(spec, config)})
+    spec = _settled(spec, config)
     return _provenance(model_identity, spec, Renderer(tokenizer, _window(config, spec), spec.template, spec.date))
 
 
@@ -231,12 +232,12 @@ def _config(path: str, spec: ModelSpec) -> Any:
         raise DselectError(f"model {path}: cannot be opened as a causal language model: {described(error)}") from error
 
 
-def _dtype(spec: ModelSpec, config: Any) -> str:
-    """The numeric type that the settings mean for a checkpoint of this configuration."""
+def _settled(spec: ModelSpec, config: Any) -> ModelSpec:
+    """With the numeric type that the settings mean for a checkpoint of this configuration."""
     from dselect_core.lm.numeric_type import chosen
 
     own = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    return chosen(spec, own, device(spec.device))
+    return spec.model_copy(update={"dtype": chosen(spec, own, device(spec.device))})
 
 
 def _window(config: Any, spec: ModelSpec) -> int:
