@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import polars as pl
@@ -21,6 +21,8 @@ KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the
 
 # Left, bottom, width, height of the axes. A layout that is computed draws every picture twice.
 _WHERE = (0.14, 0.19, 0.83, 0.69)
+# One shape and not forty: of a source's run with a cheap model pictures were a sixth.
+_OUTLINE: Literal["stepfilled"] = "stepfilled"
 
 
 def histogram(values: pl.Series, title: str, chosen: pl.Series | None = None) -> dg.MetadataValue:
@@ -32,12 +34,11 @@ def histogram(values: pl.Series, title: str, chosen: pl.Series | None = None) ->
     axes = figure.add_axes(_WHERE)
     present = values.drop_nulls().cast(pl.Float64).to_numpy()
     if chosen is None:
-        axes.hist(present, bins=40)
+        axes.hist(present, bins=40, histtype=_OUTLINE)
     else:
-        _, edges, _ = axes.hist(present, bins=40, density=True, alpha=0.5, label="pool")
-        axes.hist(
-            chosen.drop_nulls().cast(pl.Float64).to_numpy(), bins=list(edges), density=True, alpha=0.5, label="chosen"
-        )
+        _, edges, _ = axes.hist(present, bins=40, density=True, histtype=_OUTLINE, alpha=0.5, label="pool")
+        ours = chosen.drop_nulls().cast(pl.Float64).to_numpy()
+        axes.hist(ours, bins=list(edges), density=True, histtype=_OUTLINE, alpha=0.5, label="chosen")
         axes.legend(fontsize=7)
     axes.set_title(title, fontsize=9, parse_math=False)
     axes.tick_params(labelsize=7)
