@@ -205,9 +205,20 @@ def test_a_stop_ends_the_workers(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         compute(Marking(tmp_path, "wait"), cluster, stop)
     assert (tmp_path / "stopped").exists(), "it ended between two batches"
-    for actor in actors:
-        with pytest.raises(workers.ray.exceptions.RayActorError):
-            workers.ray.get(actor.done.remote())
+    # Ray ends a process some time after it was told to; until then it answers.
+    stop_at = time.monotonic() + 120
+    while any(answers(workers, actor) for actor in actors):
+        assert time.monotonic() < stop_at
+        time.sleep(0.2)
+
+
+def answers(workers: Workers, actor: Any) -> bool:
+    """Whether a worker's process is there."""
+    try:
+        workers.ray.get(actor.done.remote())
+    except workers.ray.exceptions.RayActorError:
+        return False
+    return True
 
 
 def test_a_worker_of_another_version(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
