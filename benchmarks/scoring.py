@@ -43,11 +43,11 @@ import scoring_model
 import torch
 from measure import Side, interleaved, ratio, table
 from score_together import score_together
-from scoring_baselines import Scores, Sequence, four_pass, sequence, two_pass
+from scoring_baselines import Scores, four_pass, two_pass
 from scoring_peers import Bed, Peer, oda_padded, present
 from scoring_rows import Rows, save_model, take
+from scoring_work import Work, matrix_rate, work
 
-from dselect_core.corpus.sample import chat_messages
 from dselect_core.lm.load import LanguageModel, load, quiet_transformers
 from dselect_core.settings.model_spec import ModelSpec
 from dselect_core.settings.settings import Settings
@@ -82,67 +82,6 @@ def _by_kind(parts: Iterable[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame
         for kind, frame in part.items():
             found.setdefault(kind, []).append(frame)
     return {kind: pl.concat(frames).sort("sample_id") for kind, frames in found.items()}
-
-
-@dataclass(frozen=True)
-class Work:
-    """The rows as token sequences, in our rendering: zero-shot, behind the shot, and what follows the shot."""
-
-    zero: list[Sequence]
-    one: list[Sequence]
-    continuations: int  # tokens, all rows
-
-    @property
-    def zero_tokens(self) -> int:
-        return sum(row.ids.shape[1] for row in self.zero)
-
-    @property
-    def two_pass_tokens(self) -> int:
-        return self.zero_tokens + sum(row.ids.shape[1] for row in self.one)
-
-    @property
-    def tree_tokens(self) -> int:
-        return self.zero_tokens + self.continuations
-
-    @property
-    def scored(self) -> int:
-        return sum(len(row.scored) for row in self.zero + self.one)
-
-    def flops(self, model: Any) -> float:
-        head = model.get_output_embeddings()
-        body: int = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
-        return 2.0 * (body * self.tree_tokens + int(head.weight.numel()) * self.scored)
-
-
-def work(lm: LanguageModel, rows: Rows) -> Work:
-    rendered = {key: lm.renderer.render(chat_messages(messages)) for key, messages, *_ in rows.samples.iter_rows()}
-    zero, one, continuations = [], [], 0
-    for row, shot in rows.shots.iter_rows():
-        built = lm.renderer.one_shot(rendered[row], rendered[shot])
-        assert built is not None and built.shared, "rows are cut so that each fits behind its shot"
-        zero.append(sequence(rendered[row].ids, rendered[row].response))
-        one.append(sequence(built.ids, built.scored))
-        continuations += len(built.ids) - built.shared
-    return Work(zero, one, continuations)
-
-
-def matrix_rate(
-    model: Any, dtype: torch.dtype = torch.float32, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """The best rate, FLOP/s on the threads set, of products in the model's shapes and of a large square."""
-    width, vocabulary = model.config.hidden_size, model.config.vocab_size
-    inner = model.config.intermediate_size
-    shapes = [(2048, width, inner), (2048, inner, width), (512, width, vocabulary), (2048, 2048, 2048)]
-    best = 0.0
-    for n, k, m in shapes:
-        a, b = torch.rand(n, k).to(dtype), torch.rand(m, k).to(dtype)  # b as a linear layer holds it
-        out = torch.empty(n, m, dtype=dtype)
-        until, done = clock() + 1.0, 0
-        while done < 3 or clock() < until:
-            start, done = clock(), done + 1
-            torch.mm(a, b.T, out=out)
-            best = max(best, 2.0 * n * k * m / (clock() - start))
-    return best
 
 
 def same_as_loop(found: dict[str, pl.DataFrame], loop: Scores) -> list[str]:
@@ -347,7 +286,7 @@ def main() -> None:
     quiet_transformers()
     given.rows = given.rows or (48 if given.model else 256)
     if given.model is not None:
-        scoring_model.compare(given, work, matrix_rate)
+        scoring_model.compare(given)
         return
     rows = take(given.corpora, given.rows, given.cut)
     lengths = [[len(rows.tokenizer(text)["input_ids"]) for text in pair] for pair in rows.pairs]

@@ -24,6 +24,7 @@ from measure import interleaved, ratio, table
 from score_together import score_together
 from scoring_baselines import Sequence, two_pass
 from scoring_rows import Rows, take
+from scoring_work import matrix_rate, work
 
 from dselect_core.api import load_model
 from dselect_core.lm.load import LanguageModel
@@ -73,12 +74,8 @@ def padded_loop(model: Any, zero: list[Sequence], one: list[Sequence]) -> float:
     return float(np.mean([losses[id(b)] - losses[id(a)] for a, b in zip(zero, one, strict=True)]))
 
 
-def compare(
-    given: Any,
-    work: Callable[[LanguageModel, Rows], Any],
-    rate_of: Callable[[Any, torch.dtype, Callable[[], float]], float],
-) -> None:
-    """Print the table. work: the token sequences of the rows; rate_of: the best matrix rate of a model, in a type."""
+def compare(given: Any) -> None:
+    """Print the table. given: the options of scoring.py."""
     from transformers import AutoTokenizer
 
     rows = take(given.corpora, given.rows, given.cut, tokenizer=AutoTokenizer.from_pretrained(given.model))
@@ -100,7 +97,7 @@ def compare(
     if (gap := abs(measured["the graph, float32"].result - base.result)) > 1e-4:
         raise SystemExit(f"ours and the loop differ by {gap:.1e} nats in the mean MIWV")
     flops = todo.flops(model)
-    rates = {dtype: rate_of(model, dtype, time.process_time) for dtype in (torch.float32, torch.bfloat16)}
+    rates = {dtype: matrix_rate(model, dtype, time.process_time) for dtype in (torch.float32, torch.bfloat16)}
     print(
         f"{rows.samples.height} rows, {todo.two_pass_tokens:,} tokens in two passes, {todo.tree_tokens:,} with shared "
         f"shots; {flops / 1e12:.2f} TFLOP; "

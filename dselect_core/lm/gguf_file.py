@@ -41,12 +41,12 @@ def with_control_tokens(tokenizer: Any, path: str) -> Any:
 
     if lacking := cut():
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])
-    if lacking := cut():
-        some = ", ".join(map(repr, lacking[:3]))
-        raise DselectError(
-            f"model {path}: its tokenizer, as transformers reads it, cuts up {len(lacking)} control tokens ({some}). "
-            "Name the folder or hub name that the file was made from."
-        )
+        if lacking := cut():
+            some = ", ".join(map(repr, lacking[:3]))
+            raise DselectError(
+                f"model {path}: its tokenizer, as transformers reads it, cuts up {len(lacking)} control tokens ({some})"
+                ". Name the folder or hub name that the file was made from."
+            )
     return tokenizer
 
 
