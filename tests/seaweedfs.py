@@ -39,7 +39,7 @@ class SeaweedFS:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns once it keeps what it is given, which is some time after it answers."""
+        """Returns once it keeps what it is given and gives back what it had, which is some time after it answers."""
         with (self.folder / "log").open("a") as log:
             self._process = subprocess.Popen(
                 self._command, cwd=self.folder, env=self._environment, stdout=log, stderr=log
@@ -47,7 +47,10 @@ class SeaweedFS:
         stop = time.monotonic() + 60
         while True:
             with contextlib.suppress(Exception):  # each moment of its start has another error
-                self.client(retries=0).pipe_file("probe/up", b"")
+                store = self.client(retries=0)
+                store.pipe_file("probe/up", b"up")  # an empty file would need no volume
+                for bucket in store.ls("/"):
+                    store.cat(store.find(bucket))  # the volumes of a bucket are known later than the bucket is
                 return
             assert time.monotonic() < stop and self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
             time.sleep(0.1)
