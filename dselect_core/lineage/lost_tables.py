@@ -54,8 +54,9 @@ LostTables = Mapping[AssetPartition, str]
 
 _INDEX: AssetPartition = ("corpus_index", None)
 _FOLDERS = ("raw", "models", "scores", "corpus", "specs", "coresets", "rounds/records", "trials/results")
-# What reading an altered file may raise.
-_UNREADABLE = (DselectError, OSError, ValueError, KeyError, TypeError, AttributeError)
+# What reading a lost or altered file may raise. Any other OSError goes on to the caller: a storage that does not answer
+# has lost nothing.
+_UNREADABLE = (DselectError, FileNotFoundError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def lost_tables(
     """What is lost of the partitions that these sources and recipes have, whether or not they were ever made.
 
     save: keep on record which files were found good, so that the next look does not read them.
+    Raises OSError where the storage does not answer.
     """
     present = {
         f"{folder}/{path}": entry for folder in _FOLDERS for path, entry in list_tree(workspace.root / folder).items()

@@ -143,7 +143,7 @@ def write_saved_order(saved: SavedOrder, upath: UPath) -> None:
     """Write `saved`, unless a longer order of the same key has been written there since it was read."""
     try:
         metadata = read_metadata(upath)
-    except (DselectError, OSError):
+    except (DselectError, FileNotFoundError):
         metadata = {}
     if metadata.get("key") == saved.key and int(metadata["picks"]) > len(saved.picks):
         return

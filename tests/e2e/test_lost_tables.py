@@ -1,5 +1,8 @@
 """What Dagster calls made and the storage lacks is planned, said, made again and told; no source leaves in silence."""
 
+import contextlib
+import errno
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -44,6 +47,30 @@ def remove(graph: Graph, path: str) -> None:
 
 def orders(graph: Graph) -> dict[str, pl.DataFrame]:
     return {recipe: graph.order(recipe) for recipe in RECIPES}
+
+
+@pytest.mark.parametrize("path", ["raw/a/samples.parquet", "corpus/index.parquet", "scores/grades/b.json"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "the disk"), ConnectionError("cut off"), PermissionError("no")])
+def test_a_storage_that_does_not_answer_has_lost_nothing(
+    graph: Graph, path: str, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = graph.folder / STORAGE / path
+    os.utime(place, (1e9, 1e9))  # another time, so that it is read again and not trusted
+    read = Path.read_bytes
+
+    def fails(self: Path) -> bytes:
+        if self == place:
+            raise error
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(type(error)):
+        graph.plan()
+    with contextlib.suppress(type(error)):
+        done = graph.refresh()
+        assert done.broken_off is not None and done.runs == []
+    monkeypatch.undo()
+    assert graph.refresh().runs == []
 
 
 @pytest.mark.walk(3)
