@@ -15,7 +15,8 @@ Model: a Hugging Face causal LM with a chat template. --work (./evidence by defa
 Without a step: all of them. Each goes on where it stopped. Nothing is tuned to make a strategy win: model, steps and
 rate are the same for all, and were chosen on a random draw. `targeted` sees examples of each held-out kind, which are
 in neither the pool nor the held-out rows. Baselines: random draws of as many rows, of as many response tokens, balanced
-by source, the longest responses, and every published score alone.
+by source, of the pool without near-duplicates, the longest responses, and every published score alone. The judge is the
+model itself: no reward model of its size is at hand.
 """
 
 import argparse
@@ -52,11 +53,18 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "facility-location-whitened": {"strategy": "facility-location", "whiten": True},
     "d3-per-token": {"strategy": "d3", "per": "token"},
     "facility-location-per-token": {"strategy": "facility-location", "per": "token"},
+    "d3-rounds": {"strategy": "d3", "rounds": 3},
+    "grade-judge": {"strategy": "topk:grade", "grade": "judge"},
+    "upd-from-8-tokens": {"strategy": "topk:upd", "min_response_tokens": 8},
+    "targeted-half": {"strategy": "targeted", "targeted": "50%", "general": "facility-location"},
 }
 """Names in the tables, and recipes. `upd`, `loss`, `grade`, `ifd` and `miwv` are the published scores alone."""
 
-ROWS_ALONE = {"d3-balanced"}
-"""A balance is of rows."""
+ROWS_ALONE = {"d3-balanced", "d3-rounds", "grade-judge", "upd-from-8-tokens", "targeted-half"}
+"""A balance is of rows; the others are not tried by tokens, for their cost."""
+
+FIRST_SHARE_ALONE = {"d3-rounds"}
+"""Its rounds score the pool anew for each budget."""
 
 TOKENS_ALONE = {"d3-per-token", "facility-location-per-token"}
 """A gain for a token is meant for budgets in tokens."""
@@ -67,18 +75,19 @@ SHARES = (5, 1, 10)
 TOO_MANY_ROWS = {"miwv", "upd", "loss"}
 """Not tried at equal response tokens: they take answers of one or two tokens, and so a quarter of the pool or more."""
 
+TUNING = {"method": "lora", "epochs": 1, "learning_rate": 1e-3, "batch_tokens": 512, "max_length": 512}
+"""Of a trial's runs, and of the models of d3's rounds."""
+
 TRIALS = {
-    "method": "lora",
-    "epochs": 1,
-    "learning_rate": 1e-3,
-    "batch_tokens": 512,
-    "max_length": 512,
     "seeds": 3,
     "draws": 5,
     "multiples": [],
     "baselines": ["balanced"],
     "keep_models": True,
 }
+NEAR_DUPLICATES = {"threshold": 0.95, "text": 0.8, "keep": "first"}
+"""What is alike, for the draws of a pool without near-duplicates."""
+
 PRECISION = {"bfloat16": "bf16", "float32": "float32"}
 """What the runs compute in, by the type in which the model scores and measures."""
 
@@ -86,9 +95,11 @@ ROLES = {"pool": "train", "held": "eval", "target": "target"}
 STEPS = ("rows", "score", "try", "tables")
 
 
-def names_of(by_tokens: bool, leave_out: Collection[str] = ()) -> list[str]:
-    """The strategies that are tried with budgets in rows, or in response tokens."""
+def names_of(by_tokens: bool, share: int, leave_out: Collection[str] = ()) -> list[str]:
+    """The strategies that are tried with a budget of that share of the pool's rows, or of its response tokens."""
     left_out = ROWS_ALONE | TOO_MANY_ROWS if by_tokens else TOKENS_ALONE
+    if share != SHARES[0]:
+        left_out |= FIRST_SHARE_ALONE
     return [name for name in STRATEGIES if name not in left_out and name not in leave_out]
 
 
@@ -99,28 +110,47 @@ def settings_of(facts: dict[str, dict[str, int]], model: str, given: argparse.Na
     coresets = {}
     for share in given.shares:
         tokens = round(response_tokens * share / 100)
-        for name in names_of(False, given.leave_out):
-            coresets[f"{name}-{share}pct"] = {**STRATEGIES[name], "budget": f"{share}%"}
-        for name in names_of(True, given.leave_out):
-            coresets[f"{name}-{share}pct-tokens"] = {**STRATEGIES[name], "budget": f"{tokens} tokens"}
+        for name in names_of(False, share, given.leave_out):
+            coresets[f"{name}-{share}pct"] = {**recipe_of(name), "budget": f"{share}%"}
+        for name in names_of(True, share, given.leave_out):
+            coresets[f"{name}-{share}pct-tokens"] = {**recipe_of(name), "budget": f"{tokens} tokens"}
+    precision = {"precision": PRECISION[given.dtype]}
     return {
         "storage": "store",
         "sources": {name: {"path": f"rows/{name}.jsonl", "role": ROLES[name.split("-")[0]]} for name in facts},
         "model": {"path": model, "dtype": given.dtype, "device": "cpu"},
+        "graders": {"heuristic": {}, "judge": {"judge": model, "dtype": given.dtype, "device": "cpu"}},
         "coresets": coresets,
-        "trials": TRIALS | {"precision": PRECISION[given.dtype]},
+        "feedback": TUNING | precision,
+        "trials": TUNING | TRIALS | precision,
     }
 
 
+def recipe_of(name: str) -> dict[str, Any]:
+    """A strategy's recipe, without its budget."""
+    recipe = STRATEGIES[name]
+    reads_grades = recipe["strategy"] in ("d3", "deita", "topk:grade")
+    return {"grade": "heuristic", **recipe} if reads_grades else recipe
+
+
 def make_rows(given: argparse.Namespace, work: Path) -> None:
-    """Write the sources and dselect.yaml."""
+    """Write the sources, dselect.yaml, and that of the same pool without near-duplicates."""
+    from evidence_grid import DIFFERENT_PROJECT
     from transformers import AutoTokenizer
 
     model = Path(given.model)
     facts = prepare_rows(Path(given.corpora), AutoTokenizer.from_pretrained(str(model)), Sizes(), work / "rows")
     print(json.dumps(facts, indent=1))
     settings = settings_of(facts, str(model.resolve()), given)
-    (work / "dselect.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    different = {
+        **{key: settings[key] for key in ("storage", "model")},
+        "sources": {name: {**spec, "path": f"../{spec['path']}"} for name, spec in settings["sources"].items()},
+        "near_duplicates": NEAR_DUPLICATES,
+        "coresets": {"random": {"strategy": "random", "budget": "5%"}},
+    }
+    for path, each in ((Path("dselect.yaml"), settings), (DIFFERENT_PROJECT, different)):
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).write_text(yaml.safe_dump(each, sort_keys=False))
 
 
 def try_all(config: Path, given: argparse.Namespace) -> None:
@@ -129,7 +159,7 @@ def try_all(config: Path, given: argparse.Namespace) -> None:
 
     workspace = open_workspace(config)
     for stage in stages(given.shares):
-        names = names_of(stage.cell.by_tokens, given.leave_out)
+        names = names_of(stage.cell.by_tokens, stage.cell.share, given.leave_out)
         done = run_stage(workspace, stage, names, given.until, config.parent / "runs.log")
         print(f"{time.strftime('%H:%M:%S')} {stage.cell.name} seeds {stage.seeds}: {done} runs", flush=True)
 
@@ -182,7 +212,10 @@ def main() -> None:
             )
         make_rows(given, config.parent)
     if "score" in steps:
-        subprocess.run([sys.executable, "-m", "dselect_dagster.cli", "refresh", "-c", str(config)], check=True)
+        from evidence_grid import DIFFERENT_PROJECT
+
+        for project in (config.parent / DIFFERENT_PROJECT, config):
+            subprocess.run([sys.executable, "-m", "dselect_dagster.cli", "refresh", "-c", str(project)], check=True)
     if "try" in steps:
         restore_known(config, given)
         try_in_processes(given)

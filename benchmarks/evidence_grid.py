@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from dselect_core.errors import DselectError
-from dselect_core.runs.run_store import Run, of_samples
+from dselect_core.pool.near_duplicates import read_near_duplicates
+from dselect_core.runs.run_store import Run, TrainingSet, of_samples
 from dselect_core.settings.settings import load_settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
@@ -41,7 +42,7 @@ class Cell:
         recipe = f"{strategy}-{self.name}"
         trial = Trial.of(workspace, recipe)
         if not self.by_tokens:
-            return trial
+            return replace(trial, runs=[*trial.runs, *runs_of(draws_of_different(workspace, trial), trial.model)])
         lengths = {
             name: s.response_tokens for name, s in trial.pool.candidates.items() if s.response_tokens is not None
         }
@@ -54,6 +55,26 @@ class Cell:
         ]
         coreset = [run for run in trial.runs if run.training_set.name == draws.CORESET]
         return replace(trial, runs=[*coreset, *runs_of(drawn, trial.model)])
+
+
+DIFFERENT = f"{draws.RANDOM} without near-duplicates"
+"""Draws of as many rows from what `near_duplicates` leaves of the pool."""
+
+DIFFERENT_PROJECT = Path("different") / "dselect.yaml"
+"""Beside the study's settings: those of the same pool with `near_duplicates`."""
+
+
+def draws_of_different(workspace: Workspace, trial: Trial) -> list[TrainingSet]:
+    """Sets of the name DIFFERENT, each of what stands first in a draw's order; none where the project is not made."""
+    project = Path(workspace.root.path).parent / DIFFERENT_PROJECT
+    if not project.exists():
+        return []
+    alike = set(read_near_duplicates(open_workspace(project)).table["sample_id"])
+    different = [sample_id for sample_id in trial.pool.candidates if sample_id not in alike]
+    return [
+        of_samples(DIFFERENT, number, draws.draw_order(different, number)[: len(trial.pool.chosen)])
+        for number in range(workspace.settings.trials.draws)
+    ]
 
 
 def open_workspace(config: Path) -> Workspace:
@@ -80,7 +101,7 @@ def stages(shares: Sequence[int]) -> Iterator[Stage]:
     for one run can be held to single draws.
     """
     seeds, numbers = (0, 1, 2), tuple(range(5))
-    drawn = {draws.RANDOM: numbers, draws.BALANCED: numbers}
+    drawn = {draws.RANDOM: numbers, draws.BALANCED: numbers, DIFFERENT: numbers}
     drawn_tokens = {draws.TOKENS: numbers}
     for share in shares:
         rows, tokens = Cell(share, by_tokens=False), Cell(share, by_tokens=True)

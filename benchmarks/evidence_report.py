@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from evidence_grid import Cell
+from evidence_grid import DIFFERENT, Cell
 from measure import table as markdown
 
 from dselect_core.runs.run_store import Run
@@ -59,14 +59,15 @@ def read_tried(workspace: Workspace, cells: list[Cell], strategies: list[str]) -
 
 
 def summary(tried: list[Tried]) -> pl.DataFrame:
-    """A row for each strategy, cell and eval source; the balanced draws of a cell are a strategy too."""
+    """A row for each strategy, cell and eval source; the other draws of a cell are strategies too."""
     rows = []
-    balanced_told = set()
+    told = set()
     for each in tried:
         rows += _summary_rows(each, each.strategy, each.sets[draws.CORESET])
-        if draws.BALANCED in each.sets and each.cell not in balanced_told:
-            balanced_told.add(each.cell)
-            rows += _summary_rows(each, draws.BALANCED, each.sets[draws.BALANCED])
+        for name in (draws.BALANCED, DIFFERENT):
+            if name in each.sets and (each.cell, name) not in told:
+                told.add((each.cell, name))
+                rows += _summary_rows(each, name, each.sets[name])
     return pl.DataFrame(rows)
 
 
