@@ -85,7 +85,7 @@ TRIALS = {
     "baselines": ["balanced"],
     "keep_models": True,
 }
-NEAR_DUPLICATES = {"threshold": 0.95, "text": 0.8, "keep": "first"}
+NEAR_DUPLICATES = {"threshold": 0.99, "text": 0.8, "keep": "first"}
 """What is alike, for the draws of a pool without near-duplicates."""
 
 PRECISION = {"bfloat16": "bf16", "float32": "float32"}

@@ -1,6 +1,7 @@
 """A causal LM that runs here as judge: how probable it is that it answers yes, of yes and no together (D3's `d3`).
 
-What yes and no are, and when there is no grade, is said in yes_no.py. One forward pass a sample, nothing is generated.
+What yes and no are, and when there is no grade, is said in yes_no.py. One forward pass a sample, nothing is generated;
+the rubric, which all questions begin with, runs once a batch.
 
 There is no grade either for a sample that does not fit into the judge's window whole, or that its chat template does
 not print. Special tokens of the judge that stand in a sample are written with a space inside, so that they stay data.
@@ -9,6 +10,7 @@ Raise VERSION with any change that can change a grade.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,14 @@ from dselect_core.graders.yes_no import NO, YES, outcome, spellings, summed
 from dselect_core.lm import load
 from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.message_form import Message
-from dselect_core.lm.packing import Sequence, Tree
+from dselect_core.lm.packing import Sequence, Tree, share_beginning
 from dselect_core.lm.whole_text import DoesNotFitError, WholeText
 from dselect_core.settings.grader_spec import GraderSpec
 from dselect_core.settings.model_spec import ModelSpec
 
 VERSION = 1
+# Questions whose common beginning is looked for at a time.
+_QUESTIONS = 256
 # How tokenizers write the space in front of a word.
 _SPACES = ("", "Ġ", "▁", " ")
 _OPEN_THOUGHTS = ("<think>", "<thinking>", "[THINK]", "<|START_THINKING|>")
@@ -102,23 +106,29 @@ def grade(samples: pl.DataFrame, spec: GraderSpec) -> Iterator[list[dict[str, An
         raise DselectError(f"grader.judge {spec.judge}: {error}") from error
     failed: list[dict[str, Any]] = []
 
-    def questions() -> Iterator[Tree]:
+    def questions() -> Iterator[Sequence]:
         for sample_id, messages in conform_samples(samples).select("sample_id", "messages").iter_rows():
             try:
                 ids = judge_text.ids(sample_id, chat_messages(messages))
             except (UnrenderableError, DoesNotFitError) as error:
                 failed.append({"sample_id": sample_id, "error": str(error), "graded_at": datetime.now(UTC)})
             else:
-                yield Tree(Sequence(sample_id, ids, np.zeros(len(ids), dtype=bool)))
+                yield Sequence(sample_id, ids, np.zeros(len(ids), dtype=bool))
+
+    def trees() -> Iterator[Tree]:
+        asked = questions()
+        while chunk := list(islice(asked, _QUESTIONS)):
+            yield from share_beginning(chunk)
 
     tokens = (*yes, *no)
-    batches = lm.forward.over(questions(), spec.batch_tokens, want=frozenset({"next_token"}), next_tokens=tokens)
+    batches = lm.forward.over(trees(), spec.batch_tokens, want=frozenset({"next_token"}), next_tokens=tokens)
     for batch, signals in batches:
         assert signals.next_token is not None
         logprobs = signals.next_token.astype(np.float64)
         yield [
-            _row(question.name, of_row[: len(yes)], of_row[len(yes) :], len(question))
+            _row(question.name, of_row[: len(yes)], of_row[len(yes) :], question.total_tokens)
             for question, of_row in zip(batch, logprobs, strict=True)
+            if question.name is not None
         ]
     if failed:
         yield failed

@@ -5,7 +5,9 @@ made of trees: a root, and continuations that see the root and themselves. This 
 computed once for all its continuations. Trees fill a batch up to a token budget in the order given. A tree larger than
 the budget is split, and its root repeated.
 
-What this trades off: sequences that share less than a whole root (a long system prompt, say) share nothing.
+Questions that begin alike (a judge's rubric) are made a tree by `share_beginning`.
+
+What this trades off: other sequences that share less than a whole root (a long system prompt, say) share nothing.
 
 Padded batches are for models that cannot run flat (forward.py), for the warm-up and for encoders.
 """
@@ -52,6 +54,22 @@ class Tree:
 
     root: Sequence
     children: tuple[Sequence, ...] = ()
+
+
+def share_beginning(sequences: list[Sequence]) -> list[Tree]:
+    """The sequences, of which nothing is scored or pooled, as continuations of the tokens that all of them begin with.
+
+    Each keeps a token of its own. As they are where they begin with nothing in common.
+    """
+    longest = min(map(len, sequences)) - 1
+    first = sequences[0].ids[:longest]
+    alike = np.logical_and.reduce([first == each.ids[:longest] for each in sequences])
+    shared = longest if alike.all() else int(alike.argmin())
+    if shared < 1 or len(sequences) == 1:
+        return [Tree(each) for each in sequences]
+    root = Sequence(None, first[:shared], np.zeros(shared, dtype=bool))
+    own = (replace(each, ids=each.ids[shared:], scored=each.scored[shared:]) for each in sequences)
+    return [Tree(root, tuple(own))]
 
 
 def fill(trees: Iterable[Tree], budget: int) -> Iterator[list[Sequence]]:

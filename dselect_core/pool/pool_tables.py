@@ -94,7 +94,9 @@ def fingerprint_of_pool(workspace: Workspace, index: Index, kind: Kind) -> str:
         return read_metadata(workspace.pool_table(kind.name))["fingerprint"]
     if kind.name in index.stores:
         return store_of_pool(workspace, index, kind.name).fingerprint
-    fingerprints = index.fingerprints[kind.name]
+    fingerprints = index.fingerprints.get(kind.name, [])
+    if not fingerprints:  # the settings ask for it since the index was made
+        raise DselectError(f"{kind.name}: the pool has no scores of it yet; run `dselect refresh`")
     if len(fingerprints) != 1:
         raise DselectError(
             f"{kind.name}: scores of {len(fingerprints)} provenances in one pool; run `dselect refresh` again"

@@ -16,7 +16,7 @@ from dselect_core.errors import DselectError
 from dselect_core.lm import attention
 from dselect_core.lm.forward import Forward
 from dselect_core.lm.loss import loss_and_entropy, loss_and_entropy_of
-from dselect_core.lm.packing import Sequence, Tree, fill, flat, padded
+from dselect_core.lm.packing import Sequence, Tree, fill, flat, padded, share_beginning
 from tests.core.test_families import make, scores, trees
 
 
@@ -44,6 +44,23 @@ def test_each_sequence_stands_in_one_batch_behind_its_root(shape: list[tuple[int
             if s.root is not None:
                 assert any(s.root is other for other in batch[:at])
                 assert (s.root.ids == np.arange(len(s.root))).all()
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_what_begins_alike_shares_it_whole_and_each_keeps_a_token(texts: list[list[int]]) -> None:
+    questions = [
+        Sequence(number, np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=bool))
+        for number, ids in enumerate(texts)
+    ]
+    shared = next(
+        n for n in range(min(map(len, texts))) if n + 1 == min(map(len, texts)) or len({t[n] for t in texts}) > 1
+    )
+    [batch] = fill(share_beginning(questions), 10**6)
+    roots = [s for s in batch if s.name is None]
+    assert [len(root) for root in roots] == ([shared] if shared and len(texts) > 1 else [])
+    whole = {s.name: [*(s.root.ids if s.root is not None else []), *s.ids] for s in batch if s.name is not None}
+    assert list(whole.items()) == list(enumerate(texts))
 
 
 def test_positions_go_on_after_the_root_and_the_first_token_is_predicted_by_the_roots_last() -> None:

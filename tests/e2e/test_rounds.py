@@ -351,3 +351,16 @@ def test_one_round_is_the_recipe_that_it_was(graph: Graph) -> None:
     assert recorded.keys() == {"strategy", "budget", "seed", "checksum"}
     graph.settings(coresets=RECIPES | {"plain": RECIPES["plain"] | {"rounds": 1}})
     assert graph.refresh().runs == []
+
+
+@pytest.mark.parametrize("warmup", [None, WARMUP])
+def test_graders_that_get_names_over_a_pool_that_is_made(graph: Graph, warmup: dict[str, Any] | None) -> None:
+    more = {"strategy": "d3", "budget": 10, "rounds": 2, "grade": "one"} | ({"warmup": warmup} if warmup else {})
+    graph.settings(
+        graders={"one": {}, "two": {}}, coresets={"plain": RECIPES["plain"] | {"grade": "two"}, "more": more}
+    )
+    planned = {(step.asset, step.partition) for step in graph.plan().steps}
+    assert {("d3_round_2", "more"), ("coreset", "more")} <= planned
+    done = graph.refresh()
+    assert done.is_whole and made(done) >= planned & {("d3_round_2", "more"), ("coreset", "more")}
+    assert len(graph.order("more")) == 10
