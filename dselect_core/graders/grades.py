@@ -39,7 +39,7 @@ from dselect_core.graders.judge_reply import CUT_AT, Judgement, rating_to_grade
 from dselect_core.graders.meter import Meter, open_meter
 from dselect_core.graders.spend import Ledger
 from dselect_core.kinds import Answers, Column, Emit, FromSamples, Kind
-from dselect_core.lm import load, target_model
+from dselect_core.lm import load, resident
 from dselect_core.progress import Progress
 from dselect_core.select.judges_spec import GRADE, kind_of_judge
 from dselect_core.settings.grader_spec import GraderSpec
@@ -102,12 +102,15 @@ def grade(
     progress: Progress | None = None,
     emit: Emit | None = None,
     meter: Meter | None = None,
+    *,
+    keep_model: bool = False,
 ) -> pl.DataFrame:
     """Grade SAMPLES (columns sample_id and messages are read, tools where they are): GRADES, one row per sample, in
     their order.
 
     progress(done, total) is called now and then; emit gets the same rows as they are made, each once, in any order.
-    meter: counts what an endpoint's calls cost; None: one that holds the caps and writes nothing.
+    meter: counts what an endpoint's calls cost; None: one that holds the caps and writes nothing. keep_model: leave a
+    model that grades here in memory, for the next call.
     Raises DselectError when the grader as a whole cannot work (no key, nobody answering, no such model), or where it is
     not known which of several rubrics is meant; a single failure is a null grade with its reason in `error`.
     """
@@ -124,7 +127,7 @@ def grade(
     if spec.is_builtin:
         rows = _heuristic(samples, spec, progress, made)
     elif spec.is_local:
-        rows = _local(samples, spec, progress, made)
+        rows = _local(samples, spec, progress, made, keep_model)
     elif spec.mode == "batch":
         raise DselectError(
             f"{spec.key}: `mode: batch` keeps what it asked for in the storage, and here is none: use `mode: live`"
@@ -172,11 +175,12 @@ def _judged(spec: GraderSpec, sample_id: str, judgement: Judgement) -> Row:
     return {"sample_id": sample_id, "scale": spec.scale, "grader": spec.model, **vars(judgement)}
 
 
-def _local(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made) -> list[Row]:
+def _local(
+    samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, made: Made, keep_model: bool
+) -> list[Row]:
     """Grades of a model that runs here: in memory while it grades, and the target model is not."""
     if samples.is_empty():
         return []
-    target_model.close_target_model()
     rows: dict[str, Row] = {}
     # A folder's place is the user's own; its content is in the provenance.
     path = spec.local_model or ""
@@ -191,7 +195,8 @@ def _local(samples: pl.DataFrame, spec: GraderSpec, progress: Progress | None, m
                 if progress is not None:
                     progress(len(rows), samples.height)
     finally:
-        load.free_memory()
+        if not keep_model:
+            resident.release()
     return [rows[sample_id] for sample_id in samples["sample_id"]]
 
 
@@ -201,7 +206,8 @@ def _compute(
     spec = settings.grader_of(judge)
     try:
         if spec.model is None:
-            grade(samples, spec, progress, emit)
+            # A worker of a cluster is given one shard after the other.
+            grade(samples, spec, progress, emit, keep_model=settings.compute.engine == "ray")
         else:
             _compute_paid(samples, spec, Workspace(settings), emit, progress)
     except DselectError as error:

@@ -20,7 +20,7 @@ from dselect_core.corpus.sample import chat_messages, conform_samples
 from dselect_core.errors import DselectError
 from dselect_core.graders.judge_prompt import PROBABILITY
 from dselect_core.graders.yes_no import NO, YES, outcome, spellings, summed
-from dselect_core.lm import load
+from dselect_core.lm import load, resident
 from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.message_form import Message
 from dselect_core.lm.packing import Sequence, Tree, share_beginning
@@ -96,7 +96,9 @@ def grade(samples: pl.DataFrame, spec: GraderSpec) -> Iterator[list[dict[str, An
     model_identity = load.identity(spec.judge, spec.revision, load.IDENTITIES)
     load.quiet_transformers()
     try:
-        lm = load.load(spec.judge, ModelSpec.of_grader(spec, load.commit_of(model_identity)), model_identity)
+        model_spec = ModelSpec.of_grader(spec, load.commit_of(model_identity))
+        key, path = ("judge", spec.judge, model_spec, model_identity), spec.judge
+        lm = resident.hold(key, lambda: load.load(path, model_spec, model_identity))
         tokenizer = lm.renderer.tokenizer
         yes, no = (answer_tokens(tokenizer, word) for word in (YES, NO))
         if not (yes and no):

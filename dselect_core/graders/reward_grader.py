@@ -20,6 +20,7 @@ from typing import Any
 import polars as pl
 
 from dselect_core.corpus.sample import chat_messages, chat_tools, conform_samples
+from dselect_core.lm import resident
 from dselect_core.lm.chat_template import UnrenderableError
 from dselect_core.lm.load import IDENTITIES, commit_of, identity
 from dselect_core.lm.whole_text import DoesNotFitError
@@ -48,8 +49,10 @@ def grade(samples: pl.DataFrame, spec: GraderSpec) -> Iterator[list[dict[str, An
     from dselect_core.lm.reward_model import open_reward_model
 
     assert spec.reward_model is not None
-    model_spec = ModelSpec.of_grader(spec, commit_of(identity(spec.reward_model, spec.revision, IDENTITIES)))
-    model = open_reward_model(spec.reward_model, model_spec)
+    path, model_identity = spec.reward_model, identity(spec.reward_model, spec.revision, IDENTITIES)
+    model_spec = ModelSpec.of_grader(spec, commit_of(model_identity))
+    key = ("reward model", path, model_spec, model_identity)
+    model = resident.hold(key, lambda: open_reward_model(path, model_spec))
     contents = conform_samples(samples).select("sample_id", "messages", "tools")
     for part in contents.iter_slices(_SORTED):
         sample_ids, conversations, failed = [], [], []

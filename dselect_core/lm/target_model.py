@@ -10,7 +10,6 @@ import logging
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from upath import UPath
 
 from dselect_core.errors import DamagedFileError, DselectError
 from dselect_core.fingerprint import digest, fingerprint
-from dselect_core.lm import load
+from dselect_core.lm import load, resident
 from dselect_core.lm.render import RENDERING, Renderer
 from dselect_core.progress import Progress
 from dselect_core.settings.model_spec import ModelSpec
@@ -100,13 +99,6 @@ def settled_spec(workspace: Workspace, model_identity: str) -> ModelSpec:
     spec = workspace.settings.model
     known = known_provenance(workspace, model_identity) if spec.dtype == "auto" else None
     return spec if known is None else spec.model_copy(update={"dtype": known["dtype"]})
-
-
-def close_target_model() -> None:
-    """Take the target model out of memory, for another model is to be opened. Whoever needs it opens it again."""
-    if _load_once.cache_info().currsize:
-        _load_once.cache_clear()
-        load.free_memory()
 
 
 def provenance(workspace: Workspace) -> dict[str, Any]:
@@ -292,13 +284,9 @@ def _open(workspace: Workspace, path: str, model_identity: str) -> load.Language
     load.quiet_transformers()
     if workspace.settings.model.path == "builtin":
         path = str(_local_folder(workspace.models / path, model_identity))
-    return _load_once(path, settled_spec(workspace, model_identity), model_identity)
-
-
-@lru_cache(maxsize=1)
-def _load_once(path: str, spec: ModelSpec, model_identity: str) -> load.LanguageModel:
+    spec = settled_spec(workspace, model_identity)
     # One model in memory: all scorers of a run share it.
-    return load.load(path, spec, model_identity)
+    return resident.hold(("target", path, spec, model_identity), lambda: load.load(path, spec, model_identity))
 
 
 @contextlib.contextmanager

@@ -237,15 +237,14 @@ def compute_from_samples(
 ) -> None:
     """Compute a kind that comes from the samples' text, and append its rows to the store as they are finished.
 
-    Models that grade and endpoints are called from this process, whatever the engine: the first are opened anew for
-    each call, and there is one ledger of the second. Raises DselectError when none can be computed; what was finished
-    is kept.
+    Endpoints are called from this process, whatever the engine: there is one ledger of what they cost. Raises
+    DselectError when none can be computed; what was finished is kept.
     """
     computation = kind.computed_by(workspace.settings)
     assert isinstance(computation, FromSamples)
     work = TextWork(workspace, kind.name, store.fingerprint)
     with spending_on(purpose):
-        if computation.paid or computation.runs_model:
+        if computation.paid:
             work.into(store, samples, progress)
         else:
             compute(workspace.settings, work, Shard(samples.select("sample_id"), samples), progress)

@@ -292,7 +292,9 @@ def test_half_precision_is_near_and_another_provenance(tmp_path: Path) -> None:
     assert (single != half).any()
 
 
-def test_the_target_model_leaves_memory_while_another_grades_and_that_one_leaves_after(tmp_path: Path) -> None:
+def test_one_model_is_in_memory_and_a_grader_leaves_it_unless_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = {"path": str(save_llama(tmp_path / "target"))}
     settings = Settings.model_validate({"storage": str(tmp_path / "s"), "sources": {}, "coresets": {}, "model": model})
     workspace = Workspace(settings)
@@ -313,7 +315,12 @@ def test_the_target_model_leaves_memory_while_another_grades_and_that_one_leaves
     )
     assert seen and set(seen) == {(True, 1)}
     assert classifiers() == before
+    grade(samples_frame(conversations(5)), GraderSpec(reward_model=str(folder)), keep_model=True)
+    assert classifiers() == before + 1
+    monkeypatch.setattr(reward_module, "open_reward_model", lambda *_: pytest.fail("opened anew"))
+    grade(samples_frame(conversations(6)), GraderSpec(reward_model=str(folder)), keep_model=True)
     assert target_model.open_target_model(workspace).window == 256
+    assert classifiers() == before
 
 
 @pytest.mark.parametrize(

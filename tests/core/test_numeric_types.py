@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from dselect_core.lm import numeric_type, target_model
+from dselect_core.lm import numeric_type, resident, target_model
 from dselect_core.lm.load import load
 from dselect_core.lm.loss import loss_and_entropy
 from dselect_core.runs.tunable_model import TunableModel
@@ -60,13 +60,13 @@ def test_what_auto_meant_holds_on_a_machine_that_would_say_otherwise(
     record = target_model.make_target_model(workspace, pl.DataFrame)
     assert record["provenance"]["dtype"] == numeric_type.FAST
     monkeypatch.setattr(numeric_type, "computes_bf16", lambda _: False)
-    target_model.close_target_model()
+    resident.release()
     lm = target_model.open_target_model(workspace)
     assert (lm.spec.dtype, lm.provenance) == (numeric_type.FAST, record["provenance"])
     assert TunableModel.of_target(workspace, TrialsSpec()).open().provenance == record["provenance"]
     # Made again there, it is the same model still; in a storage that never saw it, another.
     assert target_model.make_target_model(workspace, pl.DataFrame)["provenance"] == record["provenance"]
-    target_model.close_target_model()
+    resident.release()
     elsewhere = target_model.make_target_model(workspace_of(tmp_path / "new", model), pl.DataFrame)
     assert elsewhere["provenance"]["dtype"] == "float32"
 
@@ -77,7 +77,7 @@ def test_auto_goes_on_with_the_scores_of_float32_which_was_the_default(
     monkeypatch.setattr(numeric_type, "computes_bf16", lambda _: True)
     model = saved_as(tmp_path / "model", torch.bfloat16)
     earlier = target_model.make_target_model(workspace_of(tmp_path, model, dtype="float32"), pl.DataFrame)
-    target_model.close_target_model()
+    resident.release()
     now = target_model.make_target_model(workspace_of(tmp_path, model), pl.DataFrame)
     assert now["provenance"] == earlier["provenance"]
     named = target_model.make_target_model(workspace_of(tmp_path, model, dtype="bfloat16"), pl.DataFrame)

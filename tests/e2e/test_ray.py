@@ -16,13 +16,15 @@ from dselect_core.compute.ray_engine import compute_on_ray
 from dselect_core.compute.ray_workers import Workers, workers_of
 from dselect_core.compute.shards import Outcome, Shard
 from dselect_core.errors import DselectError
+from dselect_core.graders import grades
 from dselect_core.progress import Progress
 from dselect_core.settings.compute_spec import ComputeSpec
 from dselect_core.stop import Stopped
 from dselect_dagster.defs.progress_log import listen_to_progress
 from tests.e2e.conftest import RECIPES, WORDS
-from tests.e2e.content import assert_same, assert_same_table
+from tests.e2e.content import assert_same, assert_same_order, assert_same_table
 from tests.e2e.graph import Graph, alpaca, made, materialised
+from tests.local_graders import save_judge, save_reward_model
 from tests.seaweedfs import SeaweedFS
 
 # A cluster takes its time where other tests are at work, and the signal of a timeout would end what Ray is about.
@@ -118,6 +120,31 @@ def test_a_node_that_comes_in_the_middle(
     assert "by worker 1 on" in caplog.text and "by worker 2 on" in caplog.text
     assert_same(graph, first)
     cluster.remove_node(added[0], allow_graceful=False)
+
+
+def test_judges_and_reward_models(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graders = {
+        "judge": {"judge": str(save_judge(tmp_path / "judge"))},
+        "reward": {"reward_model": str(save_reward_model(tmp_path / "reward"))},
+    }
+    recipes = {name: {"strategy": "topk:grade", "budget": 5, "grade": name} for name in graders}
+    for name in ("local", "remote"):
+        (tmp_path / name).mkdir()
+    local, remote = Graph(tmp_path / "local"), on_ray(tmp_path / "remote", cluster)
+    local.source("a", alpaca(WORDS))
+    local.source("b", [*alpaca(WORDS[:8], offset=50), alpaca(WORDS)[0]])
+    local.sources("ab")
+    for graph in (local, remote):
+        graph.settings(graders=graders, coresets=recipes)
+        assert ("dependability_grades", "a") in made(graph.refresh())
+        monkeypatch.setattr(grades, "grade", lambda *_, **__: pytest.fail("graded in this process"))
+    for name in graders:
+        kind = f"grades@{name}"
+        assert local.scores(kind)["grade"].n_unique() > 5
+        assert_same_table(local.scores(kind), remote.scores(kind), kind)
+        assert_same_order(remote.order(name), local.order(name), name)
+    remote.settings(compute={})
+    assert remote.refresh().runs == []
 
 
 def test_storage_on_s3(first: Graph, cluster: Any, tmp_path: Path) -> None:
