@@ -20,9 +20,9 @@ from dselect_core.runs.run_store import Run, TrainingSet, of_samples
 from dselect_core.settings.settings import load_settings
 from dselect_core.settings.workspace import Workspace
 from dselect_core.trials import draws
-from dselect_core.trials.make_trial import TrialWork, training_samples
 from dselect_core.trials.training_sets import runs_of
 from dselect_core.trials.trial import Trial
+from dselect_core.trials.tune_and_measure import TrialWork, training_samples
 
 
 @dataclass(frozen=True)

@@ -123,10 +123,11 @@ class _Computation:
             type(error).__name__, rows,
         )  # fmt: skip
         if self._tries[number] >= TRIES:
+            first = f"{shard.rows.columns[0].removesuffix('_id')} {shard.rows[0, 0]}"
             raise DselectError(
-                f"compute: {TRIES} workers, one after another, were lost at the {rows} rows from sample "
-                f"{shard.rows['sample_id'][0]} on, the last one on {worker.host} ({type(error).__name__}). Was the "
-                "memory full? Set a smaller `model.batch_tokens`, or fewer workers a node; Ray's logs there say more"
+                f"compute: {TRIES} workers, one after another, were lost at the {rows} rows from {first} on, the last "
+                f"one on {worker.host} ({type(error).__name__}). Was the memory full? Set a smaller "
+                "`model.batch_tokens`, or fewer workers a node; Ray's logs there say more"
             ) from error
         self._again.append((number, shard))
 

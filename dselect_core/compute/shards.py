@@ -63,5 +63,5 @@ def cut(whole: Shard, rows: int) -> Iterator[Shard]:
         if name.endswith("_id")
     ]
     for start in range(0, whole.rows.height, rows):
-        named = pl.concat([place["at"].slice(start, rows) for place in places]).drop_nulls()
+        named = pl.concat([at["at"].clear(), *(place["at"].slice(start, rows) for place in places)]).drop_nulls()
         yield Shard(whole.rows.slice(start, rows), whole.samples[np.unique(named.to_numpy())])

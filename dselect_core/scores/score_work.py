@@ -35,7 +35,7 @@ class PassWork:
 
     def there(self) -> "PassWork":
         """As of any work that runs the target model."""
-        return replace(self, workspace=_with_recorded_model(self.workspace))
+        return replace(self, workspace=with_recorded_model(self.workspace))
 
     def __call__(self, shard: Shard, progress: Progress | None) -> Outcome:
         """One pass over the samples. A kind that cannot be computed is among the failures of the outcome."""
@@ -70,7 +70,7 @@ class ModelWork:
 
     def there(self) -> "ModelWork":
         """As of any work that runs the target model."""
-        return replace(self, workspace=_with_recorded_model(self.workspace))
+        return replace(self, workspace=with_recorded_model(self.workspace))
 
     def __call__(self, shard: Shard, progress: Progress | None) -> Outcome:
         """Compute the rows; raises what the kind raises."""
@@ -135,7 +135,7 @@ def _counting_attempts(workspace: Workspace, kind: Kind, store: Store, samples: 
     return lambda frame: emit(count_attempts(frame, kind, earlier, workspace.settings))
 
 
-def _with_recorded_model(workspace: Workspace) -> Workspace:
+def with_recorded_model(workspace: Workspace) -> Workspace:
     """With the very model that the run named: the commit of a hub model, whatever its branch is by now."""
     commit = target_model.check_recorded(workspace)
     if commit is None:

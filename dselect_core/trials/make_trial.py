@@ -5,30 +5,22 @@ on.
 """
 
 import logging
-import shutil
 import time
-from collections.abc import Iterable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import polars as pl
 
 from dselect_core.errors import DamagedFileError, DselectError
-from dselect_core.lm.load import LanguageModel
-from dselect_core.lm.tuned_weights import load_tuned, save_tuned
-from dselect_core.pool.corpus_index import read_index
-from dselect_core.pool.pool_tables import pool_samples
 from dselect_core.progress import Progress
 from dselect_core.runs.run_store import Run
-from dselect_core.runs.tune_run import checkpoint_folder, tune_run
 from dselect_core.settings.workspace import Workspace
-from dselect_core.stop import raise_if_stopped
 from dselect_core.trials import draws
 from dselect_core.trials.compare_sets import MarkedSet, against_random, compute_multiplier, marks_of, table, task_table
-from dselect_core.trials.measurements import Measurement, TaskMeasurement
+from dselect_core.trials.measurements import TaskMeasurement
 from dselect_core.trials.report import TrialReport, write_report
+from dselect_core.trials.run_work import tune_on_ray
 from dselect_core.trials.task_results import TaskResult, task_results
 from dselect_core.trials.trial import Trial
+from dselect_core.trials.tune_and_measure import TrialWork, training_samples
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +44,13 @@ def make_trial(workspace: Workspace, recipe: str, progress: Progress | None = No
             _log.warning("trial of %s: a run is tuned again: %s", recipe, error)
             to_tune.append(run)
             reused -= 1
-    samples = training_samples(workspace, to_tune)
-    for done, run in enumerate(to_tune):
-        _check_time(workspace, recipe, time.monotonic() - started, done, len(to_tune))
-        work.tune(run, samples)
+    if workspace.settings.compute.engine == "ray" and to_tune:
+        _tune_on_ray(trial, to_tune, work, started)
+    else:
+        samples = training_samples(workspace, to_tune)
+        for done, run in enumerate(to_tune):
+            _check_time(workspace, recipe, time.monotonic() - started, done, len(to_tune))
+            work.tune(run, samples)
     sets = marked_sets(trial)
     spec = workspace.settings.coresets[recipe]
     report = TrialReport(
@@ -73,7 +68,7 @@ def make_trial(workspace: Workspace, recipe: str, progress: Progress | None = No
         work.tokens,
         time.monotonic() - started,
         trial.model.identity,
-        [*work.notes, *trial.notes],
+        [*_left_out(trial, to_tune), *trial.notes],
         [wanted.task for wanted in trial.measurements if isinstance(wanted, TaskMeasurement)],
     )
     write_report(report, workspace)
@@ -127,12 +122,27 @@ def _runs_by_set(trial: Trial) -> dict[str, list[Run]]:
     return by_set
 
 
-def training_samples(workspace: Workspace, runs: Iterable[Run]) -> pl.DataFrame:
-    """SAMPLES of all samples that some run is tuned on."""
-    wanted = {sample_id for run in runs for sample_id in run.training_set.ids}
-    if not wanted:
-        return pl.DataFrame(schema={"sample_id": pl.String})
-    return pool_samples(workspace, read_index(workspace), pl.Series(sorted(wanted)))
+def _tune_on_ray(trial: Trial, runs: list[Run], work: TrialWork, started: float) -> None:
+    """Tune and measure runs by workers of the cluster, all at once as far as they reach."""
+    workspace, limit = trial.workspace, trial.workspace.settings.trials.max_seconds
+    _check_time(workspace, trial.recipe, time.monotonic() - started, 0, len(runs))
+    until = None if limit is None else time.time() + limit - (time.monotonic() - started)
+    marks = sum(len(trial.missing_marks(run.fingerprint)) for run in runs)
+    work.tokens += tune_on_ray(trial, runs, until, work.progress_of_runs())
+    missing = [each for each in runs if trial.missing_marks(each.fingerprint)]
+    work.measured += marks - sum(len(trial.missing_marks(run.fingerprint)) for run in missing)
+    if missing:
+        _check_time(workspace, trial.recipe, time.monotonic() - started, len(runs) - len(missing), len(runs))
+
+
+def _left_out(trial: Trial, runs: list[Run]) -> list[str]:
+    """A note for each run that was not tuned on all of its rows."""
+    notes = []
+    for run in runs:
+        if reasons := (trial.store.facts(run) or {}).get("rows_left_out"):
+            told = ", ".join(f"{count} rows: {reason}" for reason, count in sorted(reasons.items()))
+            notes.append(f"{run.training_set.name} {run.training_set.number}: not tuned on {told}")
+    return notes
 
 
 def _check_time(workspace: Workspace, recipe: str, seconds: float, done: int, total: int) -> None:
@@ -143,68 +153,3 @@ def _check_time(workspace: Workspace, recipe: str, seconds: float, done: int, to
             f"trial of {recipe}: {done} of {total} runs are tuned and kept, and `trials: max_seconds` ({limit:g}) is "
             "over. The next refresh goes on from here; raise it to do more at once"
         )
-
-
-class TrialWork:
-    """Does what is missing of a trial, and counts. total_tokens: of all there is to do, for the progress."""
-
-    def __init__(self, trial: Trial, progress: Progress | None = None, total_tokens: int = 0):
-        self._trial = trial
-        self._progress = progress
-        self.measured = 0
-        self.tokens = 0
-        self.notes: list[str] = []
-        self._total = max(1, total_tokens)
-        self._done = 0.0
-
-    def measure_untuned(self) -> None:
-        """What is missing of the model as it is before tuning."""
-        if missing := self._trial.missing_marks(self._trial.untuned):
-            self._measure(self._trial.model.open(), self._trial.untuned, missing)
-
-    def measure_stored(self, run: Run) -> None:
-        """What is missing of a run whose weights are kept."""
-        lm = self._trial.model.open()
-        tuned = self._trial.store.with_weights(run, lambda folder: load_tuned(lm.forward.model, folder))
-        self._measure(lm.with_model(tuned), run.fingerprint, self._trial.missing_marks(run.fingerprint))
-
-    def tune(self, run: Run, samples: pl.DataFrame) -> None:
-        """Tune, measure and keep a run."""
-        trial = self._trial
-        expected, before = trial.tuning_tokens(run), self._done
-
-        def tell(done: int, total: int, reused: int = 0) -> None:
-            self._tell(before + expected * done / max(1, total))
-
-        checkpoints = checkpoint_folder(trial.workspace.trials / "checkpoints", run)
-        with TemporaryDirectory(prefix="dselect-run-") as scratch:
-            done = tune_run(trial.model, run, samples, checkpoints, tell)
-            weights = None
-            if trial.workspace.settings.trials.keep_models:
-                weights = Path(scratch)
-                save_tuned(done.tuned, weights)
-            self._tell(before + expected)
-            self._measure(done.model, run.fingerprint, trial.missing_marks(run.fingerprint))
-            trial.store.write(run, done.facts, weights)
-        if checkpoints is not None:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        self.tokens += done.tuned.tokens
-        if done.left_out:
-            left_out = ", ".join(f"{count} rows: {reason}" for reason, count in sorted(done.left_out.items()))
-            self.notes.append(f"{run.training_set.name} {run.training_set.number}: not tuned on {left_out}")
-
-    def _measure(self, lm: LanguageModel, run: str, missing: list[Measurement]) -> None:
-        for wanted in missing:
-            marks, tokens = wanted.measure(lm)
-            self._trial.store.write_marks(run, wanted.name, marks)
-            if isinstance(wanted, TaskMeasurement):
-                self._trial.store.write_tokens(wanted.name, tokens)
-            self.measured += 1
-            self.tokens += tokens
-            self._tell(self._done + wanted.tokens)
-            raise_if_stopped()
-
-    def _tell(self, done: float) -> None:
-        self._done = done
-        if self._progress is not None:
-            self._progress(min(int(done), self._total), self._total)

@@ -20,12 +20,15 @@ from dselect_core.graders import grades
 from dselect_core.progress import Progress
 from dselect_core.settings.compute_spec import ComputeSpec
 from dselect_core.stop import Stopped
+from dselect_core.trials.report import read_report
+from dselect_core.trials.tune_and_measure import TrialWork
 from dselect_dagster.defs.progress_log import listen_to_progress
 from tests.e2e.conftest import RECIPES, WORDS
 from tests.e2e.content import assert_same, assert_same_order, assert_same_table
 from tests.e2e.graph import Graph, alpaca, made, materialised
 from tests.local_graders import save_judge, save_reward_model
 from tests.seaweedfs import SeaweedFS
+from tests.tiny import save_llama
 
 # A cluster takes its time where other tests are at work, and the signal of a timeout would end what Ray is about.
 pytestmark = pytest.mark.timeout(1200)
@@ -145,6 +148,52 @@ def test_judges_and_reward_models(cluster: Any, tmp_path: Path, monkeypatch: pyt
         assert_same_order(remote.order(name), local.order(name), name)
     remote.settings(compute={})
     assert remote.refresh().runs == []
+
+
+def test_trials(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its runs are tuned by workers, one of which is lost in the middle, and are those of a trial here."""
+    trials = {"seeds": 2, "draws": 3, "multiples": [], "baselines": [], "epochs": 1, "precision": "float32"}
+    model = {"path": str(save_llama(tmp_path / "model"))}
+    recipes = {"some": {"strategy": "random", "budget": 6, "trial": True}}
+    reports = {}
+    caplog.set_level(logging.INFO, "dselect_core.compute")
+    for name in ("local", "remote"):
+        (tmp_path / name).mkdir()
+        graph = Graph(tmp_path / name)
+        graph.source("a", alpaca(WORDS))
+        graph.source("held", alpaca(WORDS[:5], offset=70))
+        compute = {"engine": "ray", "address": cluster.address} if name == "remote" else {}
+        graph.settings(
+            model=model, coresets=recipes, trials=trials, compute=compute,
+            sources={"a": {"path": "data/a.json"}, "held": {"path": "data/held.json", "role": "eval"}},
+        )  # fmt: skip
+        if name == "local":
+            assert ("trial", "some") in made(graph.refresh())
+        else:
+            monkeypatch.setattr(TrialWork, "tune", lambda *_: pytest.fail("tuned in this process"))
+            node = cluster.add_node(**NODE)
+            ready(graph.workspace.settings.compute, 2)
+            told: list[int] = []
+
+            def kill(unit: str, done: int, total: int, reused: int, node: Any = node, told: list[int] = told) -> None:
+                told += [done] if "trial" in unit else []
+                if len(told) == 4:  # the first is of the untuned model, the others come twice a second
+                    cluster.remove_node(node, allow_graceful=False)
+
+            with listen_to_progress(kill):
+                assert ("trial", "some") in made(graph.refresh())
+            assert "is lost (" in caplog.text
+        reports[name] = read_report(graph.workspace, "some")
+    ours, theirs = reports["local"], reports["remote"]
+    assert theirs is not None and (theirs.tuned, theirs.reused, theirs.measured) == (5, 0, 6)
+    assert (theirs.version, theirs.tokens) == (ours.version, ours.tokens)
+    for one, other in zip(ours.table, theirs.table, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert other[key] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value), key
+    assert graph.refresh().runs == []
 
 
 def test_storage_on_s3(first: Graph, cluster: Any, tmp_path: Path) -> None:
