@@ -131,8 +131,8 @@ def _tune_on_ray(trial: Trial, runs: list[Run], work: TrialWork, started: float)
     work.tokens += tune_on_ray(trial, runs, until, work.progress_of_runs())
     missing = [each for each in runs if trial.missing_marks(each.fingerprint)]
     work.measured += marks - sum(len(trial.missing_marks(run.fingerprint)) for run in missing)
-    if missing:
-        _check_time(workspace, trial.recipe, time.monotonic() - started, len(runs) - len(missing), len(runs))
+    if missing and limit is not None:  # by the clock of a worker
+        raise _out_of_time(trial.recipe, limit, len(runs) - len(missing), len(runs))
 
 
 def _left_out(trial: Trial, runs: list[Run]) -> list[str]:
@@ -149,7 +149,11 @@ def _check_time(workspace: Workspace, recipe: str, seconds: float, done: int, to
     """Raises DselectError where no run may be started any more."""
     limit = workspace.settings.trials.max_seconds
     if limit is not None and seconds >= limit:
-        raise DselectError(
-            f"trial of {recipe}: {done} of {total} runs are tuned and kept, and `trials: max_seconds` ({limit:g}) is "
-            "over. The next refresh goes on from here; raise it to do more at once"
-        )
+        raise _out_of_time(recipe, limit, done, total)
+
+
+def _out_of_time(recipe: str, limit: float, done: int, total: int) -> DselectError:
+    return DselectError(
+        f"trial of {recipe}: {done} of {total} runs are tuned and kept, and `trials: max_seconds` ({limit:g}) is "
+        "over. The next refresh goes on from here; raise it to do more at once"
+    )

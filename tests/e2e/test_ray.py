@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from dselect_core.progress import Progress
 from dselect_core.settings.compute_spec import ComputeSpec
 from dselect_core.stop import Stopped
 from dselect_core.trials.report import read_report
+from dselect_core.trials.run_work import RunsWork
+from dselect_core.trials.trial import Trial
 from dselect_core.trials.tune_and_measure import TrialWork
 from dselect_dagster.defs.progress_log import listen_to_progress
 from tests.e2e.conftest import RECIPES, WORDS
@@ -186,6 +188,11 @@ def test_trials(
                 assert ("trial", "some") in made(graph.refresh())
             assert "is lost (" in caplog.text
         reports[name] = read_report(graph.workspace, "some")
+    own = Trial.of(graph.workspace, "some").runs[0].fingerprint
+    late = RunsWork(graph.workspace, "some", until=0)
+    assert late(Shard(pl.DataFrame({"run": [own]}), pl.DataFrame()), None) == Outcome()  # the time is over
+    with pytest.raises(DselectError, match="tune otherwise than the run's machine"):
+        replace(late, until=None)(Shard(pl.DataFrame({"run": ["x"]}), pl.DataFrame()), None)
     ours, theirs = reports["local"], reports["remote"]
     assert theirs is not None and (theirs.tuned, theirs.reused, theirs.measured) == (5, 0, 6)
     assert (theirs.version, theirs.tokens) == (ours.version, ours.tokens)
