@@ -14,7 +14,7 @@ import torch
 from dselect_core.errors import DselectError
 from dselect_core.fingerprint import fingerprint
 from dselect_core.lm import load as load_module
-from dselect_core.lm import target_model
+from dselect_core.lm import resident, target_model
 from dselect_core.lm.builtin_model import tune, warmup_sample
 from dselect_core.lm.chat_template import BUILTIN_TEMPLATE
 from dselect_core.lm.load import identity, load, provenance_without_weights
@@ -149,7 +149,7 @@ def test_the_provenance_that_version_0_1_recorded_is_read_and_a_new_one_opens_no
         raise AssertionError("the model was opened")
 
     monkeypatch.setattr(load_module, "load", refuse)
-    target_model._load_once.cache_clear()
+    resident.release()
     assert target_model.provenance(workspace) == expected
     # As version 0.1 wrote both.
     shutil.rmtree(tmp_path / "s" / "models" / "provenance")
