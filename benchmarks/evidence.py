@@ -99,7 +99,7 @@ def names_of(by_tokens: bool, share: int, leave_out: Collection[str] = ()) -> li
     """The strategies that are tried with a budget of that share of the pool's rows, or of its response tokens."""
     left_out = ROWS_ALONE | TOO_MANY_ROWS if by_tokens else TOKENS_ALONE
     if share != SHARES[0]:
-        left_out |= FIRST_SHARE_ALONE
+        left_out = left_out | FIRST_SHARE_ALONE
     return [name for name in STRATEGIES if name not in left_out and name not in leave_out]
 
 

@@ -129,8 +129,8 @@ def _tune_on_ray(trial: Trial, runs: list[Run], work: TrialWork, started: float)
     until = None if limit is None else time.time() + limit - (time.monotonic() - started)
     marks = sum(len(trial.missing_marks(run.fingerprint)) for run in runs)
     work.tokens += tune_on_ray(trial, runs, until, work.progress_of_runs())
-    missing = [each for each in runs if trial.missing_marks(each.fingerprint)]
-    work.measured += marks - sum(len(trial.missing_marks(run.fingerprint)) for run in missing)
+    missing = [left for run in runs if (left := trial.missing_marks(run.fingerprint))]
+    work.measured += marks - sum(map(len, missing))
     if missing and limit is not None:  # by the clock of a worker
         raise _out_of_time(trial.recipe, limit, len(runs) - len(missing), len(runs))
 
