@@ -263,11 +263,34 @@ def run_assets(
 
     job: the name that the run bears; None: that of no job. options: those of `dg.JobDefinition.execute_in_process`.
     """
-    of_job = defs.resolve_implicit_global_asset_job_def()
-    if job is not None:
-        # A job that is defined has one set of partitions, and its runs no other.
-        of_job = of_job._copy(name=job)
+    of_job = _job_of(defs, job, frozenset(assets))
     return of_job.execute_in_process(instance=instance, partition_key=partition, asset_selection=assets, **options)
+
+
+def _job_of(defs: dg.Definitions, name: str | None, assets: frozenset[dg.AssetKey]) -> dg.JobDefinition:
+    """The job of these assets alone, made once: Dagster makes three a run, each with a snapshot of all it holds."""
+    of_all = defs.resolve_implicit_global_asset_job_def()
+    # With the job, so that both go together.
+    kept: dict[tuple[str | None, frozenset[dg.AssetKey]], dg.JobDefinition]
+    kept = vars(of_all).setdefault("_dselect_subsets", {})
+    if (name, assets) not in kept:
+        # A job that is defined has one set of partitions, and its runs no other.
+        job = of_all if name is None else of_all._copy(name=name)
+        kept[name, assets] = _WholeJob(job.as_ephemeral_job({}, {}, asset_selection=list(assets)))
+    return kept[name, assets]
+
+
+class _WholeJob(dg.JobDefinition):
+    """A job that is run as a whole: the part of it that a run asks for is the job itself."""
+
+    def __init__(self, job: dg.JobDefinition):
+        vars(self).update(vars(job))
+
+    def as_ephemeral_job(self, *_: Any, **__: Any) -> dg.JobDefinition:
+        return self
+
+    def get_subset(self, **_: Any) -> dg.JobDefinition:
+        return self
 
 
 def materializations_of(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterialization]:

@@ -56,7 +56,7 @@ class FuturePool:
     problems: dict[str, str] = field(default_factory=dict)
     rebuilt_index: Index | None = None
 
-    @property
+    @cached_property
     def pooled(self) -> dict[str, SourceRows]:
         """The sources that are chosen from, and those that were and are gone."""
         settings = self.workspace.settings

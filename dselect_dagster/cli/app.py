@@ -32,6 +32,7 @@ from dselect_dagster.cli.money import print_spend_of_refresh
 
 if TYPE_CHECKING:
     from dselect_core.lineage.lost_tables import LostTables
+    from dselect_dagster.defs.changed_inputs import ChangedInputs
 
 STOPPED_EXIT_CODE = 130
 STOPPING = (
@@ -102,10 +103,17 @@ def refresh(
     with open_instance(path) as instance, contextlib.ExitStack() as locks:
         if not dry_run:
             locks.enter_context(hold_refresh_lock(path, instance, say_that_it_waits))
+        changed_inputs: ChangedInputs | None = None
         lost: LostTables | None = None
         try:
             changed_inputs, plan = plan_refresh(
-                defs, instance, workspace, select=selection, recipe=recipe, namespace=namespace
+                defs,
+                instance,
+                workspace,
+                select=selection,
+                recipe=recipe,
+                namespace=namespace,
+                save_verified=not dry_run,
             )
         except DselectError as error:
             if dry_run:
@@ -129,6 +137,7 @@ def refresh(
                     select=selection,
                     recipe=recipe,
                     namespace=namespace,
+                    changed_inputs=changed_inputs,
                     lost=lost,
                     on_run=bars.start_run,
                 )
@@ -372,6 +381,7 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+    gc.freeze()  # else Python looks through all that was loaded once more before it ends
     sys.exit(code)
 
 

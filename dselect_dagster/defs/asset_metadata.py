@@ -1,10 +1,10 @@
-"""What an asset shows in the UI: counts, schemas, histograms and short tables."""
+"""What an asset shows in the UI: counts, schemas, curves and short tables."""
 
 import base64
 import re
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any, Literal
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -14,6 +14,7 @@ from dselect_core.html_page import png as png_bytes
 from dselect_core.kinds import MAKER, Kind, all_kinds, kind_of
 from dselect_core.redact import redact
 from dselect_core.scores.score_table import TableReport
+from dselect_dagster.defs.histogram import histogram
 from dselect_dagster.defs.run_errors import clean
 
 KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
@@ -21,28 +22,6 @@ KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the
 
 # Left, bottom, width, height of the axes. A layout that is computed draws every picture twice.
 _WHERE = (0.14, 0.19, 0.83, 0.69)
-# One shape and not forty: of a source's run with a cheap model pictures were a sixth.
-_OUTLINE: Literal["stepfilled"] = "stepfilled"
-
-
-def histogram(values: pl.Series, title: str, chosen: pl.Series | None = None) -> dg.MetadataValue:
-    """A PNG in markdown; with `chosen`, both distributions as shares, to compare a coreset with its pool."""
-    # The object interface: pyplot keeps global state, which runs in threads must not share.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 2.2))
-    axes = figure.add_axes(_WHERE)
-    present = values.drop_nulls().cast(pl.Float64).to_numpy()
-    if chosen is None:
-        axes.hist(present, bins=40, histtype=_OUTLINE)
-    else:
-        _, edges, _ = axes.hist(present, bins=40, density=True, histtype=_OUTLINE, alpha=0.5, label="pool")
-        ours = chosen.drop_nulls().cast(pl.Float64).to_numpy()
-        axes.hist(ours, bins=list(edges), density=True, histtype=_OUTLINE, alpha=0.5, label="chosen")
-        axes.legend(fontsize=7)
-    axes.set_title(title, fontsize=9, parse_math=False)
-    axes.tick_params(labelsize=7)
-    return png(figure, title)
 
 
 def curve(values: pl.Series, title: str, x: str) -> dg.MetadataValue:

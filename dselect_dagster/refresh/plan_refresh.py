@@ -33,12 +33,15 @@ def plan_refresh(
     select: dg.AssetSelection | None = None,
     recipe: str | None = None,
     namespace: Namespace = PLAIN,
+    save_verified: bool = False,
 ) -> tuple[ChangedInputs, Plan]:
-    """What `refresh` would do with the same arguments. Runs nothing and writes nothing.
+    """What `refresh` would do with the same arguments. Runs nothing, and writes nothing but what is verified.
+
+    save_verified: as of `find_changed_inputs`.
 
     Raises DselectError where the settings name something that cannot be read.
     """
-    changed_inputs = find_changed_inputs(workspace, instance, namespace)
+    changed_inputs = find_changed_inputs(workspace, instance, namespace, save_verified=save_verified)
     back = changed_inputs.recipes_back
     recipes = [name for name, state in changed_inputs.states("coreset_spec").items() if state != "lost"]
     stale_partitions = Staleness(defs, instance, namespace).stale_partitions(

@@ -119,6 +119,7 @@ def refresh(
     select: dg.AssetSelection | None = None,
     recipe: str | None = None,
     namespace: Namespace = PLAIN,
+    changed_inputs: ChangedInputs | None = None,
     lost: LostTables | None = None,
     on_run: Callable[[str], None] = lambda _: None,
 ) -> RefreshResult:
@@ -126,7 +127,7 @@ def refresh(
 
     select: only these assets; recipe: only this recipe's coreset (what it rests on is made for all). namespace: the
     names that the definitions carry.
-    lost: what `plan_refresh` found lost; None: it is looked for here.
+    changed_inputs, lost: what `plan_refresh` found changed and lost a moment ago; None: it is looked for here.
     on_run: called with the name of each run as it starts.
 
     A run that fails raises nothing: its errors are in the result, and so is that the storage does not answer any more,
@@ -135,7 +136,8 @@ def refresh(
     """
     scope = Scope(defs, select, recipe, namespace)
     _fail_abandoned_runs(instance)
-    changed_inputs = find_changed_inputs(workspace, instance, namespace, save_verified=True)
+    if changed_inputs is None:
+        changed_inputs = find_changed_inputs(workspace, instance, namespace, save_verified=True)
     register_partitions(changed_inputs, instance)
     result = RefreshResult(changed_inputs)
     with _broken_off_where_unreachable(result):

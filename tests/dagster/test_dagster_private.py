@@ -149,6 +149,7 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "dagster._core.storage.asset_check_execution_record.AssetCheckExecutionRecord.evaluation": (CHECKS, ()),
     "dagster.JobDefinition._copy": (RUNS, ("kwargs",)),
+    "dagster.JobDefinition.as_ephemeral_job": (RUNS, ("resource_defs", "input_values", "asset_selection")),
     "dagster.JobDefinition.get_subset": (CHECKS, ("asset_selection", "asset_check_selection")),
     "dagster._core.definitions.data_version.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD": ("a test", ()),
     "dagster._core.execution.context.data_version_cache.SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD": (

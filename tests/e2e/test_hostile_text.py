@@ -3,12 +3,14 @@
 Searched: all that commands print, all that Dagster stores of the runs (markdown, log lines, errors), and the card.
 """
 
+import base64
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import dagster as dg
 import polars as pl
@@ -16,8 +18,8 @@ import pytest
 import yaml
 
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs import asset_metadata
 from dselect_dagster.defs.graph import build_definitions
+from dselect_dagster.defs.histogram import histogram
 from tests.e2e.graph import TINY, Graph, alpaca
 from tests.e2e.killed_refresh import environment
 from tests.openai_server import OpenAIServer, rating
@@ -118,7 +120,7 @@ def test_no_page_of_the_ui_holds_live_markup_of_a_row(project: tuple[Graph, str]
     assert sum("evil" in page for page in pages) >= 2, "the pages show the rows"
     for page in pages:
         assert _ACTING.findall(page) == []
-        live = re.sub(r"!\[[\w ,.]*\]\(data:image/png;base64,[\w+/=]*\)", "", _outside_of_code(page))
+        live = re.sub(r"!\[[\w ,.]*\]\(data:image/(?:png|svg\+xml);base64,[\w+/=]*\)", "", _outside_of_code(page))
         for markup in ("![", "](", "<", "http", "www.", "# ", "evil"):
             assert markup not in live, live
         if page.startswith("| "):
@@ -173,5 +175,11 @@ def test_descriptions_in_the_ui_show_settings_as_code() -> None:
 
 
 def test_a_title_is_no_formula_and_ends_no_picture() -> None:
-    page = str(asset_metadata.histogram(pl.Series([1.0, 2.0]), f"$\\frac$ {PICTURE}").value)
-    assert re.fullmatch(r"!\[[\w ,.]*\]\(data:image/png;base64,[\w+/=]*\)", page)
+    title = f"$\\frac$ {PICTURE} <script>&"
+    page = str(histogram(pl.Series([1.0, 2.0]), title).value)
+    found = re.fullmatch(r"!\[[\w ,.]*\]\(data:image/svg\+xml;base64,([\w+/=]*)\)", page)
+    assert found is not None
+    # It stands in the drawing as it is, and is no element of it.
+    drawing = ElementTree.fromstring(base64.b64decode(found[1]))
+    assert [each.tag for each in drawing.iter() if "script" in each.tag or "image" in each.tag] == []
+    assert title in [each.text for each in drawing]

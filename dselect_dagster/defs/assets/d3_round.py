@@ -12,9 +12,10 @@ import polars as pl
 from dselect_core.coreset.coreset import rounds_of
 from dselect_core.rounds.round_record import WARM_UP, asset_of_round
 from dselect_core.settings.settings import Settings
-from dselect_dagster.defs.asset_metadata import curve, histogram, markdown_table, path
+from dselect_dagster.defs.asset_metadata import curve, markdown_table, path
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
+from dselect_dagster.defs.histogram import histogram
 from dselect_dagster.defs.known_partitions import known_recipe
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import with_clean_errors

@@ -11,9 +11,10 @@ import polars as pl
 from dselect_core.neighbors.update_near_duplicates import Report
 from dselect_core.pool.corpus_index import read_index
 from dselect_core.pool.near_duplicates import SCHEMA
-from dselect_dagster.defs.asset_metadata import column_schema, histogram, markdown_table
+from dselect_dagster.defs.asset_metadata import column_schema, markdown_table
 from dselect_dagster.defs.automation_condition import on_input_change
 from dselect_dagster.defs.corpus import Corpus
+from dselect_dagster.defs.histogram import histogram
 from dselect_dagster.defs.progress_log import RunProgress
 from dselect_dagster.defs.run_errors import with_clean_errors
 from dselect_dagster.defs.run_policy import run_policy
