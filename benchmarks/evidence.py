@@ -7,7 +7,7 @@ Model: a Hugging Face causal LM with a chat template. --work (./evidence by defa
 
 - rows    a pool and held-out rows from the corpora (evidence_rows.py), and a dselect.yaml of a recipe for each strategy
           and budget, by rows and by response tokens;
-- score   `dselect refresh` of it: scores and coresets;
+- score   a reward model (evidence_reward.py), and `dselect refresh` of the project: scores and coresets;
 - try     the runs of `dselect_core.trials`, the most important first (evidence_grid.py), by --processes at once; those
           that the files in --tables have are not run again;
 - tables  CSV files into --tables, and the table in Markdown on the screen (evidence_report.py).
@@ -16,7 +16,7 @@ Without a step: all of them. Each goes on where it stopped. Nothing is tuned to 
 rate are the same for all, and were chosen on a random draw. `targeted` sees examples of each held-out kind, which are
 in neither the pool nor the held-out rows. Baselines: random draws of as many rows, of as many response tokens, balanced
 by source, of the pool without near-duplicates, the longest responses, and every published score alone. The judge is the
-model itself: no reward model of its size is at hand.
+model itself, and the reward model is one of our own: none of its size is at hand.
 """
 
 import argparse
@@ -30,7 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from evidence_rows import Sizes, prepare_rows
+from evidence_rows import PAIRS_FILE, Sizes, prepare_rows
+
+AS_MIXED = "as mixed"
+"""A quota: of each source at least as large a share as it has of the pool, in whole percent."""
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "d3": {"strategy": "d3"},
@@ -54,14 +57,24 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "d3-per-token": {"strategy": "d3", "per": "token"},
     "facility-location-per-token": {"strategy": "facility-location", "per": "token"},
     "d3-rounds": {"strategy": "d3", "rounds": 3},
+    "d3-as-mixed": {"strategy": "d3", "quota": AS_MIXED},
     "grade-judge": {"strategy": "topk:grade", "grade": "judge"},
+    "grade-reward": {"strategy": "topk:grade", "grade": "reward"},
     "upd-from-8-tokens": {"strategy": "topk:upd", "min_response_tokens": 8},
     "targeted-half": {"strategy": "targeted", "targeted": "50%", "general": "facility-location"},
 }
 """Names in the tables, and recipes. `upd`, `loss`, `grade`, `ifd` and `miwv` are the published scores alone."""
 
-ROWS_ALONE = {"d3-balanced", "d3-rounds", "grade-judge", "upd-from-8-tokens", "targeted-half"}
-"""A balance is of rows; the others are not tried by tokens, for their cost."""
+ROWS_ALONE = {
+    "d3-balanced",
+    "d3-as-mixed",
+    "d3-rounds",
+    "grade-judge",
+    "grade-reward",
+    "upd-from-8-tokens",
+    "targeted-half",
+}
+"""Balances and quotas are of rows; the others are not tried by tokens, for their cost."""
 
 FIRST_SHARE_ALONE = {"d3-rounds"}
 """Its rounds score the pool anew for each budget."""
@@ -91,6 +104,9 @@ NEAR_DUPLICATES = {"threshold": 0.99, "text": 0.8, "keep": "first"}
 PRECISION = {"bfloat16": "bf16", "float32": "float32"}
 """What the runs compute in, by the type in which the model scores and measures."""
 
+REWARD_MODEL = "reward"
+"""Its folder in the project."""
+
 ROLES = {"pool": "train", "held": "eval", "target": "target"}
 STEPS = ("rows", "score", "try", "tables")
 
@@ -105,8 +121,9 @@ def names_of(by_tokens: bool, share: int, leave_out: Collection[str] = ()) -> li
 
 def settings_of(facts: dict[str, dict[str, int]], model: str, given: argparse.Namespace) -> dict[str, Any]:
     """dselect.yaml of the study. facts: rows and response tokens by source."""
-    pool = [each for name, each in facts.items() if name.startswith("pool-")]
-    response_tokens = sum(each["response_tokens"] for each in pool)
+    pool = {name: each for name, each in facts.items() if name.startswith("pool-")}
+    response_tokens, rows = (sum(each[of] for each in pool.values()) for of in ("response_tokens", "rows"))
+    as_mixed = {name: {"min": f"{100 * each['rows'] // rows}%"} for name, each in pool.items()}
     coresets = {}
     for share in given.shares:
         tokens = round(response_tokens * share / 100)
@@ -114,12 +131,20 @@ def settings_of(facts: dict[str, dict[str, int]], model: str, given: argparse.Na
             coresets[f"{name}-{share}pct"] = {**recipe_of(name), "budget": f"{share}%"}
         for name in names_of(True, share, given.leave_out):
             coresets[f"{name}-{share}pct-tokens"] = {**recipe_of(name), "budget": f"{tokens} tokens"}
+    for recipe in coresets.values():
+        if recipe.get("quota") == AS_MIXED:
+            recipe["quota"] = as_mixed
+    reward_model = str(given.work.resolve() / REWARD_MODEL)
     precision = {"precision": PRECISION[given.dtype]}
     return {
         "storage": "store",
         "sources": {name: {"path": f"rows/{name}.jsonl", "role": ROLES[name.split("-")[0]]} for name in facts},
         "model": {"path": model, "dtype": given.dtype, "device": "cpu"},
-        "graders": {"heuristic": {}, "judge": {"judge": model, "dtype": given.dtype, "device": "cpu"}},
+        "graders": {
+            "heuristic": {},
+            "judge": {"judge": model, "dtype": given.dtype, "device": "cpu"},
+            "reward": {"reward_model": reward_model, "dtype": given.dtype, "device": "cpu"},
+        },
         "coresets": coresets,
         "feedback": TUNING | precision,
         "trials": TUNING | TRIALS | precision,
@@ -213,7 +238,9 @@ def main() -> None:
         make_rows(given, config.parent)
     if "score" in steps:
         from evidence_grid import DIFFERENT_PROJECT
+        from evidence_reward import tune_reward_model
 
+        tune_reward_model(Path(given.model), config.parent / "rows" / PAIRS_FILE, config.parent / REWARD_MODEL)
         for project in (config.parent / DIFFERENT_PROJECT, config):
             subprocess.run([sys.executable, "-m", "dselect_dagster.cli", "refresh", "-c", str(project)], check=True)
     if "try" in steps:

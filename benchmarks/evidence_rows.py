@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import evidence_reward
+
 from dselect_core.api import read_rows
 from dselect_core.settings.settings import SourceSpec
 
 UNSEEN = ("cnn_", "common_gen", "gigaword", "multi_news", "samsum", "wiki_bio", "xsum")
 """T0's tasks of writing a text from another or from words: beginnings of their file names."""
+
+PAIRS_FILE = "pairs.json"
+"""Of rows that are in no source: what the reward model is tuned on (evidence_reward.py)."""
 
 DATA = (".json", ".jsonl", ".parquet", ".gz", ".zst")
 
@@ -27,17 +32,20 @@ DATA = (".json", ".jsonl", ".parquet", ".gz", ".zst")
 @dataclass(frozen=True)
 class Sizes:
     """longest: tokens of a row's texts; pool: train rows in all; kept_out: rows of each corpus that are in no pool;
-    held_out: of those, the rows of an eval source: the others are a target source.
+    held_out: of those, the rows of an eval source: the others are a target source; pairs: for the reward model.
     """
 
     longest: int = 160
     pool: int = 3000
     kept_out: int = 40
     held_out: int = 30
+    pairs: int = evidence_reward.PAIRS
 
 
 def prepare_rows(corpora: Path, tokenizer: Any, sizes: Sizes, folder: Path) -> dict[str, dict[str, int]]:
-    """Write one JSONL of `messages` a source into `folder`; returns {source: its rows and response tokens}.
+    """Write one JSONL of `messages` a source into `folder`, and PAIRS_FILE.
+
+    Returns {source: its rows and response tokens}.
 
     Sources are pool-NAME, and held-NAME and target-NAME of as many rows each, with a NAME `unseen` where some files are
     kept out. The pool has equal shares of the corpora, and a corpus that has too few leaves its share to the others.
@@ -60,6 +68,9 @@ def prepare_rows(corpora: Path, tokenizer: Any, sizes: Sizes, folder: Path) -> d
     train = {name: [row for row in rows if grams.isdisjoint(_grams(row))] for name, rows in train.items()}
     shares = _equal_shares({f"pool-{name}": len(rows) for name, rows in train.items()}, sizes.pool)
     sources |= {name: train[name.removeprefix("pool-")][:share] for name, share in shares.items()}
+    left = {name: rows[shares[f"pool-{name}"] :] for name, rows in train.items()}
+    of_pairs = _equal_shares({name: len(rows) for name, rows in left.items()}, sizes.pairs)
+    pairs = [pair for name, count in of_pairs.items() for pair in evidence_reward.make_pairs(left[name], count)]
     for name in [name for name in sources if name not in shares]:
         kept_out = sources[name]
         sources[name], sources[f"target-{name.removeprefix('held-')}"] = (
@@ -70,6 +81,7 @@ def prepare_rows(corpora: Path, tokenizer: Any, sizes: Sizes, folder: Path) -> d
     for name, rows in sources.items():
         lines = (json.dumps({"messages": row["messages"]}, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text("".join(lines))
+    (folder / PAIRS_FILE).write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
     return {
         name: {"rows": len(rows), "response_tokens": sum(row["response_tokens"] for row in rows)}
         for name, rows in sorted(sources.items())

@@ -5,6 +5,7 @@ import re
 import yaml
 from playwright.sync_api import Page, expect
 
+from dselect_dagster.defs.histogram import HEIGHT, WIDTH
 from tests.ui.conftest import Ui
 from tests.ui.project import HOSTILE
 
@@ -75,6 +76,16 @@ def test_the_report_opens_from_the_metadata_and_shows_its_plots(ui: Ui) -> None:
     assert page.request.get(ui.reports, headers={"Host": "elsewhere.example"}).status == 404
     report.goto(ui.reports)
     expect(report.get_by_role("link", name="mads-15pct")).to_be_visible()
+
+
+def test_the_distribution_of_a_score_is_drawn(ui: Ui) -> None:
+    page = ui.open("/assets/dependability_grades?view=partitions&partition=arithmetic_and_units")
+    row = page.get_by_role("row").filter(has_text="distribution of grade")
+    row.get_by_text("[Show Markdown]").click()
+    picture = page.get_by_role("dialog").locator("img")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("drawn => [drawn.naturalWidth, drawn.naturalHeight]") == [WIDTH, HEIGHT]
+    ui.screenshot("distribution")
 
 
 def test_the_checks_show_their_results(ui: Ui) -> None:
