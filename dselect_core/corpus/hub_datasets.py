@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dselect_core.corpus.raw_row import RawRow
-from dselect_core.corpus.table_rows import BATCH_ROWS, read_table_rows
 from dselect_core.errors import DselectError
 
 if TYPE_CHECKING:
@@ -88,6 +87,8 @@ def pin_hub_dataset(dataset: str, config: str | None, split: str, revision: str 
 
 
 def _rows(dataset: "Dataset", columns: Iterable[str], max_row_bytes: int) -> Iterator[RawRow]:
+    from dselect_core.corpus.table_rows import BATCH_ROWS, read_table_rows  # pyarrow, which a listing does without
+
     wanted = set(columns)
     present = [name for name in dataset.column_names if name in wanted]
     tables = (dataset.select_columns(present) if present else dataset).with_format("arrow").iter(BATCH_ROWS)

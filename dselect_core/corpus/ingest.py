@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import polars as pl
-import pyarrow as pa
 
 from dselect_core.corpus.formats import (
     ALL_KEYS,
@@ -155,6 +154,8 @@ class _Tally:
             "n_rows": [len(rows) for rows in origins],
             "origins": origins,
         }
+        import pyarrow as pa  # here, for a refresh with nothing to do lands no row
+
         # Through Arrow, because polars makes one frame per nested list from Python objects.
         schema = SAMPLES.to_frame().to_arrow().schema
         return pl.DataFrame(pa.Table.from_pydict(columns, schema=schema), schema=SAMPLES)

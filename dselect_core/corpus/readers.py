@@ -20,7 +20,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dselect_core.corpus.json_rows import read_json_rows
 from dselect_core.corpus.raw_row import RawRow
-from dselect_core.corpus.table_rows import read_table_rows, record_batches
 from dselect_core.corpus.unpack import COMPRESSED_ENDINGS, unpacked
 from dselect_core.errors import DselectError
 
@@ -56,6 +55,8 @@ class DataFile:
         stream, is_packed = unpacked(raw, self.name)
         head = stream.peek(8)[:8]
         if head.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
+            from dselect_core.corpus.table_rows import read_table_rows, record_batches  # pyarrow, for tables alone
+
             # A table is read by seeking, which a packed stream cannot do.
             with tempfile.TemporaryFile() if is_packed else nullcontext(raw) as source:
                 if is_packed:

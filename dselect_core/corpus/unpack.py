@@ -9,8 +9,6 @@ import io
 import lzma
 from typing import BinaryIO, cast
 
-import pyarrow as pa
-
 from dselect_core.errors import DselectError
 
 MAX_RATIO, ALWAYS_ALLOWED_BYTES = 1000, 1 << 30
@@ -39,6 +37,8 @@ def unpacked(raw: BinaryIO, name: str) -> tuple[io.BufferedReader, bool]:
     if head.startswith(_XZ_MAGIC):
         stream: io.RawIOBase = _Xz(raw)
     elif codec is not None:
+        import pyarrow as pa  # here, for a refresh with nothing to do reads no file
+
         stream = cast(io.RawIOBase, pa.CompressedInputStream(raw, codec))
     else:
         return io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER_BYTES), False

@@ -31,8 +31,7 @@ from dselect_dagster.cli.failures import explain
 from dselect_dagster.cli.money import print_spend_of_refresh
 
 if TYPE_CHECKING:
-    from dselect_core.lineage.lost_tables import LostTables
-    from dselect_dagster.defs.changed_inputs import ChangedInputs
+    from dselect_dagster.refresh.plan_refresh import Found
 
 STOPPED_EXIT_CODE = 130
 STOPPING = (
@@ -103,10 +102,9 @@ def refresh(
     with open_instance(path) as instance, contextlib.ExitStack() as locks:
         if not dry_run:
             locks.enter_context(hold_refresh_lock(path, instance, say_that_it_waits))
-        changed_inputs: ChangedInputs | None = None
-        lost: LostTables | None = None
+        found: Found | None = None
         try:
-            changed_inputs, plan = plan_refresh(
+            found, plan = plan_refresh(
                 defs,
                 instance,
                 workspace,
@@ -121,8 +119,7 @@ def refresh(
             # What cannot be planned fails in its run, with this message; what does not depend on it is made.
             out.print(styled(("no plan", "yellow"), f": {error}"), soft_wrap=True)
         else:
-            lost = plan.lost
-            render.print_changed_inputs(changed_inputs)
+            render.print_changed_inputs(found.changed_inputs)
             if dry_run or plan.steps:
                 render.print_plan(plan, settings)
         if dry_run:
@@ -137,8 +134,7 @@ def refresh(
                     select=selection,
                     recipe=recipe,
                     namespace=namespace,
-                    changed_inputs=changed_inputs,
-                    lost=lost,
+                    found=found,
                     on_run=bars.start_run,
                 )
 
@@ -360,8 +356,6 @@ def main() -> None:
 
     Exits with 2 for what a person can mend in files and options, 130 when stopped by a signal, 1 for all else.
     """
-    # Imports and Dagster's records are many objects that stay: Python would look through them some hundred times.
-    gc.set_threshold(100_000, 50, 100)
     prepare_terminal()
     warnings.filterwarnings("ignore", module=r"dagster\..*")
     with contextlib.suppress(ValueError):  # not in the main thread

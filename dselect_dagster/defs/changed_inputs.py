@@ -96,6 +96,11 @@ class ChangedInputs:
         return own | _by_name(self.recipes_off)
 
     @property
+    def moves_partitions(self) -> bool:
+        """Whether something lands, or a set of partitions gains or loses keys."""
+        return bool(self.changes) or any(self.partitions_to_come.values()) or any(self.partitions_to_go.values())
+
+    @property
     def landed_versions(self) -> dict[str, str]:
         """{source: data version that was landed last} of the sources that are to land."""
         of_sources = [change for change in self.changes if change.asset == "raw_dataset"]

@@ -3,10 +3,11 @@
 Rates come from the figures that past materializations recorded, so they are of this machine and this data.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
+from dselect_core.lineage.lost_tables import LostTables
 from dselect_core.lineage.make_plan import make_plan
 from dselect_core.lineage.plan import Plan, Rate
 from dselect_core.settings.workspace import Workspace
@@ -19,10 +20,22 @@ from dselect_dagster.defs.changed_inputs import (
 )
 from dselect_dagster.defs.namespace import PLAIN, Namespace
 from dselect_dagster.refresh.scope import Scope
-from dselect_dagster.refresh.staleness import Staleness
+from dselect_dagster.refresh.staleness import Staleness, StalePartition
 
 # Materializations read per asset: enough for a mean, few enough for one query.
 RATE_MATERIALIZATIONS = 50
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look at the sources, the storage and Dagster's records found.
+
+    lost: what the plan says so of; stale: before anything lands or runs.
+    """
+
+    changed_inputs: ChangedInputs
+    lost: LostTables
+    stale: list[StalePartition]
 
 
 def plan_refresh(
@@ -34,7 +47,7 @@ def plan_refresh(
     recipe: str | None = None,
     namespace: Namespace = PLAIN,
     save_verified: bool = False,
-) -> tuple[ChangedInputs, Plan]:
+) -> tuple[Found, Plan]:
     """What `refresh` would do with the same arguments. Runs nothing, and writes nothing but what is verified.
 
     save_verified: as of `find_changed_inputs`.
@@ -63,7 +76,7 @@ def plan_refresh(
     scope = Scope(defs, select, recipe, namespace)
     steps = [step for step in plan.steps if scope.includes(namespace.key(step.asset), step.partition)]
     lost = {key: why for key, why in plan.lost.items() if scope.includes(namespace.key(key[0]), key[1])}
-    return changed_inputs, replace(plan, steps=steps, lost=lost)
+    return Found(changed_inputs, lost, stale_partitions), replace(plan, steps=steps, lost=lost)
 
 
 def read_rates(defs: dg.Definitions, instance: dg.DagsterInstance, namespace: Namespace) -> dict[str, Rate]:

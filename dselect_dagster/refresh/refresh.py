@@ -18,7 +18,6 @@ import dagster as dg
 
 from dselect_core.coreset.manifest import NO_FAULTS, readable_manifest
 from dselect_core.errors import UnreachableError, object_store_error
-from dselect_core.lineage.lost_tables import LostTables
 from dselect_core.lineage.quality_checks import held_back
 from dselect_core.pool.corpus_index import read_excluded
 from dselect_core.settings.workspace import Workspace
@@ -54,6 +53,7 @@ from dselect_dagster.defs.run_tags import COMMAND, RECIPE, REFRESH, partition_ta
 from dselect_dagster.refresh.asset_graph import AssetGraph, AssetPartition
 from dselect_dagster.refresh.hand_over import AutomationSensor
 from dselect_dagster.refresh.lost_partitions import LostPartitions
+from dselect_dagster.refresh.plan_refresh import Found
 from dselect_dagster.refresh.scope import Scope
 from dselect_dagster.refresh.staleness import Staleness, StalePartition
 
@@ -119,15 +119,14 @@ def refresh(
     select: dg.AssetSelection | None = None,
     recipe: str | None = None,
     namespace: Namespace = PLAIN,
-    changed_inputs: ChangedInputs | None = None,
-    lost: LostTables | None = None,
+    found: Found | None = None,
     on_run: Callable[[str], None] = lambda _: None,
 ) -> RefreshResult:
     """Bring the graph up to date.
 
     select: only these assets; recipe: only this recipe's coreset (what it rests on is made for all). namespace: the
     names that the definitions carry.
-    changed_inputs, lost: what `plan_refresh` found changed and lost a moment ago; None: it is looked for here.
+    found: by `plan_refresh`, a moment ago; None: it is looked for here.
     on_run: called with the name of each run as it starts.
 
     A run that fails raises nothing: its errors are in the result, and so is that the storage does not answer any more,
@@ -136,12 +135,14 @@ def refresh(
     """
     scope = Scope(defs, select, recipe, namespace)
     _fail_abandoned_runs(instance)
-    if changed_inputs is None:
+    if found is None:
         changed_inputs = find_changed_inputs(workspace, instance, namespace, save_verified=True)
+    else:
+        changed_inputs = found.changed_inputs
     register_partitions(changed_inputs, instance)
     result = RefreshResult(changed_inputs)
     with _broken_off_where_unreachable(result):
-        _make_what_is_stale(defs, instance, workspace, scope, result, lost, on_run)
+        _make_what_is_stale(defs, instance, workspace, scope, result, found, on_run)
     return result
 
 
@@ -162,7 +163,7 @@ def _make_what_is_stale(
     workspace: Workspace,
     scope: Scope,
     result: RefreshResult,
-    lost: LostTables | None,
+    found: Found | None,
     on_run: Callable[[str], None],
 ) -> None:
     """Land, and run what is stale or lost until nothing is; fills the result."""
@@ -180,11 +181,13 @@ def _make_what_is_stale(
 
     graph, readiness = AssetGraph(defs), _with_readiness_conditions(defs, namespace)
     sensor = AutomationSensor(instance, namespace)
-    found_lost = all_lost(changed_inputs, workspace, instance) if lost is None else {**changed_inputs.lost, **lost}
-    restoring = LostPartitions(workspace, instance, namespace, scope, graph, found_lost)
+    lost = all_lost(changed_inputs, workspace, instance) if found is None else {**changed_inputs.lost, **found.lost}
+    restoring = LostPartitions(workspace, instance, namespace, scope, graph, lost)
+    known_stale = None if found is None or changed_inputs.moves_partitions else found.stale
     while True:
         staleness = Staleness(defs, instance, namespace)
-        stale_partitions = staleness.stale_partitions()
+        stale_partitions = staleness.stale_partitions() if known_stale is None else known_stale
+        known_stale = None
         # Nothing runs again in one refresh after it failed: its message is already in the result.
         failed = result.failed_partitions
         due = {(stale.asset, stale.partition) for stale in stale_partitions} - failed

@@ -285,8 +285,8 @@ def test_side_by_side_each_follows_its_own_files(project: Project, defs: dg.Defi
     # What a refresh would do under this name: the daemon left nothing.
     settings, namespace = load_settings(project.config), Namespace("hr")
     own = corpus_definitions(Corpus.of_file(settings, str(project.config), "hr"))
-    changed, plan = plan_refresh(own, project.instance, Workspace(settings), namespace=namespace)
-    assert (changed.changes, changed.gone_recipes) == ([], [])
+    found, plan = plan_refresh(own, project.instance, Workspace(settings), namespace=namespace)
+    assert (found.changed_inputs.changes, found.changed_inputs.gone_recipes) == ([], [])
     assert {step.asset for step in plan.steps} <= {"warmup_model"}
 
 
