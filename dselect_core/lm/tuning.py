@@ -97,6 +97,7 @@ def tune(
     from dselect_core.lm.forward import Forward
     from dselect_core.lm.load import quiet_transformers
     from dselect_core.lm.lora import Lora, with_lora
+    from dselect_core.lm.quantized import check_tunable
     from dselect_core.lm.tuning_state import as_it_was, weights_for
     from dselect_core.lm.tuning_steps import plan_steps
     from dselect_core.lm.tuning_trainer import train
@@ -109,6 +110,7 @@ def tune(
         )
     steps = plan_steps(usable, spec)
     quiet_transformers()
+    check_tunable(model.config)
     lora = None
     with ExitStack() as stack:
         stack.enter_context(as_it_was(model, spec.seed))
