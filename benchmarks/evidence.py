@@ -15,8 +15,8 @@ Model: a Hugging Face causal LM with a chat template. --work (./evidence by defa
 Without a step: all of them. Each goes on where it stopped. Nothing is tuned to make a strategy win: model, steps and
 rate are the same for all, and were chosen on a random draw. `targeted` sees examples of each held-out kind, which are
 in neither the pool nor the held-out rows. Baselines: random draws of as many rows, of as many response tokens, balanced
-by source, of the pool without near-duplicates, the longest responses, and every published score alone. The judge is the
-model itself, and the reward model is one of our own: none of its size is at hand.
+by source, of the pool without near-duplicates, of the shortest answers, the longest responses, and every published
+score alone. The judge is the model itself, and the reward model is one of our own: none of its size is at hand.
 """
 
 import argparse

@@ -47,18 +47,20 @@ class Cell:
             name: s.response_tokens for name, s in trial.pool.candidates.items() if s.response_tokens is not None
         }
         tokens = int(workspace.settings.coresets[recipe].budget.value)
-        drawn = [
-            of_samples(
-                draws.TOKENS, number, draws.take_tokens(draws.draw_order(list(lengths), number), lengths, tokens)
-            )
-            for number in range(workspace.settings.trials.draws)
-        ]
+        drawn = []
+        for number in range(workspace.settings.trials.draws):
+            order = draws.draw_order(list(lengths), number)
+            for name, each in ((draws.TOKENS, order), (SHORTEST, sorted(order, key=lengths.__getitem__))):
+                drawn.append(of_samples(name, number, draws.take_tokens(each, lengths, tokens)))
         coreset = [run for run in trial.runs if run.training_set.name == draws.CORESET]
         return replace(trial, runs=[*coreset, *runs_of(drawn, trial.model)])
 
 
 DIFFERENT = f"{draws.RANDOM} without near-duplicates"
 """Draws of as many rows from what `near_duplicates` leaves of the pool."""
+
+SHORTEST = f"{draws.RANDOM} shortest"
+"""As many response tokens in the shortest answers, drawn among those of one length: what brevity alone brings."""
 
 DIFFERENT_PROJECT = Path("different") / "dselect.yaml"
 """Beside the study's settings: those of the same pool with `near_duplicates`."""
@@ -102,7 +104,7 @@ def stages(shares: Sequence[int]) -> Iterator[Stage]:
     """
     seeds, numbers = (0, 1, 2), tuple(range(5))
     drawn = {draws.RANDOM: numbers, draws.BALANCED: numbers, DIFFERENT: numbers}
-    drawn_tokens = {draws.TOKENS: numbers}
+    drawn_tokens = {draws.TOKENS: numbers, SHORTEST: numbers[:2]}  # of some 1,500 rows each
     for share in shares:
         rows, tokens = Cell(share, by_tokens=False), Cell(share, by_tokens=True)
         for cell, draws_of_cell in ((rows, drawn), (tokens, drawn_tokens)):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from evidence_grid import DIFFERENT, Cell
+from evidence_grid import DIFFERENT, SHORTEST, Cell
 from measure import table as markdown
 
 from dselect_core.runs.run_store import Run
@@ -64,7 +64,7 @@ def summary(tried: list[Tried]) -> pl.DataFrame:
     told = set()
     for each in tried:
         rows += _summary_rows(each, each.strategy, each.sets[draws.CORESET])
-        for name in (draws.BALANCED, DIFFERENT):
+        for name in (draws.BALANCED, DIFFERENT, SHORTEST):
             if name in each.sets and (each.cell, name) not in told:
                 told.add((each.cell, name))
                 rows += _summary_rows(each, name, each.sets[name])
