@@ -333,9 +333,11 @@ def device(name: str) -> str:
 
 
 def quiet_transformers() -> None:
-    """Keep progress bars and training hints of transformers out of the logs that a person reads."""
+    """Keep progress bars and hints of transformers, and of torchao that PEFT loads, out of the logs a person reads."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
