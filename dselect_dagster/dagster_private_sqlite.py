@@ -9,7 +9,7 @@ so that a power cut (not a killed process) can lose the last ones, and what they
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ class _Events(SqliteEventLogStorage):
                 yield connection
             if shard != _INDEX:
                 # What is committed stands beside the file until it is closed, and the UI watches the file.
-                os.utime(self.path_for_shard(shard))
+                with suppress(FileNotFoundError):  # somebody deleted the run
+                    os.utime(self.path_for_shard(shard))
 
     def _engine_of(self, shard: str) -> Engine:
         engine = self._engines.get(shard)
