@@ -178,18 +178,14 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
 
     from dselect_core.lm.forward import Forward
     from dselect_core.lm.numeric_type import MIXED, mix
-    from dselect_core.lm.quantized import check_type, packing
+    from dselect_core.lm.quantized import check_type, placement
     from dselect_core.lm.render import Renderer
 
     tokenizer, config = open_tokenizer(path, spec), _config(path, spec)
     if spec.dtype == "auto":
         spec = _settled(spec, config)
-    packed = packing(config) is not None and not is_gguf(path)
-    if packed:
-        check_type(path, config, spec.dtype)
-    # Packed weights are made where they will stay: some kinds cannot be moved.
-    place = spec.device if spec.device == "balanced" else device(spec.device) if packed else None
-    placed = {} if place is None else {"device_map": place}
+    check_type(path, config, spec.dtype)
+    placed = placement(config, spec)
     own_type = "auto" if spec.dtype == MIXED else getattr(torch, spec.dtype)
     try:
         model = from_pretrained(AutoModelForCausalLM, path, spec, dtype=own_type, **placed)
@@ -202,7 +198,7 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
         mix(model)
     model.eval()
     try:
-        if place is None:
+        if not placed:
             model.to(device(spec.device))
         forward = Forward(model)
     except DselectError as error:

@@ -29,6 +29,7 @@ from dselect_core.lm.load import (
 from dselect_core.lm.message_form import Message, Tools
 from dselect_core.lm.numeric_type import noise
 from dselect_core.lm.packing import padded_batches
+from dselect_core.lm.quantized import placement
 from dselect_core.lm.responses import find_responses
 from dselect_core.lm.whole_text import WholeText
 from dselect_core.settings.model_spec import ModelSpec
@@ -168,7 +169,7 @@ def open_reward_model(path: str, spec: ModelSpec) -> RewardModel:
             revision=spec.revision,
             dtype=getattr(torch, spec.dtype),
             output_loading_info=True,
-            **({"device_map": "balanced"} if spec.device == "balanced" else {}),
+            **(placed := placement(config, spec)),
         )
     except DselectError:
         raise
@@ -185,7 +186,7 @@ def open_reward_model(path: str, spec: ModelSpec) -> RewardModel:
     # transformers writes 1e30 for a tokenizer without a limit.
     own = min((int(length) for length in stated if length is not None and 0 < length < 1e9), default=DEFAULT_WINDOW)
     try:
-        if spec.device != "balanced":
+        if not placed:
             model.to(device(spec.device))
         text = WholeText(tokenizer, min(spec.max_length or own, own))
         return RewardModel(model, text, spec.batch_tokens)

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TorchAoConfig
 
 from dselect_core.errors import DselectError
 from dselect_core.lm.load import IDENTITIES, identity, load, provenance_without_weights
+from dselect_core.lm.reward_model import open_reward_model
 from dselect_core.lm.tuning import Example, TuneSpec, tune
 from dselect_core.settings.model_spec import ModelSpec
 from dselect_core.settings.settings import Settings
@@ -52,6 +53,30 @@ def test_a_quantized_checkpoint_scores_as_its_weights_say(models: tuple[Path, Pa
     assert not np.allclose(losses[0], losses[2], atol=1e-4)
     vectors = [scores["embeddings"]["embedding"].to_numpy() for scores in (found, expected)]
     assert np.allclose(*vectors, atol=1e-3)
+
+
+def test_a_quantized_reward_model_is_opened(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its head is of ordinary weights, so that the rewards are those of the states that the packed layers give."""
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    folder, _ = models
+    judge, packed = tmp_path / "reward", tmp_path / "packed"
+    ordinary = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    ordinary.config.pad_token_id = 0
+    ordinary.save_pretrained(judge)
+    quantized = AutoModelForSequenceClassification.from_pretrained(
+        judge, quantization_config=TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=["score"])
+    )
+    quantized.save_pretrained(packed)
+    for place in (judge, packed):
+        AutoTokenizer.from_pretrained(folder).save_pretrained(place)
+    rewards = []
+    for place in (judge, packed):
+        opened = open_reward_model(str(place), ModelSpec(path=str(place), dtype="float32"))
+        ids = [opened.ids(messages) for messages in SAMPLES["messages"].to_list()]
+        found = {row: value for rows, values in opened.rewards(ids) for row, value in zip(rows, values, strict=True)}
+        rewards.append([found[row] for row in range(len(ids))])
+    assert np.allclose(*rewards, atol=0.05) and not np.array_equal(*rewards)
 
 
 def test_it_is_another_model_than_the_one_it_was_made_from(models: tuple[Path, Path]) -> None:
