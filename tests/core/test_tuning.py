@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ from tests.tiny import open_llama, save_llama
 
 SPEC = TuneSpec(epochs=3, batch_tokens=256, learning_rate=3e-3)
 LORA = TuneSpec(method="lora", lora_rank=8, epochs=3, batch_tokens=256, learning_rate=1e-2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that are killed here: the bytes are the same for the same number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def examples(count: int = 40) -> list[Example]:
