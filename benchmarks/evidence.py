@@ -128,12 +128,9 @@ def settings_of(facts: dict[str, dict[str, int]], model: str, given: argparse.Na
     for share in given.shares:
         tokens = round(response_tokens * share / 100)
         for name in names_of(False, share, given.leave_out):
-            coresets[f"{name}-{share}pct"] = {**recipe_of(name), "budget": f"{share}%"}
+            coresets[f"{name}-{share}pct"] = {**recipe_of(name, as_mixed), "budget": f"{share}%"}
         for name in names_of(True, share, given.leave_out):
-            coresets[f"{name}-{share}pct-tokens"] = {**recipe_of(name), "budget": f"{tokens} tokens"}
-    for recipe in coresets.values():
-        if recipe.get("quota") == AS_MIXED:
-            recipe["quota"] = as_mixed
+            coresets[f"{name}-{share}pct-tokens"] = {**recipe_of(name, as_mixed), "budget": f"{tokens} tokens"}
     reward_model = str(given.work.resolve() / REWARD_MODEL)
     precision = {"precision": PRECISION[given.dtype]}
     return {
@@ -151,9 +148,11 @@ def settings_of(facts: dict[str, dict[str, int]], model: str, given: argparse.Na
     }
 
 
-def recipe_of(name: str) -> dict[str, Any]:
-    """A strategy's recipe, without its budget."""
-    recipe = STRATEGIES[name]
+def recipe_of(name: str, as_mixed: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """A strategy's recipe, without its budget. as_mixed: the quota that AS_MIXED stands for."""
+    recipe = dict(STRATEGIES[name])
+    if recipe.get("quota") == AS_MIXED:
+        recipe["quota"] = {source: dict(bounds) for source, bounds in as_mixed.items()}
     reads_grades = recipe["strategy"] in ("d3", "deita", "topk:grade")
     return {"grade": "heuristic", **recipe} if reads_grades else recipe
 

@@ -1,8 +1,8 @@
 """A reward model for the study (evidence.py), which no registry here serves: tuned on pairs of answers, by LoRA.
 
 A pair is a row that the study uses nowhere else: its own answer, and the answer of another row of its corpus. The loss
-is Bradley and Terry's, -log sigmoid(own reward - other reward). So the model learns which answer goes with
-which question, and nothing of taste: less than a reward model that was tuned on people's choices would know.
+is Bradley and Terry's, -log sigmoid(own reward - other reward). So the model learns which answer goes with which
+question, and nothing of taste: less than a reward model that was tuned on people's choices would know.
 """
 
 import json

@@ -44,7 +44,7 @@ class Registry(Generic[T]):
         """Every object by its name: of this package, then of installed packages, then registered here."""
         if self._installed is None:
             installed: dict[str, T] = {}
-            for place in (*self._builtin, *_installed().get(self._group, ())):
+            for place in (*self._builtin, *_entry_points().get(self._group, ())):
                 item = resolve_name(place)
                 if not isinstance(item, self._expected):
                     raise DselectError(f"{place}: a {type(item).__name__}, and not a {self._expected.__name__}")
@@ -67,7 +67,7 @@ class Registry(Generic[T]):
 
 
 @cache
-def _installed() -> dict[str, list[str]]:
+def _entry_points() -> dict[str, list[str]]:
     """{group: places} of what installed packages name. To look for one group takes as long as to look for all."""
     found = entry_points()
     return {group: [point.value for point in found.select(group=group)] for group in found.groups if "dselect" in group}

@@ -178,7 +178,7 @@ def load(path: str, spec: ModelSpec, model_identity: str) -> LanguageModel:
 
     from dselect_core.lm.forward import Forward
     from dselect_core.lm.numeric_type import MIXED, mix
-    from dselect_core.lm.quantized import check_type, placement
+    from dselect_core.lm.quantized import check_type
     from dselect_core.lm.render import Renderer
 
     tokenizer, config = open_tokenizer(path, spec), _config(path, spec)
@@ -326,6 +326,14 @@ def device(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def placement(config: Any, spec: ModelSpec) -> dict[str, Any]:
+    """Options of `from_pretrained` that put weights where they will stay; none where the open model can be moved."""
+    from dselect_core.lm.quantized import packing
+
+    stays = spec.device == "balanced" or packing(config) is not None
+    return {"device_map": device(spec.device)} if stays else {}
 
 
 def quiet_transformers() -> None:

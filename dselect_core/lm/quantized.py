@@ -8,9 +8,7 @@ Opened and scored here is torchao's on a CPU alone; kinds that need a GPU were n
 from typing import Any
 
 from dselect_core.errors import DselectError
-from dselect_core.lm.load import device
 from dselect_core.lm.numeric_type import MIXED
-from dselect_core.settings.model_spec import ModelSpec
 
 
 def packing(config: Any) -> str | None:
@@ -20,13 +18,6 @@ def packing(config: Any) -> str | None:
         return None
     method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
     return str(getattr(method, "value", method))
-
-
-def placement(config: Any, spec: ModelSpec) -> dict[str, Any]:
-    """Options of `from_pretrained` that put weights where they will stay; none where the open model can be moved."""
-    if spec.device == "balanced":
-        return {"device_map": "balanced"}
-    return {} if packing(config) is None else {"device_map": device(spec.device)}
 
 
 def check_type(path: str, config: Any, dtype: str) -> None:

@@ -24,12 +24,12 @@ from dselect_core.lm.load import (
     described,
     device,
     family,
+    placement,
     quiet_transformers,
 )
 from dselect_core.lm.message_form import Message, Tools
 from dselect_core.lm.numeric_type import noise
 from dselect_core.lm.packing import padded_batches
-from dselect_core.lm.quantized import placement
 from dselect_core.lm.responses import find_responses
 from dselect_core.lm.whole_text import WholeText
 from dselect_core.settings.model_spec import ModelSpec

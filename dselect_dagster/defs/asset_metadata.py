@@ -1,7 +1,5 @@
 """What an asset shows in the UI: counts, schemas, curves and short tables."""
 
-import base64
-import re
 from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Any
@@ -15,6 +13,7 @@ from dselect_core.kinds import MAKER, Kind, all_kinds, kind_of
 from dselect_core.redact import redact
 from dselect_core.scores.score_table import TableReport
 from dselect_dagster.defs.histogram import histogram
+from dselect_dagster.defs.inline_picture import inline_picture
 from dselect_dagster.defs.run_errors import clean
 
 KEYS = {"sample_id": "the sample: 128-bit hash of its messages", "shot_id": "the sample that stands in front of it"}
@@ -39,10 +38,7 @@ def curve(values: pl.Series, title: str, x: str) -> dg.MetadataValue:
 
 def png(figure: Any, title: str) -> dg.MetadataValue:
     """A matplotlib figure as an inline image in markdown, which the UI shows."""
-    name = re.sub(r"[^\w ,.]", " ", title)
-    return dg.MetadataValue.md(
-        f"![{name}](data:image/png;base64,{base64.b64encode(png_bytes(figure, dpi=80)).decode()})"
-    )
+    return inline_picture(png_bytes(figure, dpi=80), "image/png", title)
 
 
 def markdown_table(frame: pl.DataFrame) -> dg.MetadataValue:

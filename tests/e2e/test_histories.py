@@ -324,7 +324,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
 def test_any_history_ends_in_the_tables_of_a_fresh_run(
     start: Graph, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Drawing the histograms is a third of a small refresh, and other tests see to them.
+    # Drawing pictures is a large part of a small refresh, and other tests see to them.
     monkeypatch.setattr("dselect_dagster.defs.asset_metadata.png", lambda figure, title: dg.MetadataValue.md(title))
     monkeypatch.setattr("dselect_core.html_page.picture", lambda figure, words: words)
     run_state_machine_as_test(
